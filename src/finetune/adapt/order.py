@@ -1,0 +1,39 @@
+"""The adaptations, in the order in which they are made; they are undone in reverse."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from finetune.adapt import lora
+from finetune.params import FinetuneParams
+
+
+class Adapted(NamedTuple):
+    """An adapted model, and how to get the model to save back."""
+
+    model: Any
+    restore: Callable[[Any], Any]
+
+
+ORDER = (lora,)
+
+
+def refuse(params: FinetuneParams, model_type: str) -> None:
+    """Raises: UnsupportedError, before any model is loaded."""
+    for adaptation in ORDER:
+        adaptation.refuse(params, model_type)
+
+
+def adapt(model: Any, params: FinetuneParams) -> Adapted:
+    """Apply every adaptation that is asked for."""
+    undo: list[Callable[[Any], Any]] = []
+    for adaptation in ORDER:
+        if adaptation.wanted(params):
+            model = adaptation.apply(model, params)
+            undo.insert(0, adaptation.restore)
+
+    def restore(adapted: Any) -> Any:
+        for step in undo:
+            adapted = step(adapted)
+        return adapted
+
+    return Adapted(model, restore)

@@ -1,0 +1,53 @@
+"""`finetune COMMAND …`, and the --task word that every component's command line begins with."""
+
+import sys
+from importlib import import_module
+from typing import Any
+
+from finetune.errors import Fault, ParameterError, run_main
+from finetune.params import TASKS
+from finetune.schema import did_you_mean, parse
+
+COMMANDS = {
+    "pipeline": "run a pipeline component YAML on this machine",
+    "model_selector": "import a model",
+    "preprocess": "encode data for a model",
+    "run": "finetune",
+    "evaluation": "score a model",
+    "declare": "write the component YAMLs and docs/parameters.md from the parameters",
+}
+
+
+def main(argv: list[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help"):
+        lines = [f"  {name:16}{what}" for name, what in COMMANDS.items()]
+        print("\n".join(["usage: finetune COMMAND [--help | parameters]", "", "commands:", *lines]))
+        return
+    command = argv[0]
+    if command not in COMMANDS:
+        near = did_you_mean(command, list(COMMANDS))
+        raise ParameterError(Fault(f"unknown command {command!r}{near}", fix=f"finetune {' | '.join(COMMANDS)}"))
+    import_module(f"finetune.{command}").main(argv[1:])
+
+
+def parse_task(argv: list[str], component: str, module: str) -> tuple[str, Any]:
+    """Take `--task NAME` out of the words and parse the rest as the parameters of that task's component.
+
+    Without --task, --help shows the first task. Raises: ParameterError.
+    """
+    words = [word for pair in argv for word in (pair.split("=", 1) if pair.startswith("--task=") else [pair])]
+    task, rest = None, words
+    if "--task" in words[:-1]:
+        at = words.index("--task")
+        task, rest = words[at + 1], words[:at] + words[at + 2 :]
+    if task is None and ("--help" in words or "-h" in words):
+        task = next(iter(TASKS))
+    if task not in TASKS:
+        what = "--task is missing" if task is None else f"unknown task {task!r}{did_you_mean(task, list(TASKS))}"
+        raise ParameterError(Fault(what, fix=f"--task {' | '.join(TASKS)}"))
+    return task, parse(vars(TASKS[task])[component], rest, f"python -m {module} --task {task}")
+
+
+def console_script() -> None:
+    """The `finetune` command."""
+    run_main(main, sys.argv[1:])

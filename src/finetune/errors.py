@@ -1,0 +1,100 @@
+"""Errors written for the person who has to fix them: what, where, why, how to fix; one exit code per class."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong. `fix` is a command or a value that the user can type."""
+
+    what: str
+    where: str = ""
+    why: str = ""
+    fix: str = ""
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        lines += [f"  {label}: {text}" for label, text in self._details() if text]
+        return "\n".join(lines)
+
+    def _details(self) -> tuple[tuple[str, str], ...]:
+        return ("where", self.where), ("why", self.why), ("fix", self.fix)
+
+
+class FinetuneError(Exception):
+    """Base of all errors that are the user's to mend. Carries every fault of its kind found at once."""
+
+    exit_code = 1
+    title = "error"
+
+    def __init__(self, *faults: Fault) -> None:
+        super().__init__(*faults)
+        self.faults = faults
+
+    def __str__(self) -> str:
+        return "\n".join(f"{self.title}: {fault}" for fault in self.faults)
+
+
+class ParameterError(FinetuneError):
+    """A parameter is unknown, missing, of the wrong type or out of range."""
+
+    exit_code = 2
+    title = "parameter error"
+
+
+class DataError(FinetuneError):
+    """An input file can't be read, or its rows can't be used."""
+
+    exit_code = 3
+    title = "data error"
+
+
+class HandoffError(FinetuneError):
+    """A folder between two components is missing, incomplete or of another version."""
+
+    exit_code = 4
+    title = "hand-off error"
+
+
+class ModelError(FinetuneError):
+    """A model can't be loaded, or a saved model isn't the model that was trained."""
+
+    exit_code = 5
+    title = "model error"
+
+
+class UnsupportedError(FinetuneError):
+    """A valid request that this version can't carry out."""
+
+    exit_code = 6
+    title = "not supported"
+
+
+class StepError(FinetuneError):
+    """A step of a local pipeline run failed."""
+
+    exit_code = 7
+    title = "pipeline error"
+
+
+def run_main(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
+    """Run an entry point; end the process with the exit code of the error's class.
+
+    FINETUNE_TRACEBACK=1 adds the traceback to errors of ours; unexpected ones always have it.
+    """
+    try:
+        main(sys.argv[1:] if argv is None else argv)
+    except FinetuneError as error:
+        if os.environ.get("FINETUNE_TRACEBACK"):
+            traceback.print_exc()
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)

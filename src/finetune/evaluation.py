@@ -1,0 +1,139 @@
+"""Evaluation: a model and rows -> predictions.jsonl, and metrics.json where the rows have answers.
+
+python -m finetune.evaluation --task question_answering --test_data F --pytorch_model_folder M --evaluation_result OUT
+"""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.cli import parse_task
+from finetune.console import progress, quiet_libraries, say, start
+from finetune.errors import DataError, Fault, ParameterError, run_main
+from finetune.handoff import Preprocessed, read_rows, write_rows
+from finetune.params import EvaluationParams
+from finetune.tables import Audit, Row, read_table
+
+if TYPE_CHECKING:
+    from finetune.tasks.task import Task
+
+
+def main(argv: list[str]) -> None:
+    task_name, params = parse_task(argv, "evaluation", "finetune.evaluation")
+    start("evaluation")
+    one_of(params, ("preprocess_output", "test_data"))
+    one_of(params, ("mlflow_model_folder", "pytorch_model_folder"))
+    preprocessed = Preprocessed.read(params.preprocess_output, task_name) if params.preprocess_output else None
+
+    import torch
+    from transformers import set_seed
+
+    from finetune.model import load_model, load_tokenizer
+    from finetune.prediction import autocast_for, predict_rows
+    from finetune.save import mlflow_weights
+    from finetune.tasks import load_task
+
+    quiet_libraries()
+    task = load_task(task_name)
+    rows, audit = read_test_rows(params, task)
+    folder = mlflow_weights(params.mlflow_model_folder) if params.mlflow_model_folder else params.pytorch_model_folder
+    state = state_of(folder, task, preprocessed)
+    set_seed(params.seed)
+    model, new = load_model(folder, task, ignore_mismatched_sizes=True)
+    if new:
+        say(f"warning: these weights are random, the scores are those of an untrained model: {', '.join(new)}")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    started = time.perf_counter()
+    with progress(len(rows), "evaluate") as bar:
+        predictions = predict_rows(
+            model.to(device),
+            load_tokenizer(folder),
+            rows,
+            task,
+            state,
+            params.per_device_eval_batch_size,
+            params.eval_accumulation_steps,
+            autocast_for(params.precision, device),
+            bar.update,
+        )
+    seconds = time.perf_counter() - started
+    write(
+        params.evaluation_result,
+        rows,
+        predictions,
+        task,
+        audit,
+        {"device": device, "seconds": seconds, "rows_per_second": len(rows) / seconds},
+    )
+
+
+def one_of(params: EvaluationParams, names: tuple[str, str]) -> None:
+    """Raises: ParameterError unless exactly one is given."""
+    given = [name for name in names if vars(params)[name] is not None]
+    if len(given) != 1:
+        what = (
+            " and ".join(f"--{name}" for name in given) + " are both given"
+            if given
+            else "no " + " or ".join(f"--{n}" for n in names)
+        )
+        raise ParameterError(Fault(what, fix=f"give one of --{' or --'.join(names)}"))
+
+
+def read_test_rows(params: Any, task: "Task") -> tuple[list[Row], Audit]:
+    """The test split of preprocess, or a file. Raises: DataError if no row is usable."""
+    audit = Audit()
+    if params.preprocess_output:
+        return read_rows(Preprocessed.rows_file(params.preprocess_output, "test")), audit
+    rows = task.validate(read_table(params.test_data), params, audit)
+    for line in audit.lines():
+        say(line)
+    if not rows:
+        raise DataError(Fault(f"no usable row in {params.test_data}", why="; ".join(audit.lines())))
+    return rows, audit
+
+
+def state_of(folder: Path, task: "Task", preprocessed: Preprocessed | None) -> Any:
+    """How to decode: as the model was trained, else as its data were prepared, else by the defaults."""
+    from finetune.model import load_config, load_tokenizer, longest_window, stored_state
+    from finetune.params import TASKS
+    from finetune.schema import params_of
+
+    stored = stored_state(folder, task)
+    if stored is not None:
+        return stored
+    if preprocessed is not None:
+        return task.state(**preprocessed.state)
+    component = TASKS[task.name].datapreprocess
+    nowhere = {p.name: Path() for p in params_of(component) if p.required}
+    tokenizer = load_tokenizer(folder)
+    length = longest_window(load_config(folder), tokenizer)
+    return task.fit(component(**nowhere), [], length, tokenizer.num_special_tokens_to_add(pair=True))
+
+
+def write(
+    folder: Path, rows: list[Row], predictions: list[Any], task: "Task", audit: Audit, speed: dict[str, Any]
+) -> None:
+    """predictions.jsonl in the order of the rows; metrics.json if any row has gold answers."""
+    write_rows(
+        folder / "predictions.jsonl",
+        [{"id": row["id"], "row": row["row"], **p} for row, p in zip(rows, predictions, strict=True)],
+    )
+    scored = [i for i, row in enumerate(rows) if task.has_gold(row)]
+    say(f"{len(rows)} rows in {speed['seconds']:.1f} s on {speed['device']} ({speed['rows_per_second']:.0f} rows/s)")
+    if not scored:
+        say("no row has answers: predictions only")
+        return
+    metrics = task.metrics([predictions[i] for i in scored], [rows[i] for i in scored])
+    record = {**metrics, "rows": len(rows), "rows_without_answers": len(rows) - len(scored), **speed, **asdict(audit)}
+    (folder / "metrics.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    say(
+        "  ".join(
+            f"{name} {value:.2f}" if isinstance(value, float) else f"{name} {value}" for name, value in metrics.items()
+        )
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,122 @@
+"""The folders between components. Each is written with its JSON last, so that the file means the folder is whole."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import Fault, HandoffError
+
+VERSION = 1
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class SelectedModel:
+    """Output of model import: FOLDER/model_selector_args.json and FOLDER/model/."""
+
+    task: str
+    source: str  # huggingface_id, pytorch_model_path or mlflow_model_path
+    source_name: str
+    model_type: str
+    architecture: str  # the class that finetuning will load
+    new_weights: tuple[str, ...]  # names of weights that the source lacks and that start at random
+
+    def write(self, folder: Path) -> None:
+        _write(folder / "model_selector_args.json", self)
+
+    @classmethod
+    def read(cls, folder: Path, task: str) -> "SelectedModel":
+        """Raises: HandoffError."""
+        values = _read(folder / "model_selector_args.json", task, "model_selector_output", "model_selector")
+        return cls(**{**values, "new_weights": tuple(values["new_weights"])})
+
+    @staticmethod
+    def model_folder(folder: Path) -> Path:
+        return folder / "model"
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """What became of the rows of one split."""
+
+    rows_read: int
+    rows_kept: int
+    windows: int
+    problems: dict[str, dict[str, Any]]  # reason -> {"count", "action", "rows": first row numbers}
+
+
+@dataclass(frozen=True)
+class Preprocessed:
+    """Output of preprocess: preprocess.json, tokenizer/, and for each split rows.jsonl and windows/ (Arrow)."""
+
+    task: str
+    state: dict[str, Any]  # the task's own: how rows are encoded and decoded
+    splits: dict[str, SplitReport]
+    model_type: str
+    split_source: str  # where validation and test come from
+
+    def write(self, folder: Path) -> None:
+        _write(folder / "preprocess.json", self)
+
+    @classmethod
+    def read(cls, folder: Path, task: str) -> "Preprocessed":
+        """Raises: HandoffError."""
+        values = _read(folder / "preprocess.json", task, "preprocess_output", "preprocess")
+        values["splits"] = {name: SplitReport(**report) for name, report in values["splits"].items()}
+        for name in values["splits"]:
+            for path in (cls.rows_file(folder, name), cls.windows_folder(folder, name)):
+                if not path.exists():
+                    raise HandoffError(Fault(f"{path} is missing", fix="run preprocess again"))
+        return cls(**values)
+
+    @staticmethod
+    def tokenizer_folder(folder: Path) -> Path:
+        return folder / "tokenizer"
+
+    @staticmethod
+    def rows_file(folder: Path, split: str) -> Path:
+        return folder / split / "rows.jsonl"
+
+    @staticmethod
+    def windows_folder(folder: Path, split: str) -> Path:
+        return folder / split / "windows"
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """One JSON object per line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows that `write_rows` wrote."""
+    with path.open(encoding="utf-8", newline="\n") as file:
+        return [json.loads(line) for line in file]
+
+
+def _write(path: Path, record: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"version": VERSION, **dataclasses.asdict(record)}, indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _read(path: Path, task: str, port: str, module: str) -> dict[str, Any]:
+    if not path.is_file():
+        fix = f"pass the output folder of `python -m finetune.{module}` as --{port}"
+        raise HandoffError(
+            Fault(f"{path.parent} has no {path.name}", why="the component before this one writes it last", fix=fix)
+        )
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if values.pop("version", None) != VERSION:
+        raise HandoffError(
+            Fault(f"{path} is of another version", fix=f"run `python -m finetune.{module}` of this version again")
+        )
+    if values["task"] != task:
+        raise HandoffError(
+            Fault(f"{path} was made for {values['task']}, not for {task}", fix=f"--task {values['task']}")
+        )
+    return values

@@ -1,0 +1,115 @@
+"""Models and tokenizers from local folders. Code that comes with a model is never run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoTokenizer
+
+from finetune.errors import Fault, ModelError
+from finetune.tasks.task import Task
+
+STATE_KEY = "finetune"  # entry of config.json that holds {"task": …, "state": …}
+BASE_MODEL = "base_model"  # sub-folder of an unmerged LoRA model that holds the frozen weights
+NO_LIMIT = 100_000  # tokenizers without a limit of their own say 1e30
+
+
+def load_config(folder: Path) -> Any:
+    """Raises: ModelError."""
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        why = str(error).splitlines()[0]
+        raise ModelError(
+            Fault(f"{folder} has no config that transformers {transformers.__version__} knows", why=why)
+        ) from None
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """A fast tokenizer. Raises: ModelError if there is none, or it can't map tokens to characters."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(Fault(f"{folder} has no tokenizer that loads", why=str(error).splitlines()[0])) from None
+    if not tokenizer.is_fast:
+        why = "answers are found by character offsets, which only fast tokenizers give"
+        raise ModelError(Fault(f"{folder}: {type(tokenizer).__name__} is not a fast tokenizer", why=why))
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def architecture(task: Task, config: Any) -> str:
+    """The name of the class that `load_model` builds. Raises: ModelError if the family has no head for the task."""
+    if type(config) not in task.families:
+        families = ", ".join(sorted(known.model_type for known in task.families))
+        why = f"transformers {transformers.__version__} has no {task.name} head for it"
+        raise ModelError(
+            Fault(f"model type {config.model_type} can't be finetuned", why=why, fix=f"use one of: {families}")
+        )
+    return str(task.families[type(config)].__name__)
+
+
+def load_model(folder: Path, task: Task, ignore_mismatched_sizes: bool = False) -> tuple[Any, list[str]]:
+    """(model in fp32 on the CPU, names of weights that the folder lacks and that start at random).
+
+    An unmerged LoRA folder is loaded with its adapters merged. Raises: ModelError.
+    """
+    base = folder / BASE_MODEL
+    source = base if base.is_dir() else folder
+    config = load_config(source)
+    architecture(task, config)
+    try:
+        model, info = task.auto_model.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,  # the default is the file's own type
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
+            output_loading_info=True,
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ModelError(_not_loaded(folder, error)) from None
+    new = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
+    if base.is_dir():
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, folder).merge_and_unload()
+        model.config = load_config(folder)
+        new = []
+    return model, new
+
+
+def _not_loaded(folder: Path, error: Exception) -> Fault:
+    text = str(error)
+    if "size mismatch" in text or "ignore_mismatched_sizes" in text:
+        return Fault(
+            f"{folder}: weights of another size", why=text.splitlines()[0], fix="--ignore_mismatched_sizes true"
+        )
+    return Fault(f"{folder} can't be loaded", why=text.splitlines()[0] if text else type(error).__name__)
+
+
+def longest_window(config: Any, tokenizer: Any) -> int:
+    """The model's true maximum in tokens: the smaller of its position table and the tokenizer's own limit.
+
+    RoBERTa and its kin count positions from padding_idx + 1. Models with relative positions have no table: 512 unless
+    the tokenizer knows better.
+    """
+    values = config.get_text_config().to_dict()
+    table = next(
+        (values[k] for k in ("max_position_embeddings", "n_positions", "max_sequence_length") if values.get(k)), None
+    )
+    if table and config.model_type in ("roberta", "xlm-roberta", "camembert", "longformer", "xlm-roberta-xl", "mpnet"):
+        table -= config.pad_token_id + 1
+    own = tokenizer.model_max_length if tokenizer.model_max_length < NO_LIMIT else None
+    limits = [limit for limit in (table, own) if limit and limit > 0]
+    return int(min(limits)) if limits else 512
+
+
+def stored_state(folder: Path, task: Task) -> Any | None:
+    """The state that `with_state` left in the folder's config.json; None where the model wasn't finetuned by us."""
+    entry = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(STATE_KEY)
+    return task.state(**entry["state"]) if entry and entry["task"] == task.name else None

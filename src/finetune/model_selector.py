@@ -1,0 +1,158 @@
+"""Model import: a hub id, a local folder or an MLflow model -> one folder of safetensors, config and tokenizer.
+
+python -m finetune.model_selector --task question_answering --pytorch_model_path MODEL --output_dir OUT
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune.cli import parse_task
+from finetune.console import quiet_libraries, say, start
+from finetune.errors import Fault, ModelError, ParameterError, run_main
+from finetune.handoff import SelectedModel
+from finetune.params import ModelImportParams
+
+if TYPE_CHECKING:
+    from finetune.tasks.task import Task
+
+WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
+PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
+TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "vocab.txt", "merges.txt", "spiece.model", "spm.model", "sentencepiece.bpe.model", "tokenizer.model",
+)  # fmt: skip
+
+
+def main(argv: list[str]) -> None:
+    task_name, params = parse_task(argv, "model_import", "finetune.model_selector")
+    start("model import")
+    source, name = choose_source(params)
+
+    from finetune.model import architecture, load_config, load_model, load_tokenizer
+    from finetune.tasks import load_task
+
+    quiet_libraries()
+    task = load_task(task_name)
+    folder = fetch(name) if source == "huggingface_id" and not Path(name).is_dir() else Path(name)
+    target = SelectedModel.model_folder(params.output_dir)
+    if (folder / "adapter_config.json").is_file():
+        merge_adapter(folder, task, target)
+    else:
+        copy_model(find_files(folder), target)
+    load_tokenizer(target)
+    config = load_config(target)
+    chosen = architecture(task, config)
+    model, new = load_model(target, task, ignore_mismatched_sizes=True)
+    say(f"{source} {name}: {config.model_type}, {model.num_parameters() / 1e6:.1f} million parameters, as {chosen}")
+    if new:
+        say(f"new weights, random until trained: {', '.join(new)}")
+    selected = SelectedModel(task_name, source, name, config.model_type, chosen, tuple(new))
+    selected.write(params.output_dir)
+
+
+def choose_source(params: ModelImportParams) -> tuple[str, str]:
+    """The parameter that wins, and its value. Raises: ParameterError if none is given."""
+    for name in ("pytorch_model_path", "mlflow_model_path", "huggingface_id"):
+        value = vars(params)[name]
+        if value is not None:
+            return name, str(value)
+    fix = "give --pytorch_model_path, --mlflow_model_path or --huggingface_id"
+    raise ParameterError(Fault("no model is given", fix=fix))
+
+
+def fetch(huggingface_id: str) -> Path:
+    """Download what is needed of a hub model: the only place that touches the network. Raises: ModelError."""
+    from huggingface_hub import snapshot_download
+
+    patterns = ["config.json", *WEIGHTS, *TOKENIZER]
+    try:
+        folder = Path(snapshot_download(huggingface_id, allow_patterns=patterns))
+        if not list(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(huggingface_id, allow_patterns=[*patterns, *PICKLED_WEIGHTS]))
+    except Exception as error:  # huggingface_hub raises its own, requests' and OS errors here
+        why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        fix = "check the id and the network, or give --pytorch_model_path with a local folder"
+        raise ModelError(Fault(f"{huggingface_id} can't be fetched", why=why, fix=fix)) from None
+    return folder
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """What is taken of a source folder; nothing else in it is read."""
+
+    config: Path
+    tokenizer: list[Path]
+    weights: list[Path]
+
+
+def find_files(folder: Path) -> ModelFiles:
+    """The config, tokenizer and weights of a Hugging Face folder, or from anywhere inside an MLflow model.
+
+    Raises: ModelError if there is no config or no weights.
+    """
+    if not folder.is_dir():
+        raise ModelError(Fault(f"{folder} is no folder", fix="give the folder that holds config.json"))
+    # Checkpoints of an earlier run lie in sub-folders: a folder with a config of its own is taken alone.
+    top = (folder / "config.json").is_file()
+    config, tokenizer = _matching(folder, ("config.json",), top), _matching(folder, TOKENIZER, top)
+    weights = _matching(folder, WEIGHTS, top) or _matching(folder, PICKLED_WEIGHTS, top)
+    if not config or not weights:
+        lacking = "config.json" if not config else f"weights: none of {', '.join((*WEIGHTS, *PICKLED_WEIGHTS))}"
+        raise ModelError(Fault(f"{folder} has no {lacking}", fix="give a folder of a transformers model"))
+    return ModelFiles(config[0], tokenizer, weights)
+
+
+def _matching(folder: Path, patterns: tuple[str, ...], top: bool) -> list[Path]:
+    return sorted(path for pattern in patterns for path in (folder.glob(pattern) if top else folder.rglob(pattern)))
+
+
+def copy_model(files: ModelFiles, target: Path) -> None:
+    """Config, tokenizer and weights into one folder; pickled weights are rewritten as safetensors."""
+    target.mkdir(parents=True, exist_ok=True)
+    pickled = [path for path in files.weights if path.suffix == ".bin"]
+    for path in (files.config, *files.tokenizer, *(() if pickled else files.weights)):
+        shutil.copyfile(path, target / path.name)
+    if pickled:
+        save_as_safetensors(pickled, target / "model.safetensors")
+
+
+def merge_adapter(folder: Path, task: "Task", target: Path) -> None:
+    """An unmerged LoRA model of an earlier run, as one plain model."""
+    from finetune.model import load_model, load_tokenizer
+
+    model, _ = load_model(folder, task)
+    model.save_pretrained(target)
+    load_tokenizer(folder).save_pretrained(target)
+
+
+def save_as_safetensors(pickled: list[Path], target: Path) -> None:
+    """Raises: ModelError if a file holds anything but tensors."""
+    import pickle
+
+    import torch
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Any] = {}
+    for path in pickled:
+        try:
+            tensors |= torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            why = str(error).splitlines()[0]
+            raise ModelError(
+                Fault(
+                    f"{path} can't be read as plain tensors",
+                    why=why,
+                    fix="convert it to safetensors where you trust it",
+                )
+            ) from None
+    # Tied weights share memory, which safetensors refuses.
+    save_file(
+        {name: tensor.clone().contiguous() for name, tensor in tensors.items()}, target, metadata={"format": "pt"}
+    )
+    say(f"pickled weights rewritten as {target.name}")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,122 @@
+"""Windows -> model -> reduced outputs -> predictions: one path for training, the evaluation component and serving."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from finetune.tables import Row
+from finetune.tasks.task import Batch, Columns, Prediction, Reduced, Task
+
+ROWS_AT_A_TIME = 1000  # bounds the memory of windows; more would not be faster
+
+
+def collate(windows: Sequence[dict[str, Any]], padding: dict[str, int]) -> Batch:
+    """Windows of unequal length -> tensors (B, L) padded on the right to the longest, and (B,) for plain numbers."""
+    batch: Batch = {}
+    for name, first in windows[0].items():
+        if np.ndim(first) == 0:
+            batch[name] = torch.tensor([window[name] for window in windows])
+            continue
+        length = max(len(window[name]) for window in windows)
+        filled = np.full((len(windows), length), padding.get(name, 0), dtype=np.int64)
+        for i, window in enumerate(windows):
+            filled[i, : len(window[name])] = window[name]
+        batch[name] = torch.from_numpy(filled)
+    return batch
+
+
+def forward(model: Any, batch: Batch, task: Task) -> Any:
+    """The model's outputs, without a loss: ours is computed from them."""
+    return model(**{name: tensor for name, tensor in batch.items() if name in task.model_inputs})
+
+
+@torch.no_grad()
+def predict(
+    model: Any,
+    batches: Iterable[Batch],
+    task: Task,
+    state: Any,
+    keep_batches: int,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    gather: Callable[[Any], Any] = lambda tensors: tensors,
+) -> tuple[Reduced, float | None]:
+    """(reduced as NumPy arrays, mean loss or None where the batches have no labels).
+
+    The outputs of a batch, B x L numbers, live as long as the batch. What is kept of it is small; that of
+    `keep_batches` batches stays on the device before it moves to the CPU together. `gather` collects over processes.
+    """
+    model.eval()
+    kept: list[Reduced] = []
+    moved: list[Reduced] = []
+    for batch in batches:
+        with autocast():
+            outputs = forward(model, batch, task)
+        reduced = task.reduce(outputs, batch, state)
+        if task.labels <= batch.keys():
+            reduced |= {"loss": task.loss(outputs, batch), "items": task.items(batch)}
+        kept.append(gather(reduced))
+        if len(kept) == keep_batches:
+            moved.append(_concatenate(kept))
+            kept = []
+    moved += [_concatenate(kept)] if kept else []
+    arrays = {name: np.concatenate([part[name].numpy() for part in moved]) for name in (moved[0] if moved else ())}
+    loss = float(arrays["loss"].sum(dtype=np.float64) / arrays["items"].sum()) if "loss" in arrays else None
+    return arrays, loss
+
+
+def _concatenate(kept: Sequence[Reduced]) -> Reduced:
+    return {name: torch.cat([part[name] for part in kept]).cpu() for name in kept[0]}
+
+
+def as_windows(columns: Columns) -> list[dict[str, Any]]:
+    """Columns of equal length -> one dict for each window."""
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def batches_by_length(
+    windows: Sequence[dict[str, Any]], batch_size: int, padding: dict[str, int], device: Any
+) -> Iterator[Batch]:
+    """Batches of windows of like length, so that little is padded. The "row" column says whose each is."""
+    order = sorted(range(len(windows)), key=lambda i: -len(windows[i]["input_ids"]))
+    for i in range(0, len(order), batch_size):
+        batch = collate([windows[k] for k in order[i : i + batch_size]], padding)
+        yield {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def predict_rows(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Row],
+    task: Task,
+    state: Any,
+    batch_size: int,
+    keep_batches: int = 1,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    progress: Callable[[int], Any] = lambda count: None,
+) -> list[Prediction]:
+    """One prediction for each row, in order. Memory is bounded by ROWS_AT_A_TIME rows and their predictions."""
+    predictions: list[Prediction] = []
+    for first in range(0, len(rows), ROWS_AT_A_TIME):
+        part = rows[first : first + ROWS_AT_A_TIME]
+        windows = as_windows(task.encode(part, tokenizer, state))
+        batches = batches_by_length(windows, batch_size, task.padding(tokenizer), model.device)
+        reduced, _ = predict(model, batches, task, state, keep_batches, autocast)
+        predictions += task.decode(reduced, part, state)
+        progress(len(part))
+    return predictions
+
+
+def autocast_for(precision: str, device: Any) -> Callable[[], AbstractContextManager[Any]]:
+    """The context of a forward pass in "32" or "bf16"."""
+    if precision == "32":
+        return nullcontext
+    return lambda: torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+
+
+def stored(state: Any, task: Task) -> dict[str, Any]:
+    """What config.json and preprocess.json hold of a task's state."""
+    return {"task": task.name, "state": asdict(state)}

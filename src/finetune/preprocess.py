@@ -1,0 +1,225 @@
+"""Preprocess: files of rows -> encoded train, validation and test windows, and an account of every row.
+
+python -m finetune.preprocess --task question_answering --train_file_path F --model_selector_output M --output_dir OUT
+"""
+
+import random
+import shutil
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from finetune.cli import parse_task
+from finetune.console import progress, quiet_libraries, say, start
+from finetune.errors import DataError, Fault, ParameterError, run_main
+from finetune.handoff import SPLITS, Preprocessed, SelectedModel, SplitReport, write_rows
+from finetune.params import DataFiles
+from finetune.tables import Audit, Row, Table, read_hub, read_mltable, read_table
+
+if TYPE_CHECKING:
+    from finetune.tasks.task import Columns, Task
+
+SPLIT_SEED = 0  # the split of the same file is the same for every run and every training seed
+
+
+def main(argv: list[str]) -> None:
+    task_name, params = parse_task(argv, "datapreprocess", "finetune.preprocess")
+    start("preprocess")
+    selected = SelectedModel.read(params.model_selector_output, task_name)
+
+    from finetune.model import load_config, load_tokenizer, longest_window
+    from finetune.tasks import load_task
+
+    quiet_libraries()
+    task = load_task(task_name)
+    model_folder = SelectedModel.model_folder(params.model_selector_output)
+    tokenizer = load_tokenizer(model_folder)
+    model_length = longest_window(load_config(model_folder), tokenizer)
+
+    tables = read_tables(params)
+    audits = {name: Audit() for name in SPLITS}
+    rows = {name: task.validate(table, params, audits[name]) for name, table in tables.items()}
+    rows, split_source = split(rows, task)
+    for name in ("train", "validation"):
+        rows[name] = with_gold(rows[name], task, audits[name])
+    rows = {
+        name: sample(rows[name], params.max_train_samples if name == "train" else params.max_eval_samples)
+        for name in SPLITS
+    }
+    refuse_empty(rows, audits, params.max_dropped_fraction, tables)
+
+    state = task.fit(params, rows["train"], model_length, tokenizer.num_special_tokens_to_add(pair=True))
+    say_overrides(params, state, model_length)
+    params.output_dir.mkdir(parents=True, exist_ok=True)
+    windows = {}
+    for name in SPLITS:
+        rows[name], windows[name] = write_split(name, rows[name], task, tokenizer, state, params, audits[name])
+    refuse_empty(rows, audits, params.max_dropped_fraction, tables)
+    tokenizer.save_pretrained(Preprocessed.tokenizer_folder(params.output_dir))
+    reports = {
+        name: SplitReport(len(rows[name]) + audits[name].dropped, len(rows[name]), windows[name], audits[name].problems)
+        for name in SPLITS
+    }
+    Preprocessed(task_name, asdict(state), reports, selected.model_type, split_source).write(params.output_dir)
+    report(reports, audits, split_source)
+
+
+def read_tables(params: DataFiles) -> dict[str, Table]:
+    """The given splits; train is always among them. Raises: ParameterError, DataError."""
+    tables = {}
+    for name in SPLITS:
+        file, folder = vars(params)[f"{name}_file_path"], vars(params)[f"{name}_mltable_path"]
+        if file or folder:
+            tables[name] = read_mltable(folder) if folder else read_table(file)
+    if "train" not in tables and params.dataset_name:
+        tables |= {
+            name: table
+            for name, table in read_hub(params.dataset_name, params.dataset_config_name).items()
+            if name in SPLITS and name not in tables
+        }
+    if "train" not in tables:
+        raise ParameterError(
+            Fault("there are no training rows", fix="give --train_file_path, --train_mltable_path or --dataset_name")
+        )
+    return tables
+
+
+def split(rows: dict[str, list[Row]], task: "Task") -> tuple[dict[str, list[Row]], str]:
+    """Fill the splits that are missing from train: 10% each if both are, else 20%. Groups stay on one side.
+
+    Raises: DataError if there are too few groups to go round.
+    """
+    missing = [name for name in SPLITS[1:] if name not in rows]
+    if not missing:
+        return rows, "given"
+    share = 0.1 if len(missing) == 2 else 0.2
+    groups: dict[str, list[Row]] = {}
+    for row in rows["train"]:
+        groups.setdefault(task.group(row), []).append(row)
+    if len(groups) <= len(missing):
+        fix = " ".join(f"--{name}_file_path FILE" for name in missing)
+        raise DataError(
+            Fault(f"{len(groups)} distinct contexts can't be split into train, {', '.join(missing)}", fix=f"give {fix}")
+        )
+    shuffled = list(groups.values())
+    random.Random(SPLIT_SEED).shuffle(shuffled)
+    filled = dict(rows)
+    for name in missing:
+        filled[name] = []
+        while shuffled and len(filled[name]) < share * len(rows["train"]) and len(shuffled) > 1:
+            filled[name] += shuffled.pop()
+    filled["train"] = [row for group in shuffled for row in group]
+    return filled, f"{share:.0%} of the training rows each for {' and '.join(missing)}, by context"
+
+
+def with_gold(rows: list[Row], task: "Task", audit: Audit) -> list[Row]:
+    """Only the rows that can be learnt from or scored; the others are counted."""
+    for row in rows:
+        if not task.has_gold(row):
+            audit.add("dropped", "no answers", row["row"])
+    return [row for row in rows if task.has_gold(row)]
+
+
+def sample(rows: list[Row], limit: int) -> list[Row]:
+    """`limit` rows drawn evenly from all of the file, in its order; all if limit is -1."""
+    if limit < 0 or limit >= len(rows):
+        return rows
+    chosen = sorted(random.Random(SPLIT_SEED).sample(range(len(rows)), limit))
+    return [rows[i] for i in chosen]
+
+
+def refuse_empty(rows: dict[str, list[Row]], audits: dict[str, Audit], limit: float, tables: dict[str, Table]) -> None:
+    """Raises: DataError if a split has no rows, or too many were dropped."""
+    faults = []
+    for name in SPLITS:
+        total = len(tables[name].rows) if name in tables else len(rows[name])
+        dropped = audits[name].dropped
+        where = f"{name} ({tables[name].name})" if name in tables else name
+        if not rows[name]:
+            faults.append(Fault("no usable row is left", where=where, why="; ".join(audits[name].lines())))
+        elif total and dropped / total > limit:
+            why = "; ".join(audits[name].lines())
+            allowed = min(1.0, dropped / total + 0.01)
+            fix = f"mend the file, check the column parameters, or allow it: --max_dropped_fraction {allowed:.2f}"
+            faults.append(Fault(f"{dropped} of {total} rows have to be dropped", where=where, why=why, fix=fix))
+    if faults:
+        raise DataError(*faults)
+
+
+def write_split(
+    name: str, rows: list[Row], task: "Task", tokenizer: Any, state: Any, params: Any, audit: Audit
+) -> tuple[list[Row], int]:
+    """Encode one split into its folder. -> (the rows kept, the number of windows)."""
+    import datasets
+    import pyarrow
+
+    folder = Preprocessed.windows_folder(params.output_dir, name)
+    shutil.rmtree(folder, ignore_errors=True)
+    kept: list[Row] = []
+    parts = []
+    with progress(len(rows), f"encode {name}") as bar:
+        for first in range(0, len(rows), params.batch_size):
+            batch = rows[first : first + params.batch_size]
+            columns = task.encode(batch, tokenizer, state)
+            if name != "test":
+                batch, columns = _labelled(name, batch, columns, task, audit)
+            if "row" in columns:
+                columns["row"] = [row + len(kept) for row in columns["row"]]
+            kept += batch
+            if columns:
+                parts.append(pyarrow.table({k: pyarrow.array(values, _type(values)) for k, values in columns.items()}))
+            bar.update(min(params.batch_size, len(rows) - first))
+    if not sum(part.num_rows for part in parts):
+        raise DataError(
+            Fault("no row gives a window", where=name, why="; ".join(audit.lines()), fix="--max_seq_length -1")
+        )
+    table = pyarrow.concat_tables(parts)
+    datasets.Dataset(table).save_to_disk(folder)
+    write_rows(Preprocessed.rows_file(params.output_dir, name), kept)
+    return kept, table.num_rows
+
+
+def _type(values: list[Any]) -> Any:
+    import pyarrow
+
+    return pyarrow.int32() if not values or isinstance(values[0], int) else pyarrow.list_(pyarrow.int32())
+
+
+def _labelled(
+    name: str, rows: list[Row], windows: "Columns", task: "Task", audit: Audit
+) -> tuple[list[Row], "Columns"]:
+    """Add labels. Training drops the rows it can't learn from; validation keeps them, since users will ask them too."""
+    labels, lost = task.label(rows, windows)
+    if name != "train":
+        return rows, windows | labels
+    for i in sorted(lost):
+        audit.add("dropped", task.unlearnable, rows[i]["row"])
+    chosen = [i for i, row in enumerate(windows.get("row", [])) if row not in lost]
+    columns = {
+        key: [values[i] for i in chosen] for key, values in (windows | labels).items() if key not in task.decode_columns
+    }
+    return [row for i, row in enumerate(rows) if i not in lost], columns
+
+
+def say_overrides(params: Any, state: Any, model_length: int) -> None:
+    """One line for each value that was derived rather than taken."""
+    asked = params.max_seq_length
+    if asked == -1:
+        say(f"max_seq_length: {state.max_seq_length}, the model's maximum")
+    elif asked > model_length:
+        say(f"max_seq_length: {model_length} instead of {asked}, the model's maximum")
+    if state.doc_stride != params.doc_stride:
+        reason = f"so that windows of {state.max_seq_length} tokens move on"
+        say(f"doc_stride: {state.doc_stride} instead of {params.doc_stride}, {reason}")
+
+
+def report(reports: dict[str, SplitReport], audits: dict[str, Audit], split_source: str) -> None:
+    """The account of every row."""
+    say(f"validation and test: {split_source}")
+    for name in SPLITS:
+        say(f"{name}: {reports[name].rows_kept} of {reports[name].rows_read} rows, {reports[name].windows} windows")
+        for line in audits[name].lines():
+            say(f"  {line}")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,125 @@
+"""The trained model as a PyTorch folder and as an MLflow model, each proved by loading it afresh."""
+
+import math
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import Fault, ModelError
+from finetune.model import BASE_MODEL, STATE_KEY, load_model, load_tokenizer
+from finetune.prediction import predict_rows
+from finetune.tables import Row
+from finetune.tasks.task import Prediction, Task
+
+PROOF_ROWS = 8
+SCORE_TOLERANCE = 1e-4
+# What the served model imports; torch and transformers would be guessed wrong by MLflow's own inference.
+SERVING_PACKAGES = ("mlflow", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas")
+PACKAGE = Path(__file__).parent
+
+
+def save_pytorch(model: Any, tokenizer: Any, folder: Path) -> None:
+    """A plain transformers folder: AutoModel classes load it without any code of ours."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def save_adapter(adapted: Any, base: Path, tokenizer: Any, folder: Path) -> None:
+    """An unmerged LoRA folder: the adapter and its head, and beside them the frozen model it belongs to."""
+    shutil.copytree(base, folder / BASE_MODEL, dirs_exist_ok=True)
+    adapted.save_pretrained(folder)
+    adapted.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def save_mlflow(model: Any, tokenizer: Any, task: Task, folder: Path) -> None:
+    """Staged and copied, since MLflow refuses a folder that holds anything and a mounted output may."""
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    with tempfile.TemporaryDirectory() as temporary:
+        weights, staged = Path(temporary) / "model", Path(temporary) / "mlflow"
+        save_pytorch(model, tokenizer, weights)
+        code = shutil.copytree(
+            PACKAGE, Path(temporary) / "code" / "finetune", ignore=shutil.ignore_patterns("__pycache__")
+        )
+        mlflow.pyfunc.save_model(
+            path=str(staged),
+            python_model=str(PACKAGE / "serving.py"),
+            artifacts={"model": str(weights)},
+            code_paths=[str(code)],
+            conda_env=conda_env(),
+            signature=ModelSignature(
+                inputs=Schema([ColSpec(kind, name) for name, kind in task.input_types.items()]),
+                outputs=Schema([ColSpec(kind, name) for name, kind in task.output_types.items()]),
+            ),
+            input_example=[task.example],
+            metadata={STATE_KEY: {"task": task.name, "version": version("finetune")}},
+        )
+        shutil.copytree(staged, folder, dirs_exist_ok=True)
+
+
+def conda_env() -> dict[str, Any]:
+    """The environment that serves the model, pinned to what trained it."""
+    pins = [f"{name}=={version(name).partition('+')[0]}" for name in SERVING_PACKAGES]
+    python = f"python={sys.version_info.major}.{sys.version_info.minor}"
+    return {"name": "finetuned", "channels": ["conda-forge"], "dependencies": [python, "pip", {"pip": pins}]}
+
+
+def mlflow_weights(folder: Path) -> Path:
+    """The folder inside an MLflow model that holds its weights. Raises: ModelError."""
+    found = sorted(path.parent for path in folder.rglob("config.json") if list(path.parent.glob("*.safetensors")))
+    if len(found) != 1:
+        why = f"{len(found)} folders in it hold config.json and safetensors"
+        raise ModelError(
+            Fault(f"{folder} is no MLflow model of one model", why=why, fix="give the mlflow_model_folder of a run")
+        )
+    return found[0]
+
+
+def prove(
+    model: Any, tokenizer: Any, rows: Sequence[Row], task: Task, state: Any, pytorch: Path, mlflow_folder: Path
+) -> int:
+    """Load both folders and compare their answers with the trained model's. -> rows compared. Raises: ModelError."""
+    chosen = list(rows[:PROOF_ROWS])
+    expected = predict_rows(model.eval(), tokenizer, chosen, task, state, PROOF_ROWS)
+    reloaded, new = load_model(pytorch, task)
+    if new:
+        raise ModelError(Fault(f"{pytorch} lacks weights", why=", ".join(new)))
+    got = predict_rows(reloaded.eval(), load_tokenizer(pytorch), chosen, task, state, PROOF_ROWS)
+    _compare(pytorch, [task.present(p) for p in expected], [task.present(p) for p in got])
+    _compare(mlflow_folder, [task.present(p) for p in expected], _served(mlflow_folder, chosen, task))
+    return len(chosen)
+
+
+def _served(folder: Path, rows: Sequence[Row], task: Task) -> list[dict[str, Any]]:
+    import mlflow
+    import pandas as pd
+
+    records = pd.DataFrame([{name: row[name] for name in task.input_types} for row in rows])
+    served: list[dict[str, Any]] = mlflow.pyfunc.load_model(str(folder)).predict(records).to_dict("records")
+    return served
+
+
+def _compare(folder: Path, expected: list[Prediction], got: list[Prediction]) -> None:
+    for i, (wanted, answer) in enumerate(zip(expected, got, strict=True)):
+        same = all(
+            math.isclose(wanted[key], answer[key], abs_tol=SCORE_TOLERANCE)
+            if isinstance(wanted[key], float)
+            else wanted[key] == answer[key]
+            for key in wanted
+        )
+        if not same:
+            why = f"validation row {i}: the trained model gives {wanted}, the saved one {answer}"
+            raise ModelError(
+                Fault(
+                    f"{folder} is not the model that was trained",
+                    why=why,
+                    fix="run again; if it persists, report it with resolved_config.yaml",
+                )
+            )

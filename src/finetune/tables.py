@@ -1,0 +1,243 @@
+"""Files of rows -> rows, and the account of what was wrong with them, row by row."""
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import DataError, Fault
+from finetune.schema import did_you_mean
+
+Row = dict[str, Any]
+FIRST_ROWS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of one file. `numbers[i]` is where row i stands: the line of a text file, the record of another."""
+
+    name: str
+    columns: tuple[str, ...]
+    rows: list[Row]
+    numbers: list[int]
+
+    def require(self, columns: dict[str, str]) -> None:
+        """Raises: DataError if a column is missing. `columns` maps parameter names to column names."""
+        faults = []
+        for parameter, column in columns.items():
+            if column not in self.columns:
+                what = f"no column {column!r}{did_you_mean(column, self.columns)}"
+                fix = f"--{parameter} with one of: {', '.join(self.columns)}"
+                faults.append(Fault(what, where=self.name, fix=fix))
+        if faults:
+            raise DataError(*faults)
+
+
+@dataclass
+class Audit:
+    """What was dropped or repaired: reason -> action and row numbers."""
+
+    problems: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def add(self, action: str, reason: str, number: int) -> None:
+        entry = self.problems.setdefault(reason, {"action": action, "count": 0, "rows": []})
+        entry["count"] += 1
+        if len(entry["rows"]) < FIRST_ROWS_SHOWN:
+            entry["rows"].append(number)
+
+    @property
+    def dropped(self) -> int:
+        return sum(p["count"] for p in self.problems.values() if p["action"] == "dropped")
+
+    def lines(self) -> list[str]:
+        """One line for each reason, for the log."""
+        return [
+            f"{p['action']} {p['count']}: {reason} (rows {', '.join(map(str, p['rows']))}"
+            f"{', …' if p['count'] > len(p['rows']) else ''})"
+            for reason, p in self.problems.items()
+        ]
+
+
+def read_table(path: Path) -> Table:
+    """Read jsonl, json, csv, tsv or parquet, each also as .gz, by the ending of its name.
+
+    Raises: DataError with the file, and the line where there is one.
+    """
+    if not path.is_file():
+        raise DataError(Fault(f"{path} is {'a folder' if path.is_dir() else 'missing'}", fix="give the path of a file"))
+    ending = (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
+    if ending not in READERS:
+        why = f"its ending is none of {', '.join(READERS)} (each also with .gz)"
+        raise DataError(Fault(f"{path} is of an unknown format", why=why, fix="convert or rename the file"))
+    rows, numbers = [], []
+    for number, row in READERS[ending](path):
+        rows.append(row)
+        numbers.append(number)
+    if not rows:
+        raise DataError(Fault(f"{path} has no rows", fix="give a file with at least one row"))
+    columns = tuple(dict.fromkeys(name for row in rows for name in row))
+    return Table(str(path), columns, rows, numbers)
+
+
+def _text(path: Path, newline: str = "") -> io.TextIOWrapper:
+    """An open text file; newline "" leaves line ends to the csv reader, "\\n" splits JSON lines at \\n alone."""
+    raw = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+    return io.TextIOWrapper(raw, encoding="utf-8-sig", newline=newline)
+
+
+def _checked(reader: Callable[[Path], Iterator[tuple[int, Row]]]) -> Callable[[Path], Iterator[tuple[int, Row]]]:
+    """Turn what a reader may raise into a DataError that names the file."""
+
+    def read(path: Path) -> Iterator[tuple[int, Row]]:
+        try:
+            yield from reader(path)
+        except UnicodeDecodeError as error:
+            fix = f"iconv -f cp1252 -t utf-8 {path}"
+            raise DataError(Fault(f"{path} is not UTF-8", why=str(error), fix=fix)) from None
+        except (OSError, EOFError, csv.Error) as error:
+            raise DataError(Fault(f"{path} can't be read", why=str(error))) from None
+
+    return read
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, Row]]:
+    with _text(path, newline="\n") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, _object(_json(line, path, number), path, number)
+
+
+def _json(text: str, path: Path, line: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        shown = text.split("\n")[error.lineno - 1][:80]
+        where = f"{path}, line {line + error.lineno - 1}: {shown!r}"
+        raise DataError(Fault("not valid JSON", where=where, why=f"{error.msg} at column {error.colno}")) from None
+
+
+def _object(value: Any, path: Path, number: int) -> Row:
+    if not isinstance(value, dict):
+        why = f"a row is a JSON object, this is {type(value).__name__}"
+        raise DataError(Fault("not a row", where=f"{path}, row {number}: {str(value)[:80]!r}", why=why))
+    return value
+
+
+def _json_list(path: Path) -> Iterator[tuple[int, Row]]:
+    with _text(path) as file:
+        value = _json(file.read(), path, 1)
+    if isinstance(value, dict) and isinstance(value.get("data"), list):
+        value = value["data"]
+    if not isinstance(value, list):
+        fix = "write a list of objects, or rename the file to .jsonl if each line is an object"
+        raise DataError(Fault(f"{path} holds no list of rows", fix=fix))
+    for number, row in enumerate(value, start=1):
+        yield number, _object(row, path, number)
+
+
+def _delimited(delimiter: str) -> Callable[[Path], Iterator[tuple[int, Row]]]:
+    def read(path: Path) -> Iterator[tuple[int, Row]]:
+        csv.field_size_limit(2**31 - 1)
+        with _text(path) as file:
+            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+            while True:
+                number = reader.line_num + 1  # the line where the next record begins
+                row = next(reader, None)
+                if row is None:
+                    return
+                if None in row:
+                    why = f"it has {len(row) - 1 + len(row[None])} fields, the header {len(row) - 1}"
+                    fix = "quote fields that hold the delimiter"
+                    raise DataError(Fault("too many fields", where=f"{path}, line {number}", why=why, fix=fix))
+                yield number, row
+
+    return read
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, Row]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        raw = gzip.open(path, "rb").read() if path.suffix == ".gz" else path.read_bytes()
+        table = pyarrow.parquet.read_table(pyarrow.BufferReader(raw))
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(Fault(f"{path} is not a Parquet file", why=str(error).splitlines()[0])) from None
+    yield from enumerate(table.to_pylist(), start=1)
+
+
+READERS: dict[str, Callable[[Path], Iterator[tuple[int, Row]]]] = {
+    ".jsonl": _checked(_json_lines),
+    ".json": _checked(_json_list),
+    ".csv": _checked(_delimited(",")),
+    ".tsv": _checked(_delimited("\t")),
+    ".parquet": _checked(_parquet),
+}
+_MLTABLE_ENDINGS = {"read_json_lines": ".jsonl", "read_delimited": ".csv", "read_parquet": ".parquet"}
+
+
+def read_mltable(folder: Path) -> Table:
+    """Read the simple MLTable: `paths` of files or patterns, and one read_* transformation.
+
+    The mltable package conflicts with current pandas and azure-identity, so the YAML is read directly.
+    Raises: DataError.
+    """
+    import yaml
+
+    source = folder / "MLTable"
+    if not source.is_file():
+        raise DataError(Fault(f"{folder} has no file named MLTable", fix="give the folder that holds it"))
+    spec = yaml.safe_load(source.read_text(encoding="utf-8"))
+    steps = {name: (options or {}) for step in spec.get("transformations", []) for name, options in _step(step)}
+    kind = next((name for name in _MLTABLE_ENDINGS if name in steps), None)
+    unknown = [name for name in steps if name != kind]
+    if kind is None or unknown:
+        why = f"it asks for {', '.join(unknown)}" if unknown else "it has no transformation that reads files"
+        raise DataError(Fault(f"{source} can't be read", why=why, fix=f"use one of {', '.join(_MLTABLE_ENDINGS)}"))
+    reader = READERS[_MLTABLE_ENDINGS[kind]]
+    if kind == "read_delimited":
+        reader = _checked(_delimited(steps[kind].get("delimiter", ",")))
+    files = [path for entry in spec["paths"] for path in _mltable_files(folder, entry)]
+    found = [(number, row) for path in files for number, row in reader(path)]
+    if not found:
+        raise DataError(Fault(f"{source} names no rows", why=f"its paths match {len(files)} files"))
+    columns = tuple(dict.fromkeys(name for _, row in found for name in row))
+    return Table(str(source), columns, [row for _, row in found], [number for number, _ in found])
+
+
+def _step(step: Any) -> list[tuple[str, Any]]:
+    return [(step, {})] if isinstance(step, str) else list(step.items())
+
+
+def _mltable_files(folder: Path, entry: dict[str, str]) -> list[Path]:
+    (kind, value), *_ = entry.items()
+    if "://" in value and not value.startswith("file://"):
+        fix = "use paths beside the MLTable file"
+        raise DataError(Fault(f"{value} is not a local path", where=str(folder / "MLTable"), fix=fix))
+    value = value.removeprefix("file://").removeprefix("./")
+    return sorted(folder.glob(value)) if kind == "pattern" else [folder / value]
+
+
+def read_hub(name: str, config: str | None) -> dict[str, Table]:
+    """The splits of a Hugging Face data set, or of a local folder that `datasets` can load.
+
+    Raises: DataError.
+    """
+    import datasets
+
+    try:
+        splits = datasets.load_dataset(name, config)
+    except Exception as error:  # datasets raises errors of a dozen unrelated classes here
+        fix = "check --dataset_name and the network, or give --train_file_path"
+        raise DataError(
+            Fault(f"data set {name} can't be loaded", why=f"{type(error).__name__}: {error}", fix=fix)
+        ) from None
+    tables = {}
+    for split, rows in splits.items():
+        numbers = list(range(1, len(rows) + 1))
+        tables[str(split)] = Table(f"{name} ({split})", tuple(rows.column_names), list(rows), numbers)
+    return tables

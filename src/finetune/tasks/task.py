@@ -1,0 +1,100 @@
+"""What a task is: a record of functions over rows, windows and predictions.
+
+    file --read_table--> table --validate--> rows --encode--> windows --collate--> batch --model--> outputs
+    outputs --loss--> training            outputs --reduce--> reduced --decode--> predictions --metrics--> numbers
+
+A row is a dict as `validate` makes it; a window is one model input, several of which may come from one row. Shapes:
+B windows in a batch, L tokens in a window.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetune.tables import Audit, Row, Table
+
+Columns = dict[str, list[Any]]
+Batch = dict[str, Any]  # name -> tensor
+Reduced = dict[str, Any]  # name -> tensor, first dimension B
+Prediction = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One task. `State` is a frozen dataclass of the task: what encoding and decoding need, stored in config.json."""
+
+    name: str
+    auto_model: Any
+    """The transformers auto class that finetuning loads."""
+
+    families: Any
+    """Mapping of config classes to model classes that have the head."""
+
+    validate: Callable[[Table, Any, Audit], list[Row]]
+    """(table, parameters with the column names, audit) -> rows. Raises DataError for a missing column."""
+
+    group: Callable[[Row], str]
+    """Rows of one group never stand on two sides of a split."""
+
+    fit: Callable[[Any, list[Row], int, int], Any]
+    """(preprocess parameters, training rows, longest window of the model, special tokens) -> state."""
+
+    state: Callable[..., Any]
+    """(**stored) -> state, from what preprocess.json or config.json holds."""
+
+    encode: Callable[[Sequence[Row], Any, Any], Columns]
+    """(rows, tokenizer, state) -> one column per model input, plus what decoding needs; a "row" column says whose."""
+
+    label: Callable[[Sequence[Row], Columns], tuple[Columns, set[int]]]
+    """(rows with gold, encoded) -> the columns of labels, and the rows that training can't learn from."""
+
+    unlearnable: str
+    """Why such a row is dropped."""
+
+    decode_columns: frozenset[str]
+    """Columns that only `reduce` reads; training windows go without."""
+
+    padding: Callable[[Any], dict[str, int]]
+    """(tokenizer) -> value that fills each column of lists."""
+
+    model_inputs: frozenset[str]
+    """Columns that may go into the model's forward."""
+
+    labels: frozenset[str]
+    """Columns of labels; a batch without them has no loss."""
+
+    loss: Callable[[Any, Batch], Any]
+    """(outputs, batch) -> (B,) fp32: the loss of each window, summed over its items."""
+
+    items: Callable[[Batch], Any]
+    """(batch) -> (B,): how many items each window's loss is the sum of. The training loss is the mean over items."""
+
+    reduce: Callable[[Any, Batch, Any], Reduced]
+    """(outputs, batch, state) -> small tensors on the device, B first."""
+
+    decode: Callable[[Reduced, Sequence[Row], Any], list[Prediction]]
+    """(reduced as NumPy arrays, rows, state) -> one prediction for each row. {} stands for no window at all."""
+
+    has_gold: Callable[[Row], bool]
+    metrics: Callable[[Sequence[Prediction], Sequence[Row]], dict[str, float]]
+
+    head_metric: str
+    """The metric to show first."""
+
+    show: Callable[[Prediction, Row], str]
+    """One prediction, marked in its text, for a terminal."""
+
+    serve: Callable[[Sequence[Row]], list[Row]]
+    """(records of the served model's input columns) -> rows."""
+
+    present: Callable[[Prediction], dict[str, Any]]
+    """One prediction as a record of the served model's output columns."""
+
+    input_types: dict[str, str]
+    """Input columns of the served model -> MLflow types."""
+
+    output_types: dict[str, str]
+    """Output columns of the served model -> MLflow types."""
+
+    example: Row
+    """One input record of the served model."""

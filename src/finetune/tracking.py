@@ -1,0 +1,73 @@
+"""What the user sees while training, and what MLflow keeps."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from transformers import TrainerCallback
+
+from finetune.console import progress, say
+from finetune.params import FinetuneParams
+
+
+def tracking_uri(folder: Path) -> str:
+    """Azure ML's or the pipeline's own where it is set, else SQLite beside the model (MLflow refuses plain folders)."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve()}/mlflow.db"
+
+
+class Progress(TrainerCallback):  # type: ignore[misc]
+    """A bar over steps, and a line for every loss and evaluation."""
+
+    def __init__(self, head_metric: str) -> None:
+        self.head_metric = head_metric
+        self.bar: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar = progress(state.max_steps, "train")
+        self.bar.update(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar.update(1)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        if "loss" in logs:
+            norm, rate = logs.get("grad_norm", 0.0), logs["learning_rate"]
+            self._say(state, f"loss {logs['loss']:.4f}  gradient norm {norm:.2f}  learning rate {rate:.2e}")
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
+        score, rate = metrics[f"eval_{self.head_metric}"], metrics["eval_samples_per_second"]
+        text = f"validation loss {metrics['eval_loss']:.4f}  {self.head_metric} {score:.2f}  ({rate:.0f} rows/s)"
+        self._say(state, text)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar.close()
+
+    def _say(self, state: Any, text: str) -> None:
+        self.bar.clear()
+        say(f"step {state.global_step}/{state.max_steps}  epoch {state.epoch:.2f}  {text}")
+
+
+def start_run(params: FinetuneParams) -> None:
+    """Begin an MLflow run, or go on with the one that Azure ML names in MLFLOW_RUN_ID; main process only."""
+    mlflow.set_tracking_uri(tracking_uri(params.pytorch_model_folder))
+    if mlflow.active_run() is None:
+        mlflow.start_run(log_system_metrics=False)
+    mlflow.log_params({name: str(value) for name, value in asdict(params).items()})
+
+
+class MlflowMetrics(TrainerCallback):  # type: ignore[misc]
+    """Everything the Trainer logs, in the process that began the run."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        if mlflow.active_run() is not None:
+            numbers = {name: float(value) for name, value in logs.items() if isinstance(value, int | float)}
+            mlflow.log_metrics(numbers, step=state.global_step)
+
+
+def log_summary(numbers: dict[str, float]) -> None:
+    """Numbers of the whole run; closes the MLflow run."""
+    if mlflow.active_run() is not None:
+        mlflow.log_metrics(numbers)
+        mlflow.end_run()

@@ -1,0 +1,114 @@
+"""The one Trainer: exact loss normalisation, length-grouped batches, streamed evaluation."""
+
+import time
+from functools import partial
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback, Trainer
+
+from finetune.prediction import collate, forward, predict
+from finetune.sampling import LengthGroupedSampler, by_length
+from finetune.tables import Row
+from finetune.tasks.task import Batch, Task
+
+
+class FinetuneTrainer(Trainer):  # type: ignore[misc]
+    """Hugging Face's loop with three parts of our own.
+
+    - The loss is the sum over items divided by the items of the whole optimizer step, over all processes and
+      accumulated batches, so that it does not depend on how a step is cut up. (transformers 5.23 multiplies the loss
+      of heads that ignore num_items_in_batch by processes x accumulation steps.)
+    - Training batches are grouped by length; their order depends on the global batch alone.
+    - Evaluation reduces each batch on the device and decodes with the task's one decoder; it draws nothing from the
+      training generator.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        args: Any,
+        task: Task,
+        state: Any,
+        train: Dataset,
+        validation: Dataset,
+        validation_rows: list[Row],
+        tokenizer: Any,
+        global_batch: int,
+        keep_batches: int,
+        callbacks: list[Any],
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train,
+            eval_dataset=validation,
+            data_collator=partial(collate, padding=task.padding(tokenizer)),
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
+        self.remove_callback(PrinterCallback)  # Progress in tracking.py speaks instead
+        self.task = task
+        self.task_state = state
+        self.validation_rows = validation_rows
+        self.global_batch = global_batch
+        self.keep_batches = keep_batches
+        self.loss_is_scaled_for_ga = True
+        self.tokens_seen = torch.zeros((), dtype=torch.int64, device=args.device)
+        self.windows_seen = torch.zeros((), dtype=torch.int64, device=args.device)
+
+    def compute_loss(
+        self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The share of this batch in the mean over the items of the step."""
+        outputs = forward(model, inputs, self.task)
+        self.tokens_seen += inputs["attention_mask"].sum()
+        self.windows_seen += len(inputs["attention_mask"])
+        # DDP averages gradients over processes: multiplied here, the average is the sum.
+        loss = self.task.loss(outputs, inputs).sum() * self.accelerator.num_processes / num_items_in_batch
+        return (loss, outputs) if return_outputs else loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> torch.Tensor:
+        items = sum((self.task.items(batch).sum() for batch in batch_samples), torch.tensor(0)).to(device)
+        total: torch.Tensor = self.accelerator.gather(items).sum()
+        return total
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
+        return LengthGroupedSampler(lengths(self.train_dataset), self.global_batch, self.args.seed)
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> list[int]:
+        return by_length(lengths(eval_dataset))
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The task's metrics and the mean loss over all items."""
+        started = time.perf_counter()
+        with torch.random.fork_rng(devices=[]):  # a loader seeds its workers from the global generator
+            reduced, loss = predict(
+                self.model,
+                self.get_eval_dataloader(),
+                self.task,
+                self.task_state,
+                self.keep_batches,
+                gather=self.accelerator.gather_for_metrics,
+            )
+        predictions = self.task.decode(reduced, self.validation_rows, self.task_state)
+        scores: dict[str, float] = {"loss": float(loss or 0.0), **self.task.metrics(predictions, self.validation_rows)}
+        seconds = time.perf_counter() - started
+        scores |= {"runtime": seconds, "samples_per_second": len(self.validation_rows) / seconds}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
+        self.log(metrics)
+        control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)  # type: ignore[has-type]
+        self.control = control
+        return metrics
+
+
+def lengths(windows: Dataset) -> list[int]:
+    """Tokens in each window, read from the Arrow offsets without building lists."""
+    import pyarrow.compute
+
+    column = windows.with_format("arrow")[:]["input_ids"]
+    return pyarrow.compute.list_value_length(column).to_pylist()  # type: ignore[no-any-return]

@@ -1,0 +1,93 @@
+"""What all tests share: a tiny BERT with a real WordPiece tokenizer, the bundled sample, real data where present."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import finetune  # noqa: F401  (sets the switches of the libraries before they are imported)
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE = ROOT / "examples" / "question_answering"
+REAL_DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face folder: BERT of 2 layers x 32 with random weights, tokenizer trained on the sample."""
+    return build_tiny_model(tmp_path_factory.mktemp("tiny_model"))
+
+
+def build_tiny_model(folder: Path, **config: Any) -> Path:
+    import torch
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    texts = [row[key] for row in sample_rows("train") for key in ("question", "context")]
+    wordpiece = BertWordPieceTokenizer(lowercase=True)
+    wordpiece.train_from_iterator(texts, vocab_size=1500, show_progress=False)
+    wordpiece.save(str(folder / "wordpiece.json"))
+    tokenizer = BertTokenizerFast(tokenizer_file=str(folder / "wordpiece.json"), model_max_length=int(1e30))
+    tokenizer.save_pretrained(folder)
+    (folder / "wordpiece.json").unlink()
+    values = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 160,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    torch.manual_seed(0)
+    BertModel(BertConfig(**{**values, **config})).save_pretrained(folder)
+    return folder
+
+
+def sample_rows(split: str) -> list[dict[str, Any]]:
+    with (SAMPLE / f"{split}.jsonl").open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """SQuAD and others, which can't be shipped with the project."""
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"no real data at {REAL_DATA}")
+    return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def prepared(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Outputs of model import (`model/`) and preprocess (`data/`) on 48, 12 and 12 rows of the sample."""
+    from finetune import model_selector, preprocess
+
+    folder = tmp_path_factory.mktemp("prepared")
+    files = {
+        s: write_jsonl(folder / f"{s}.jsonl", sample_rows(s)[:n])
+        for s, n in (("train", 48), ("validation", 12), ("test", 12))
+    }
+    task = ["--task", "question_answering"]
+    model_selector.main([*task, "--pytorch_model_path", str(tiny_model), "--output_dir", str(folder / "model")])
+    given = [word for split, path in files.items() for word in (f"--{split}_file_path", str(path))]
+    preprocess.main(
+        [*task, *given, "--model_selector_output", str(folder / "model"), "--output_dir", str(folder / "data")]
+    )
+    return folder
+
+
+def finetune_words(prepared: Path, output: Path, **parameters: Any) -> list[str]:
+    """The command line of finetune.run on the prepared folders."""
+    words = ["--task", "question_answering", "--preprocess_output", str(prepared / "data")]
+    words += ["--model_selector_output", str(prepared / "model")]
+    words += ["--pytorch_model_folder", str(output / "pytorch"), "--mlflow_model_folder", str(output / "mlflow")]
+    return words + [word for name, value in parameters.items() for word in (f"--{name}", str(value))]
