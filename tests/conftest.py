@@ -79,6 +79,7 @@ def prepared(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     task = ["--task", "question_answering"]
     model_selector.main([*task, "--pytorch_model_path", str(tiny_model), "--output_dir", str(folder / "model")])
     given = [word for split, path in files.items() for word in (f"--{split}_file_path", str(path))]
+    given += ["--max_seq_length", "128", "--doc_stride", "32"]
     preprocess.main(
         [*task, *given, "--model_selector_output", str(folder / "model"), "--output_dir", str(folder / "data")]
     )
