@@ -99,7 +99,6 @@ def train_once(params: FinetuneParams, task: "Task", preprocessed: Preprocessed)
         say(str(line))
     if is_main_process():
         settings.write_resolved(params, found, params.pytorch_model_folder)
-        tracking.start_run(params)
 
     (enable_full_determinism if params.enable_full_determinism else set_seed)(params.seed)
     model, new = load_model(
@@ -127,9 +126,10 @@ def train_once(params: FinetuneParams, task: "Task", preprocessed: Preprocessed)
         f"{len(windows['train'])} windows, {steps.total_steps} steps of {steps.global_batch}, precision "
         f"{params.precision}, {settings.processes()} x {args.device.type}"
     )
-    started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=checkpoint_to_resume(params, checkpoints))
-    summarize(trainer, time.perf_counter() - started)
+    with tracking.tracked(params):
+        started = time.perf_counter()
+        trainer.train(resume_from_checkpoint=checkpoint_to_resume(params, checkpoints))
+        summarize(trainer, time.perf_counter() - started)
     return trainer, adapted.restore
 
 
@@ -154,8 +154,7 @@ def summarize(trainer: "FinetuneTrainer", seconds: float) -> None:
     state = trainer.state
     training = seconds - sum(entry.get("eval_runtime", 0.0) for entry in state.log_history)
     rates = {"train_samples_per_second": samples / training, "train_tokens_per_second": tokens / training}
-    if is_main_process():
-        log_summary({"train_seconds": training, **rates})
+    log_summary({"train_seconds": training, **rates})
     say(f"trained {training:.0f} s: {samples / training:.1f} samples/s, {tokens / training:.0f} tokens/s")
     say(f"best at step {state.best_global_step}: {trainer.args.metric_for_best_model} {state.best_metric:.4f}")
 

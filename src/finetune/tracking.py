@@ -1,6 +1,8 @@
 """What the user sees while training, and what MLflow keeps."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import mlflow
 from transformers import TrainerCallback
 
-from finetune.console import progress, say
+from finetune.console import is_main_process, progress, say
 from finetune.params import FinetuneParams
 
 
@@ -49,12 +51,16 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         say(f"step {state.global_step}/{state.max_steps}  epoch {state.epoch:.2f}  {text}")
 
 
-def start_run(params: FinetuneParams) -> None:
-    """Begin an MLflow run, or go on with the one that Azure ML names in MLFLOW_RUN_ID; main process only."""
+@contextmanager
+def tracked(params: FinetuneParams) -> Iterator[None]:
+    """An MLflow run, or the one that Azure ML names in MLFLOW_RUN_ID; it fails if training does. Main process only."""
+    if not is_main_process():
+        yield
+        return
     mlflow.set_tracking_uri(tracking_uri(params.pytorch_model_folder))
-    if mlflow.active_run() is None:
-        mlflow.start_run(log_system_metrics=False)
-    mlflow.log_params({name: str(value) for name, value in asdict(params).items()})
+    with mlflow.start_run(log_system_metrics=False):
+        mlflow.log_params({name: str(value) for name, value in asdict(params).items()})
+        yield
 
 
 class MlflowMetrics(TrainerCallback):  # type: ignore[misc]
@@ -67,7 +73,6 @@ class MlflowMetrics(TrainerCallback):  # type: ignore[misc]
 
 
 def log_summary(numbers: dict[str, float]) -> None:
-    """Numbers of the whole run; closes the MLflow run."""
+    """Numbers of the whole run."""
     if mlflow.active_run() is not None:
         mlflow.log_metrics(numbers)
-        mlflow.end_run()

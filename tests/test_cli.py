@@ -1,0 +1,186 @@
+"""The commands as a user types them: --help at once, one exit code per error class, no traceback for a user's slip."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import finetune
+from finetune import cli
+from finetune.errors import (
+    DataError,
+    Fault,
+    FinetuneError,
+    HandoffError,
+    ModelError,
+    ParameterError,
+    StepError,
+    UnsupportedError,
+    run_main,
+)
+from finetune.params import QuestionAnsweringEvaluationParams, QuestionAnsweringParams
+from finetune.schema import params_of
+
+SRC = Path(finetune.__file__).parents[1]
+HEAVY = {"torch", "transformers", "datasets", "mlflow", "pandas", "numpy", "pyarrow", "peft", "accelerate"}
+TASK = ["--task", "question_answering"]
+FOLDERS = ["--preprocess_output", "p", "--model_selector_output", "m"]
+FOLDERS += ["--pytorch_model_folder", "out/pytorch", "--mlflow_model_folder", "out/mlflow"]
+
+
+def python(*words: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(SRC), **environment}
+    return subprocess.run(
+        [sys.executable, *words], cwd=cwd, env=env, capture_output=True, text=True, encoding="utf-8", check=False
+    )
+
+
+def exit_code(error: BaseException) -> int:
+    def main(argv: list[str]) -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as raised:
+        run_main(main, [])
+    assert isinstance(raised.value.code, int)
+    return raised.value.code
+
+
+@pytest.mark.parametrize("words", [["finetune", "--help"], ["finetune.run", "--help"]], ids=" ".join)
+def test_help_is_instant(words: list[str]) -> None:
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        result = python("-m", *words)
+        seconds.append(time.perf_counter() - started)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout.startswith("usage: ")
+    assert min(seconds) < 1
+
+
+@pytest.mark.parametrize("module", ["finetune", *(f"finetune.{name}" for name in cli.COMMANDS if name != "declare")])
+def test_help_imports_nothing_heavy(module: str) -> None:
+    result = python("-X", "importtime", "-m", module, "--help")
+    assert result.returncode == 0
+    imported = set(re.findall(r"^import time:.*\| +(\S+)$", result.stderr, flags=re.MULTILINE))
+    assert "finetune.errors" in imported
+    assert {name.partition(".")[0] for name in imported} & HEAVY == set()
+
+
+def test_help_lists_every_command() -> None:
+    for words in ([], ["-h"]):
+        result = python("-m", "finetune", *words)
+        assert result.returncode == 0
+        assert re.findall(r"^  (\w+) ", result.stdout, flags=re.MULTILINE) == list(cli.COMMANDS)
+
+
+def test_help_of_run_names_every_parameter() -> None:
+    for words in (["-m", "finetune.run", *TASK, "--help"], ["-m", "finetune", "run", "-h"]):
+        text = python(*words).stdout
+        assert text.startswith("usage: python -m finetune.run --task question_answering")
+        assert [p.name for p in params_of(QuestionAnsweringParams) if f"\n  --{p.name} " not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (FinetuneError, 1),
+        (ParameterError, 2),
+        (DataError, 3),
+        (HandoffError, 4),
+        (ModelError, 5),
+        (UnsupportedError, 6),
+        (StepError, 7),
+    ],
+)
+def test_exit_codes(error: type[FinetuneError], code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(error(Fault("first", where="here", why="so", fix="this"), Fault("second"))) == code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == (f"{error.title}: first\n  where: here\n  why: so\n  fix: this\n{error.title}: second\n")
+
+
+def test_every_error_class_has_its_own_code_and_title() -> None:
+    classes = FinetuneError.__subclasses__()
+    assert len(classes) == 6
+    assert len({c.exit_code for c in classes} | {1}) == len({c.title for c in classes} | {"error"}) == 7
+
+
+def test_interrupted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_an_unexpected_error_is_not_swallowed() -> None:
+    def main(argv: list[str]) -> None:
+        raise KeyError(argv[0])
+
+    with pytest.raises(KeyError, match="word"):
+        run_main(main, ["word"])
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "lines"),
+    [
+        (["finetune", "rum"], 2, ["parameter error: unknown command 'rum'; did you mean run?"]),
+        (["finetune.run"], 2, ["parameter error: --task is missing", "  fix: --task question_answering"]),
+        (
+            ["finetune.run", "--task", "question_answer"],
+            2,
+            ["parameter error: unknown task 'question_answer'; did you mean question_answering?"],
+        ),
+        (
+            ["finetune.run", *TASK, *FOLDERS, "--learning_rte", "1e-4", "--seed", "x"],
+            2,
+            [
+                "parameter error: unknown parameter --learning_rte; did you mean --learning_rate?",
+                "parameter error: --seed 'x' must be an integer",
+            ],
+        ),
+        (
+            ["finetune.run", *TASK, *FOLDERS],
+            4,
+            ["hand-off error: m has no model_selector_args.json"],
+        ),
+        (
+            ["finetune", "run", *TASK, *FOLDERS, "--apply_ort", "True"],
+            6,
+            ["not supported: --apply_ort true", "  fix: --apply_ort false"],
+        ),
+    ],
+    ids=["command", "no task", "task", "parameters", "folders", "unsupported"],
+)
+def test_user_errors_have_no_traceback(words: list[str], code: int, lines: list[str], tmp_path: Path) -> None:
+    result = python("-m", *words, cwd=tmp_path)
+    assert result.returncode == code
+    assert [line for line in lines if line not in result.stderr.splitlines()] == []
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_traceback_on_request(tmp_path: Path) -> None:
+    result = python("-m", "finetune", "rum", cwd=tmp_path, FINETUNE_TRACEBACK="1")
+    assert result.returncode == 2
+    assert "Traceback (most recent call last)" in result.stderr
+    assert result.stderr.endswith("declare\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--task", "question_answering", "--seed", "7", "--evaluation_result", "out"],
+        ["--seed", "7", "--task=question_answering", "--evaluation_result", "out"],
+        ["--seed=7", "--evaluation_result", "out", "--task", "question_answering"],
+    ],
+)
+def test_task_may_stand_anywhere(words: list[str]) -> None:
+    expected = QuestionAnsweringEvaluationParams(seed=7, evaluation_result=Path("out"))
+    assert cli.parse_task(words, "evaluation", "finetune.evaluation") == ("question_answering", expected)
+
+
+def test_a_task_without_its_name_is_missing() -> None:
+    with pytest.raises(ParameterError, match="--task is missing"):
+        cli.parse_task(["--seed", "7", "--task"], "evaluation", "finetune.evaluation")

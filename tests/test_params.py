@@ -1,0 +1,204 @@
+"""The finetune inputs against the seed specification, and what is refused or has no effect."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from finetune.errors import UnsupportedError
+from finetune.params import QuestionAnsweringParams, refuse_unsupported, without_effect
+from finetune.schema import params_of, to_text
+from tests.conftest import ROOT
+
+YAML = ROOT / "components" / "question_answering" / "finetune.yaml"
+BOOL = ("true", "false")
+SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
+
+# question_answering_finetune 0.0.17: name, type, default, enum. All are optional but for the two folders.
+SPEC: tuple[tuple[str, str, Any, tuple[str, ...]], ...] = (
+    ("apply_lora", "string", "false", BOOL),
+    ("merge_lora_weights", "string", "true", BOOL),
+    ("lora_alpha", "integer", 128, ()),
+    ("lora_r", "integer", 8, ()),
+    ("lora_dropout", "number", 0.0, ()),
+    ("num_train_epochs", "integer", 1, ()),
+    ("max_steps", "integer", -1, ()),
+    ("per_device_train_batch_size", "integer", 1, ()),
+    ("per_device_eval_batch_size", "integer", 1, ()),
+    ("auto_find_batch_size", "string", "false", BOOL),
+    ("optim", "string", "adamw_hf", ("adamw_hf", "adamw_torch", "adafactor")),
+    ("learning_rate", "number", 2e-05, ()),
+    ("warmup_steps", "integer", 0, ()),
+    ("weight_decay", "number", 0.0, ()),
+    ("adam_beta1", "number", 0.9, ()),
+    ("adam_beta2", "number", 0.999, ()),
+    ("adam_epsilon", "number", 1e-08, ()),
+    ("gradient_accumulation_steps", "integer", 1, ()),
+    ("eval_accumulation_steps", "integer", 1, ()),
+    ("lr_scheduler_type", "string", "linear", SCHEDULERS),
+    ("precision", "string", "32", ("32", "16")),
+    ("seed", "integer", 42, ()),
+    ("enable_full_determinism", "string", "false", BOOL),
+    ("dataloader_num_workers", "integer", 0, ()),
+    ("ignore_mismatched_sizes", "string", "true", BOOL),
+    ("max_grad_norm", "number", 1.0, ()),
+    ("evaluation_strategy", "string", "epoch", ("epoch", "steps")),
+    ("evaluation_steps_interval", "number", 0.0, ()),
+    ("eval_steps", "integer", 500, ()),
+    ("logging_strategy", "string", "epoch", ("epoch", "steps")),
+    ("logging_steps", "integer", 500, ()),
+    ("metric_for_best_model", "string", "loss", ("loss", "f1", "exact")),
+    ("resume_from_checkpoint", "string", "false", BOOL),
+    ("save_total_limit", "integer", -1, ()),
+    ("apply_early_stopping", "string", "false", BOOL),
+    ("early_stopping_patience", "integer", 1, ()),
+    ("early_stopping_threshold", "number", 0.0, ()),
+    ("apply_deepspeed", "string", "false", BOOL),
+    ("deepspeed", "uri_file", None, ()),
+    ("apply_ort", "string", "false", BOOL),
+    ("preprocess_output", "uri_folder", None, ()),
+    ("model_selector_output", "uri_folder", None, ()),
+)
+OUTPUTS = {"pytorch_model_folder": "uri_folder", "mlflow_model_folder": "mlflow_model"}
+FOLDERS = {"preprocess_output", "model_selector_output"}
+
+
+def finetune_params(**changed: Any) -> QuestionAnsweringParams:
+    folders = {name: Path(name) for name in (*FOLDERS, *OUTPUTS)}
+    return QuestionAnsweringParams(**{**folders, **changed})
+
+
+def component() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(YAML.read_text(encoding="utf-8"))
+    return loaded
+
+
+def test_every_input_of_the_spec_in_its_order() -> None:
+    names = [name for name, *_ in SPEC]
+    assert len(set(names)) == len(names) == 42
+    assert [p.name for p in params_of(QuestionAnsweringParams) if p.name in names] == names
+    assert [name for name in component()["inputs"] if name in names] == names
+
+
+@pytest.mark.parametrize(("name", "kind", "default", "enum"), SPEC, ids=[row[0] for row in SPEC])
+def test_input(name: str, kind: str, default: Any, enum: tuple[str, ...]) -> None:
+    p = next(p for p in params_of(QuestionAnsweringParams) if p.name == name)
+    assert ("string" if p.kind == "boolean" else p.kind, p.required, p.output) == (kind, name in FOLDERS, False)
+    assert p.default_text == (None if default is None else to_text(default))
+
+    entry = component()["inputs"][name]
+    assert (entry["type"], entry.get("optional", False)) == (kind, name not in FOLDERS)
+    assert (entry.get("default"), type(entry.get("default"))) == (default, type(default))
+
+    for allowed in (p.enum, entry.get("enum", ())):
+        assert set(enum) <= set(allowed)
+        assert bool(enum) == bool(allowed)
+
+
+def test_only_the_two_folders_are_required() -> None:
+    assert {p.name for p in params_of(QuestionAnsweringParams) if p.required and not p.output} == FOLDERS
+    assert {name for name, entry in component()["inputs"].items() if not entry.get("optional")} == FOLDERS
+
+
+def test_the_two_outputs() -> None:
+    assert {p.name: p.kind for p in params_of(QuestionAnsweringParams) if p.output} == OUTPUTS
+    assert {name: entry["type"] for name, entry in component()["outputs"].items()} == OUTPUTS
+
+
+def test_refuses_deepspeed_and_ort_at_once_and_says_what_to_set() -> None:
+    with pytest.raises(UnsupportedError) as raised:
+        refuse_unsupported(finetune_params(apply_deepspeed=True, apply_ort=True))
+    assert [(fault.what, fault.fix) for fault in raised.value.faults] == [
+        ("--apply_deepspeed true", "--apply_deepspeed false"),
+        ("--apply_ort true", "--apply_ort false"),
+    ]
+    assert all(fault.why in str(raised.value) and fault.why for fault in raised.value.faults)
+
+
+@pytest.mark.parametrize("name", ["apply_deepspeed", "apply_ort"])
+def test_refuses_each_alone(name: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"fix: --{name} false") as raised:
+        refuse_unsupported(finetune_params(**{name: True}))
+    assert len(raised.value.faults) == 1
+
+
+def test_defaults_are_supported_and_all_have_effect() -> None:
+    refuse_unsupported(finetune_params())
+    assert without_effect(finetune_params()) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "enabled", "line"),
+    [
+        ({"lora_r": 16}, {"apply_lora": True}, "lora_r 16 has no effect with apply_lora false"),
+        ({"lora_alpha": 16}, {"apply_lora": True}, "lora_alpha 16 has no effect with apply_lora false"),
+        ({"lora_dropout": 0.1}, {"apply_lora": True}, "lora_dropout 0.1 has no effect with apply_lora false"),
+        (
+            {"merge_lora_weights": False},
+            {"apply_lora": True},
+            "merge_lora_weights false has no effect with apply_lora false",
+        ),
+        (
+            {"eval_steps": 10},
+            {"evaluation_strategy": "steps"},
+            "eval_steps 10 has no effect with evaluation_strategy epoch",
+        ),
+        (
+            {"evaluation_steps_interval": 0.5},
+            {"evaluation_strategy": "steps"},
+            "evaluation_steps_interval 0.5 has no effect with evaluation_strategy epoch",
+        ),
+        (
+            {"logging_steps": 10},
+            {"logging_strategy": "steps"},
+            "logging_steps 10 has no effect with logging_strategy epoch",
+        ),
+        (
+            {"early_stopping_patience": 3},
+            {"apply_early_stopping": True},
+            "early_stopping_patience 3 has no effect with apply_early_stopping false",
+        ),
+        (
+            {"early_stopping_threshold": 0.1},
+            {"apply_early_stopping": True},
+            "early_stopping_threshold 0.1 has no effect with apply_early_stopping false",
+        ),
+        (
+            {"deepspeed": Path("zero2.json")},
+            {"apply_deepspeed": True},
+            "deepspeed zero2.json has no effect with apply_deepspeed false",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_parameters_that_another_one_turns_off(changed: dict[str, Any], enabled: dict[str, Any], line: str) -> None:
+    assert without_effect(finetune_params(**changed)) == [line]
+    assert without_effect(finetune_params(**changed, **enabled)) == []
+
+
+@pytest.mark.parametrize("name", ["adam_beta1", "adam_beta2", "adam_epsilon"])
+def test_adam_settings_have_no_effect_with_adafactor(name: str) -> None:
+    lines = [f"{name} 0.5 has no effect with optim adafactor"]
+    assert without_effect(finetune_params(**{name: 0.5}, optim="adafactor")) == lines
+    assert without_effect(finetune_params(**{name: 0.5}, optim="adamw_torch")) == []
+    assert without_effect(finetune_params(**{name: 0.5}, optim="adamw_hf")) == []
+
+
+def test_max_steps_overrides_epochs() -> None:
+    lines = ["num_train_epochs 3 has no effect with max_steps 100"]
+    assert without_effect(finetune_params(num_train_epochs=3, max_steps=100)) == lines
+    assert without_effect(finetune_params(num_train_epochs=3, max_steps=-1)) == []
+    assert without_effect(finetune_params(max_steps=100)) == []
+
+
+def test_one_line_for_each_parameter_without_effect() -> None:
+    changed = finetune_params(
+        lora_r=16, eval_steps=10, adam_beta1=0.5, optim="adafactor", num_train_epochs=3, max_steps=9
+    )
+    assert [line.split()[0] for line in without_effect(changed)] == [
+        "lora_r",
+        "eval_steps",
+        "adam_beta1",
+        "num_train_epochs",
+    ]

@@ -1,0 +1,342 @@
+"""finetune.run through its real command line: what it trains, keeps, saves and proves."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+from finetune import evaluation, run
+from finetune.errors import HandoffError, ModelError, ParameterError, UnsupportedError
+from tests.conftest import finetune_words
+
+pytestmark = pytest.mark.slow
+QUICK = {"per_device_train_batch_size": 16, "per_device_eval_batch_size": 16, "learning_rate": 1e-3}
+
+
+def finetune(prepared: Path, output: Path, **parameters: Any) -> Path:
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow leaves that of the run before in this process
+    run.main(finetune_words(prepared, output, **{**QUICK, **parameters}))
+    return output / "pytorch"
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
+def state(folder: Path) -> dict[str, Any]:
+    """trainer_state.json of the last checkpoint."""
+    found: dict[str, Any] = json.loads((checkpoints(folder)[-1] / "trainer_state.json").read_text())
+    return found
+
+
+def history(folder: Path, name: str) -> list[float]:
+    return [entry[name] for entry in state(folder)["log_history"] if name in entry]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = load_file(folder / "model.safetensors")
+    return tensors
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three epochs; its pytorch_model_folder."""
+    return finetune(prepared, tmp_path_factory.mktemp("trained"), num_train_epochs=3)
+
+
+def test_model_loads_in_plain_transformers(trained: Path) -> None:
+    model, info = AutoModelForQuestionAnswering.from_pretrained(trained, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    batch = AutoTokenizer.from_pretrained(trained)("Who?", "Nobody.", return_tensors="pt")
+    assert model(**batch).start_logits.shape == batch["input_ids"].shape
+    assert model.config.finetune["state"]["doc_stride"] == 32
+
+
+def test_every_checkpoint_is_whole(trained: Path) -> None:
+    assert len(checkpoints(trained)) == 3
+    wanted = {"model.safetensors", "config.json", "tokenizer.json", "optimizer.pt", "scheduler.pt", "rng_state.pth"}
+    for folder in checkpoints(trained):
+        assert wanted | {"trainer_state.json", "complete"} <= {path.name for path in folder.iterdir()}
+
+
+def test_loss_falls_and_lowest_loss_is_kept(trained: Path) -> None:
+    losses = history(trained, "eval_loss")
+    assert losses[-1] < losses[0]
+    best = checkpoints(trained)[losses.index(min(losses))]
+    assert state(trained)["best_model_checkpoint"] == str(best)
+    assert same(weights(trained), weights(best))
+
+
+def test_highest_f1_is_kept(prepared: Path, tmp_path: Path) -> None:
+    # A falling score: f1 is noise on random weights, so the best is hardly ever the last of five.
+    folder = finetune(prepared, tmp_path, num_train_epochs=5, metric_for_best_model="f1", learning_rate=3e-2)
+    scores = history(folder, "eval_f1")
+    best = checkpoints(folder)[scores.index(max(scores))]
+    assert state(folder)["best_metric"] == max(scores)
+    assert same(weights(folder), weights(best))
+
+
+def test_evaluation_component_scores_both_folders_alike(trained: Path, prepared: Path, tmp_path: Path) -> None:
+    found = {}
+    for port, folder in (("pytorch_model_folder", trained), ("mlflow_model_folder", trained.parent / "mlflow")):
+        words = [
+            "--task",
+            "question_answering",
+            "--preprocess_output",
+            str(prepared / "data"),
+            f"--{port}",
+            str(folder),
+        ]
+        evaluation.main([*words, "--evaluation_result", str(tmp_path / port)])
+        found[port] = (tmp_path / port / "predictions.jsonl").read_text()
+        assert json.loads((tmp_path / port / "metrics.json").read_text())["total"] == 12
+    assert found["pytorch_model_folder"] == found["mlflow_model_folder"]
+    first = json.loads(found["pytorch_model_folder"].splitlines()[0])
+    assert {"id", "row", "text", "score", "start", "end", "n_best"} <= first.keys()
+
+
+def test_rows_without_answers_are_predicted_only(trained: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "Who?", "context": "Ada Lovelace wrote it."}\n')
+    words = ["--task", "question_answering", "--test_data", str(rows), "--pytorch_model_folder", str(trained)]
+    evaluation.main([*words, "--evaluation_result", str(tmp_path / "out")])
+    prediction = json.loads((tmp_path / "out" / "predictions.jsonl").read_text())
+    assert prediction["text"] == "Ada Lovelace wrote it."[prediction["start"] : prediction["end"]]
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_served_model_answers_records(trained: Path) -> None:
+    import mlflow
+
+    model = mlflow.pyfunc.load_model(str(trained.parent / "mlflow"))
+    answers = model.predict([{"question": "Who?", "context": "Ada wrote it."}] * 3)
+    assert list(answers.columns) == ["answer", "score", "start", "end"] and len(answers) == 3
+
+
+def test_tracking(trained: Path) -> None:
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{trained}/mlflow.db")
+    (tracked,) = client.search_runs(["0"])
+    assert tracked.info.status == "FINISHED"
+    assert tracked.data.params["num_train_epochs"] == "3"
+    assert {
+        "loss",
+        "eval_loss",
+        "eval_f1",
+        "train_samples_per_second",
+        "train_tokens_per_second",
+    } <= tracked.data.metrics.keys()
+
+
+def test_resolved_config_says_where_values_come_from(trained: Path) -> None:
+    resolved = yaml.safe_load((trained / "resolved_config.yaml").read_text())
+    assert resolved["num_train_epochs"] == {"value": 3, "origin": "given"}
+    assert resolved["seed"] == {"value": 42, "origin": "default"}
+    assert resolved["optim"]["used"] == "adamw_torch" and resolved["optim"]["origin"].startswith("derived")
+    assert resolved["best model"]["value"] == "lowest loss"
+
+
+def test_resume_ends_with_the_same_weights(
+    trained: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    first = checkpoints(trained)[0]
+    shutil.copytree(first, tmp_path / "pytorch" / first.name)
+    torn = tmp_path / "pytorch" / "checkpoint-999"
+    torn.mkdir()
+    resumed = finetune(prepared, tmp_path, num_train_epochs=3, resume_from_checkpoint="true")
+    assert f"skip {torn.name}" in capsys.readouterr().out
+    torn.rmdir()
+    assert same(weights(checkpoints(resumed)[-1]), weights(checkpoints(trained)[-1]))
+
+
+def test_resume_without_a_checkpoint_starts_anew(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finetune(prepared, tmp_path, resume_from_checkpoint="true")
+    assert "no whole checkpoint: starting anew" in capsys.readouterr().out
+
+
+def test_earlier_checkpoints_are_moved_aside(prepared: Path, tmp_path: Path) -> None:
+    finetune(prepared, tmp_path)
+    folder = finetune(prepared, tmp_path, max_steps=1)
+    assert [path.name for path in checkpoints(folder)] == ["checkpoint-1"]
+    assert len(list((folder / "earlier-run-1").glob("checkpoint-*"))) == 1
+
+
+def test_early_stopping(prepared: Path, tmp_path: Path) -> None:
+    folder = finetune(
+        prepared, tmp_path, num_train_epochs=6, learning_rate=0, apply_early_stopping="true", early_stopping_patience=2
+    )
+    assert len(history(folder, "eval_loss")) == 3  # the first is the best, two bring nothing
+
+
+def test_save_total_limit_keeps_the_best(prepared: Path, tmp_path: Path) -> None:
+    folder = finetune(
+        prepared, tmp_path, num_train_epochs=4, learning_rate=0.3, save_total_limit=1, lr_scheduler_type="constant"
+    )
+    losses = history(folder, "eval_loss")
+    assert len(checkpoints(folder)) <= 2
+    assert f"checkpoint-{(losses.index(min(losses)) + 1) * state(folder)['max_steps'] // 4}" in {
+        p.name for p in checkpoints(folder)
+    }
+
+
+def test_evaluation_steps_interval(prepared: Path, tmp_path: Path) -> None:
+    folder = finetune(
+        prepared, tmp_path, per_device_train_batch_size=4, evaluation_strategy="steps", evaluation_steps_interval=0.5
+    )
+    steps = [entry["step"] for entry in state(folder)["log_history"] if "eval_loss" in entry]
+    assert steps[0] == round(state(folder)["max_steps"] / 2)
+
+
+def test_lora_merged(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = finetune(prepared, tmp_path, apply_lora="true", lora_r=4)
+    assert "parameters are trained" in capsys.readouterr().out
+    assert not (folder / "adapter_config.json").exists()
+    before, after = weights(prepared / "model" / "model"), weights(folder)
+    changed = {
+        name.removeprefix("bert.")
+        for name in after
+        if not torch.equal(after[name], before.get(name.removeprefix("bert."), torch.zeros(0)))
+    }
+    assert changed == {"qa_outputs.weight", "qa_outputs.bias"} | {
+        f"encoder.layer.{i}.attention.self.{part}.weight" for i in (0, 1) for part in ("query", "value")
+    }
+
+
+def test_lora_unmerged_folder_scores_like_the_merged_mlflow_model(prepared: Path, tmp_path: Path) -> None:
+    folder = finetune(prepared, tmp_path, apply_lora="true", merge_lora_weights="false")
+    assert (folder / "adapter_model.safetensors").is_file() and (folder / "base_model" / "model.safetensors").is_file()
+    test_evaluation_component_scores_both_folders_alike(folder, prepared, tmp_path)
+
+
+def test_earlier_run_is_imported_again(trained: Path, prepared: Path, tmp_path: Path) -> None:
+    from finetune import model_selector
+
+    words = ["--task", "question_answering", "--output_dir", str(tmp_path / "model")]
+    model_selector.main([*words, "--pytorch_model_path", str(trained)])
+    selected = json.loads((tmp_path / "model" / "model_selector_args.json").read_text())
+    assert selected["new_weights"] == []
+    assert same(weights(tmp_path / "model" / "model"), weights(trained))
+
+
+REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"apply_deepspeed": "true"}, UnsupportedError, "--apply_deepspeed false"),
+    ({"apply_ort": "true"}, UnsupportedError, "--apply_ort false"),
+    ({"evaluation_strategy": "steps", "eval_steps": 500}, ParameterError, "--eval_steps"),
+]
+if not torch.cuda.is_available():
+    REFUSED.append(({"precision": "16"}, UnsupportedError, "--precision bf16"))
+
+
+@pytest.mark.parametrize(("parameters", "error", "fix"), REFUSED)
+def test_refused_before_a_model_is_loaded(
+    prepared: Path, tmp_path: Path, parameters: dict[str, Any], error: type[Exception], fix: str
+) -> None:
+    with pytest.raises(error, match=fix):
+        finetune(prepared, tmp_path, **parameters)
+    assert not (tmp_path / "pytorch").exists()
+
+
+def test_lora_is_refused_for_other_families(prepared: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(prepared, tmp_path / "prepared")
+    for name in ("model/model_selector_args.json", "data/preprocess.json"):
+        file = tmp_path / "prepared" / name
+        file.write_text(file.read_text().replace('"model_type": "bert"', '"model_type": "gpt2"'))
+    with pytest.raises(UnsupportedError, match="--apply_lora false"):
+        finetune(tmp_path / "prepared", tmp_path, apply_lora="true")
+
+
+def test_other_family_than_the_data_were_encoded_for(prepared: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(prepared, tmp_path / "prepared")
+    file = tmp_path / "prepared" / "data" / "preprocess.json"
+    file.write_text(file.read_text().replace('"model_type": "bert"', '"model_type": "roberta"'))
+    with pytest.raises(HandoffError, match="encoded for a roberta"):
+        finetune(tmp_path / "prepared", tmp_path)
+
+
+def test_proof_catches_a_model_that_was_not_saved_as_trained(trained: Path, prepared: Path) -> None:
+    from safetensors.torch import save_file
+
+    from finetune import save
+    from finetune.handoff import read_rows
+    from finetune.model import load_model, load_tokenizer, stored_state
+    from finetune.tasks import load_task
+
+    task = load_task("question_answering")
+    model, _ = load_model(trained, task)
+    rows = read_rows(prepared / "data" / "validation" / "rows.jsonl")
+    arguments = (load_tokenizer(trained), rows, task, stored_state(trained, task), trained, trained.parent / "mlflow")
+    assert save.prove(model, *arguments) == 8
+    kept = weights(trained)
+    try:
+        save_file(
+            {**kept, "qa_outputs.weight": -kept["qa_outputs.weight"]}, trained / "model.safetensors", {"format": "pt"}
+        )
+        with pytest.raises(ModelError, match="is not the model that was trained"):
+            save.prove(model, *arguments)
+    finally:
+        save_file(kept, trained / "model.safetensors", {"format": "pt"})
+
+
+def test_mismatched_head_is_an_error_if_asked(prepared: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import save_file
+
+    shutil.copytree(prepared, tmp_path / "prepared")
+    file = tmp_path / "prepared" / "model" / "model" / "model.safetensors"
+    save_file(
+        {**load_file(file), "qa_outputs.weight": torch.zeros(7, 32), "qa_outputs.bias": torch.zeros(7)},
+        file,
+        {"format": "pt"},
+    )
+    with pytest.raises(ModelError, match="ignore_mismatched_sizes true"):
+        finetune(tmp_path / "prepared", tmp_path, ignore_mismatched_sizes="false")
+    finetune(tmp_path / "prepared", tmp_path, max_steps=1)
+
+
+def test_bf16_autocasts(prepared: Path, tmp_path: Path) -> None:
+    one = finetune(prepared, tmp_path / "a", max_steps=2, precision="bf16", logging_strategy="steps", logging_steps=1)
+    other = finetune(prepared, tmp_path / "b", max_steps=2, logging_strategy="steps", logging_steps=1)
+    losses = [(history(folder, "loss")) for folder in (one, other)]
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], abs=0.05)
+    assert all(tensor.dtype == torch.float32 for tensor in weights(one).values())
+
+
+def test_full_determinism_and_workers_change_nothing(prepared: Path, tmp_path: Path) -> None:
+    runs = [
+        finetune(
+            prepared,
+            tmp_path / str(workers),
+            enable_full_determinism="true",
+            dataloader_num_workers=workers,
+            max_steps=4,
+        )
+        for workers in (0, 2)
+    ]
+    assert same(weights(runs[0]), weights(runs[1]))
+
+
+def test_evaluating_more_often_changes_nothing(prepared: Path, tmp_path: Path) -> None:
+    steps = {"num_train_epochs": 1, "evaluation_strategy": "steps"}
+    runs = [finetune(prepared, tmp_path / str(every), **steps, eval_steps=every) for every in (1, 2)]
+    last = min(int(checkpoints(folder)[-1].name.split("-")[1]) for folder in runs) // 2 * 2
+    assert same(weights(runs[0] / f"checkpoint-{last}"), weights(runs[1] / f"checkpoint-{last}"))
