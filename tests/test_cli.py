@@ -61,7 +61,7 @@ def test_help_is_instant(words: list[str]) -> None:
     assert min(seconds) < 1
 
 
-@pytest.mark.parametrize("module", ["finetune", *(f"finetune.{name}" for name in cli.COMMANDS if name != "declare")])
+@pytest.mark.parametrize("module", ["finetune", *(f"finetune.{name}" for name in cli.COMMANDS)])
 def test_help_imports_nothing_heavy(module: str) -> None:
     result = python("-X", "importtime", "-m", module, "--help")
     assert result.returncode == 0

@@ -18,7 +18,6 @@ def score(predictions: list[tuple[str, float]], golds: list[list[str]]) -> dict[
     return result
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("system", "data", "splits"),
     [
@@ -118,6 +117,12 @@ def test_only_unanswerable_rows() -> None:
 def test_negative_threshold() -> None:
     scores, null, has_answer = [1.0, 0.0], [-5.0, -1.0], [True, False]
     assert best_threshold(scores, null, has_answer, answered=[True, True]) == (100.0, -5.0)
+
+
+def test_first_of_equal_thresholds() -> None:
+    scores, null, has_answer = [1.0, 0.0, 1.0], [1.0, 2.0, 3.0], [True, False, True]
+    best, threshold = best_threshold(scores, null, has_answer, answered=[True, True, True])
+    assert (best, threshold) == (pytest.approx(200 / 3), 1.0)
 
 
 def test_batches_add_up() -> None:

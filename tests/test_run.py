@@ -2,6 +2,9 @@
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,9 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-from finetune import evaluation, run
+from finetune import evaluation, model_selector, run
 from finetune.errors import HandoffError, ModelError, ParameterError, UnsupportedError
-from tests.conftest import finetune_words
+from tests.conftest import build_tiny_model, finetune_words
 
 pytestmark = pytest.mark.slow
 QUICK = {"per_device_train_batch_size": 16, "per_device_eval_batch_size": 16, "learning_rate": 1e-3}
@@ -150,8 +153,6 @@ def test_resolved_config_says_where_values_come_from(trained: Path) -> None:
 def test_resume_ends_with_the_same_weights(
     trained: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
     first = checkpoints(trained)[0]
     shutil.copytree(first, tmp_path / "pytorch" / first.name)
     torn = tmp_path / "pytorch" / "checkpoint-999"
@@ -224,8 +225,6 @@ def test_lora_unmerged_folder_scores_like_the_merged_mlflow_model(prepared: Path
 
 
 def test_earlier_run_is_imported_again(trained: Path, prepared: Path, tmp_path: Path) -> None:
-    from finetune import model_selector
-
     words = ["--task", "question_answering", "--output_dir", str(tmp_path / "model")]
     model_selector.main([*words, "--pytorch_model_path", str(trained)])
     selected = json.loads((tmp_path / "model" / "model_selector_args.json").read_text())
@@ -252,8 +251,6 @@ def test_refused_before_a_model_is_loaded(
 
 
 def test_lora_is_refused_for_other_families(prepared: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(prepared, tmp_path / "prepared")
     for name in ("model/model_selector_args.json", "data/preprocess.json"):
         file = tmp_path / "prepared" / name
@@ -263,8 +260,6 @@ def test_lora_is_refused_for_other_families(prepared: Path, tmp_path: Path) -> N
 
 
 def test_other_family_than_the_data_were_encoded_for(prepared: Path, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(prepared, tmp_path / "prepared")
     file = tmp_path / "prepared" / "data" / "preprocess.json"
     file.write_text(file.read_text().replace('"model_type": "bert"', '"model_type": "roberta"'))
@@ -297,8 +292,6 @@ def test_proof_catches_a_model_that_was_not_saved_as_trained(trained: Path, prep
 
 
 def test_mismatched_head_is_an_error_if_asked(prepared: Path, tmp_path: Path) -> None:
-    import shutil
-
     from safetensors.torch import save_file
 
     shutil.copytree(prepared, tmp_path / "prepared")
@@ -340,3 +333,38 @@ def test_evaluating_more_often_changes_nothing(prepared: Path, tmp_path: Path) -
     runs = [finetune(prepared, tmp_path / str(every), **steps, eval_steps=every) for every in (1, 2)]
     last = min(int(checkpoints(folder)[-1].name.split("-")[1]) for folder in runs) // 2 * 2
     assert same(weights(runs[0] / f"checkpoint-{last}"), weights(runs[1] / f"checkpoint-{last}"))
+
+
+LIMITED = """
+import resource, sys
+import torch, mlflow, datasets, transformers.trainer, finetune.training
+from finetune import run, tracking
+
+in_use = 4096 * int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (in_use + 450 * 2**20, -1))
+save_and_prove = run.save_and_prove
+
+def with_all_memory(*arguments):
+    resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+    save_and_prove(*arguments)
+
+run.save_and_prove = with_all_memory
+run.main(sys.argv[1:])
+"""
+
+
+def test_batch_size_is_halved_where_memory_runs_out(prepared: Path, tmp_path: Path) -> None:
+    shutil.copytree(prepared / "data", tmp_path / "data")
+    (tmp_path / "wide").mkdir()
+    wide = build_tiny_model(tmp_path / "wide", intermediate_size=8192)  # 0.5 GB for each activation at 113 windows
+    words = ["--task", "question_answering", "--pytorch_model_path", str(wide)]
+    model_selector.main([*words, "--output_dir", str(tmp_path / "model")])
+    given = {"per_device_train_batch_size": 128, "max_steps": 1, "auto_find_batch_size": "true"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    env.pop("MLFLOW_TRACKING_URI", None)
+    command = [sys.executable, "-c", LIMITED, *finetune_words(tmp_path, tmp_path, **given)]
+    ran = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    found = [line for line in ran.stdout.splitlines() if line.startswith("out of memory")]
+    assert found[0] == "out of memory with per_device_train_batch_size 128; starting again with 64"
+    assert state(tmp_path / "pytorch")["train_batch_size"] == 128 >> len(found)

@@ -1,5 +1,7 @@
 """The order of training windows: complete, repeatable, and of like length within a batch."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -65,7 +67,7 @@ def test_batches_are_shuffled_and_the_short_one_is_last() -> None:
     """Lengths must not fall through the epoch; only the last batch may be short, or all later ones would be cut."""
     indices = order()
     longest = [max(LENGTHS[i] for i in indices[k : k + 16]) for k in range(0, 3001 - 16, 16)]
-    rises = sum(after > before for before, after in zip(longest, longest[1:], strict=False))
+    rises = sum(after > before for before, after in pairwise(longest))
     assert 0.4 < rises / (len(longest) - 1) < 0.6
     spreads = [max(v) - min(v) for k in range(0, 2992, 16) if (v := [LENGTHS[i] for i in indices[k : k + 16]])]
     assert max(spreads) < 40

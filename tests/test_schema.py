@@ -43,7 +43,7 @@ class Training:
     rate: float = param(0.5, "Rate.", min=0)
     warm: bool = param(False, "Warm.")
     metric: Literal["loss"] = param("loss", "Metric.")
-    seed: int = param(42, "Seed.")
+    seed: int = param(42, "Seed.", min=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +138,7 @@ def test_booleans_in_any_case(text: str, value: bool) -> None:
         *(("size", text, "must be an integer") for text in ("1.5", "1e3", "many", "", "nan", "inf")),
         ("size", "-2", "must be at least -1"),
         ("size", "65", "must be at most 64"),
+        ("seed", "0", "must be at least 1"),
         ("rate", "fast", "must be a number"),
         ("rate", "-0.1", "must be at least 0"),
         *(("rate", text, "must be finite") for text in ("nan", "NaN", "inf", "-inf", "1e999")),
@@ -233,10 +234,10 @@ def test_yaml_entries() -> None:
 
 def test_command_line_is_one_line_with_optional_inputs_in_groups() -> None:
     assert command_line(Component, "package.module", "--task x") == (
-        "python -m package.module --task x $[[--name ${{inputs.name}}]] $[[--size ${{inputs.size}}]] "
+        "python -m package.module --task x $[[--name '${{inputs.name}}']] $[[--size ${{inputs.size}}]] "
         "$[[--rate ${{inputs.rate}}]] $[[--warm ${{inputs.warm}}]] $[[--metric ${{inputs.metric}}]] "
-        "$[[--seed ${{inputs.seed}}]] --data ${{inputs.data}} $[[--config ${{inputs.config}}]] "
-        "--result ${{outputs.result}}"
+        "$[[--seed ${{inputs.seed}}]] --data '${{inputs.data}}' $[[--config '${{inputs.config}}']] "
+        "--result '${{outputs.result}}'"
     )
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune.snapshot import build
+from finetune.errors import ParameterError
+from finetune.snapshot import collect, copy, digest
 from tests.conftest import ROOT
 
 
@@ -14,6 +15,13 @@ def write(folder: Path, files: dict[str, str]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     return folder
+
+
+def build(code: Path, includes: list[Path], into: Path) -> Path:
+    """The snapshot, in a folder with the name of its digest."""
+    files = collect([code], includes)
+    copy(files, into / digest(files))
+    return into / digest(files)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -69,7 +77,7 @@ def test_an_include_changes_the_name(tmp_path: Path) -> None:
     ("listing", "left_out"),
     [
         ("", set()),
-        ("# run.py\n\n", set()),
+        ("#run.py\n\n", set()),
         ("notes.md\n", {"notes.md", "deep/notes.md"}),
         ("*.log\n", {"a.log", "deep/cache/b.log"}),
         ("cache/\n", {"deep/cache/b.log", "deep/cache/c.py"}),
@@ -78,25 +86,24 @@ def test_an_include_changes_the_name(tmp_path: Path) -> None:
     ids=["empty", "comment", "name", "suffix", "folder", "two lines"],
 )
 def test_amlignore(tmp_path: Path, listing: str, left_out: set[str]) -> None:
-    names = ["run.py", "a.log", "notes.md", "deep/notes.md", "deep/cache/b.log", "deep/cache/c.py"]
+    names = ["run.py", "#run.py", "a.log", "notes.md", "deep/notes.md", "deep/cache/b.log", "deep/cache/c.py"]
     code = write(tmp_path / "code", {**dict.fromkeys(names, "text"), ".amlignore": listing})
     assert set(contents(build(code, [], tmp_path / "into"))) - {".amlignore"} == set(names) - left_out
 
 
-@pytest.mark.parametrize(
-    ("listing", "left_out"),
-    [
-        ("data/*.csv\n", {"data/a.csv"}),
-        ("/data\n", {"data/a.csv", "data/b.txt"}),
-        ("*.txt\n!data/b.txt\n", set()),
-        ("!data/b.txt\n", set()),
-    ],
-    ids=["path", "root", "negation", "negation alone"],
-)
-def test_amlignore_with_paths(tmp_path: Path, listing: str, left_out: set[str]) -> None:
-    names = {"run.py", "data/a.csv", "data/b.txt", "deep/data/c.bin"}
-    code = write(tmp_path / "code", {**dict.fromkeys(names, "text"), ".amlignore": listing})
-    assert set(contents(build(code, [], tmp_path / "into"))) - {".amlignore"} == names - left_out
+@pytest.mark.parametrize("pattern", ["data/*.csv", "/data", "!data.txt"])
+def test_amlignore_patterns_that_are_more_than_a_name_are_refused(tmp_path: Path, pattern: str) -> None:
+    code = write(tmp_path / "code", {"run.py": "", ".amlignore": f"*.txt\n{pattern}\n"})
+    with pytest.raises(ParameterError, match="is not understood"):
+        collect([code], [])
+
+
+def test_missing_folders_are_all_named(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError) as caught:
+        collect([tmp_path / "code"], [tmp_path / "configs"])
+    assert [fault.what for fault in caught.value.faults] == [
+        f"{tmp_path / name} is missing" for name in ("code", "configs")
+    ]
 
 
 def test_a_file_that_is_left_out_does_not_change_the_name(tmp_path: Path) -> None:

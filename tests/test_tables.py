@@ -125,7 +125,7 @@ def test_very_long_csv_field(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "parts"),
     [
-        ("a.jsonl", b'{"a": 1}\n\n{"a": \n', ("line 3", "not valid JSON", '{"a": ')),
+        ("a.jsonl", b'{"a": 1}\n\n{"a": \n', ("line 3", "not valid JSON", '{"a":')),
         ("a.jsonl", b'{"a": 1}\n[1, 2]\n', ("row 2", "list")),
         ("a.jsonl", b"", ("no rows",)),
         ("a.jsonl", b"\n  \n", ("no rows",)),

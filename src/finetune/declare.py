@@ -79,6 +79,9 @@ PIPELINE_OUTPUTS = (
 
 
 def main(argv: list[str]) -> None:
+    if argv in (["--help"], ["-h"]):
+        print(__doc__)
+        return
     if argv not in ([], ["--check"]):
         raise ParameterError(Fault(f"unexpected words: {' '.join(argv)}", fix="finetune declare [--check]"))
     if not (ROOT / "pyproject.toml").is_file():

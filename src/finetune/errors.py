@@ -81,6 +81,11 @@ class StepError(FinetuneError):
     title = "pipeline error"
 
 
+def first_line(error: BaseException) -> str:
+    """Of another library's message, which may go on for pages."""
+    return next(iter(str(error).splitlines()), "")
+
+
 def run_main(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
     """Run an entry point; end the process with the exit code of the error's class.
 

@@ -5,19 +5,25 @@ a word; here each is a fault, and all of them are reported at once.
 """
 
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from finetune import snapshot
 from finetune.errors import Fault, ParameterError
 from finetune.schema import Param, did_you_mean, from_yaml, to_text
 
 _PARENT_INPUT = re.compile(r"\$\{\{\s*parent\.inputs\.(\w+)\s*\}\}")
 _PARENT_OUTPUT = re.compile(r"\$\{\{\s*parent\.outputs\.(\w+)\s*\}\}")
 _JOB_OUTPUT = re.compile(r"\$\{\{\s*parent\.jobs\.(\w+)\.outputs\.(\w+)\s*\}\}")
+_REFERENCE = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")  # any, in a command
+_QUOTED_REFERENCE = re.compile(r"(['\"]?)\$\{\{\s*(.*?)\s*\}\}\1")
+_GROUP = re.compile(r"\$\[\[(.*?)\]\]", re.S)
 # kind of a source -> kinds of inputs that take it, besides its own
 _TAKEN_BY: dict[str, tuple[str, ...]] = {
     "integer": ("number", "string"),
@@ -36,12 +42,12 @@ class Step:
 
     name: str
     component: dict[str, Any]
-    folder: Path  # of the component's YAML: its relative paths start here
     inputs: dict[str, Param]
     outputs: dict[str, Param]
     bound_inputs: dict[str, str]
     bound_outputs: dict[str, str]
     settings: dict[str, Any]  # compute, resources, distribution
+    snapshot: snapshot.Snapshot
 
 
 @dataclass(frozen=True)
@@ -55,19 +61,30 @@ class Pipeline:
 
 
 def load_pipeline(path: Path) -> Pipeline:
-    """Raises: ParameterError, with every fault of every binding."""
+    """Raises: ParameterError, with every fault of every component and binding."""
     spec = _read(path)
-    inputs, outputs = _params(spec.get("inputs")), _params(spec.get("outputs"))
-    steps = tuple(_step(path, name, job) for name, job in (spec.get("jobs") or {}).items())
-    faults = [
-        Fault(what, where=f"{path.name}, {where}")
-        for where, what in _faults(inputs, outputs, {s.name: s for s in steps})
+    try:
+        inputs, outputs = _params(spec.get("inputs")), _params(spec.get("outputs"))
+        jobs = dict(spec.get("jobs") or {})
+        broken: list[Fault] = []
+        steps: dict[str, Step] = {}
+        for name, job in jobs.items():
+            try:
+                steps[name] = _step(path, name, job)
+            except ParameterError as error:
+                broken += [Fault(f.what, f.where or f"{path.name}, {name}", f.why, f.fix) for f in error.faults]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ParameterError(
+            Fault(f"{path} is no pipeline component", why=f"{type(error).__name__}: {error}")
+        ) from None
+    faults = broken + [
+        Fault(what, where=f"{path.name}, {where}") for where, what in _faults(inputs, outputs, steps, set(jobs))
     ]
-    if not steps:
+    if not jobs:
         faults.append(Fault(f"{path} has no jobs", fix="give a YAML of `type: pipeline`"))
     if faults:
         raise ParameterError(*faults)
-    return Pipeline(path, inputs, outputs, _ordered(path, steps))
+    return Pipeline(path, inputs, outputs, tuple(steps[name] for name in _order(steps)))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -89,45 +106,71 @@ def _params(entries: dict[str, Any] | None) -> dict[str, Param]:
 def _step(pipeline: Path, name: str, job: dict[str, Any]) -> Step:
     path = (pipeline.parent / str(job.get("component", "")).removeprefix("file:")).resolve()
     component = _read(path)
+    if "command" not in component:
+        raise ParameterError(Fault(f"{path} has no command", fix="give a YAML of `type: command`"))
+    code = [(path.parent / component["code"]).resolve()] if "code" in component else []
     return Step(
         name=name,
         component=component,
-        folder=path.parent,
         inputs=_params(component.get("inputs")),
         outputs=_params(component.get("outputs")),
         bound_inputs={key: to_text(value) for key, value in (job.get("inputs") or {}).items()},
         bound_outputs={key: to_text(value) for key, value in (job.get("outputs") or {}).items()},
         settings={key: job[key] for key in ("compute", "resources", "distribution") if key in job},
+        snapshot=snapshot.collect(
+            code,
+            [(path.parent / include).resolve() for include in component.get("additional_includes", [])],
+        ),
     )
 
 
-def _faults(inputs: dict[str, Param], outputs: dict[str, Param], steps: dict[str, Step]) -> Iterator[tuple[str, str]]:
-    """(where, what) of every binding that can't work."""
+def _faults(
+    inputs: dict[str, Param], outputs: dict[str, Param], steps: dict[str, Step], jobs: set[str]
+) -> Iterator[tuple[str, str]]:
+    """(where, what) of every binding that can't work. `jobs` has the names of broken steps too."""
     for step in steps.values():
         for name, text in step.bound_inputs.items():
             where = f"{step.name}.inputs.{name}"
             if name not in step.inputs:
                 yield where, f"the component has no input {name!r}{did_you_mean(name, list(step.inputs))}"
             else:
-                yield from ((where, what) for what in _input_faults(step.inputs[name], text, inputs, steps))
+                yield from ((where, what) for what in _input_faults(step.inputs[name], text, inputs, steps, jobs))
         for name, param in step.inputs.items():
             if param.required and name not in step.bound_inputs:
                 yield f"{step.name}.inputs", f"required input {name!r} is not bound"
         for name, text in step.bound_outputs.items():
             yield from ((f"{step.name}.outputs.{name}", what) for what in _output_faults(step, name, text, outputs))
-        for text in _texts(step.settings):
-            for name in _PARENT_INPUT.findall(text):
-                if name not in inputs:
-                    yield step.name, f"the pipeline has no input {name!r}{did_you_mean(name, list(inputs))}"
-    bound = {
+        yield from ((f"{step.name}.command", what) for what in _command_faults(step))
+        for name in _PARENT_INPUT.findall(str(step.settings)):
+            if name not in inputs:
+                yield step.name, f"the pipeline has no input {name!r}{did_you_mean(name, list(inputs))}"
+    bound = [
         name for step in steps.values() for text in step.bound_outputs.values() for name in _PARENT_OUTPUT.findall(text)
-    }
+    ]
     for name in outputs:
-        if name not in bound:
-            yield f"outputs.{name}", "no job writes it"
+        if bound.count(name) != 1:
+            yield f"outputs.{name}", "no job writes it" if name not in bound else "several jobs write it"
+    try:
+        _order(steps)
+    except CycleError as error:
+        yield "jobs", f"they wait for each other: {' -> '.join(error.args[1])}"
 
 
-def _input_faults(target: Param, text: str, inputs: dict[str, Param], steps: dict[str, Step]) -> Iterator[str]:
+def _command_faults(step: Step) -> Iterator[str]:
+    command = step.component["command"]
+    known = {f"inputs.{name}" for name in step.inputs} | {f"outputs.{name}" for name in step.outputs}
+    for name in _REFERENCE.findall(command):
+        if name not in known:
+            yield f"${{{{{name}}}}} is no input or output of the component{did_you_mean(name, sorted(known))}"
+    outside = _REFERENCE.findall(_GROUP.sub("", command))
+    for name, param in step.inputs.items():
+        if f"inputs.{name}" in outside and not param.required and param.default is None:
+            yield f"optional input {name!r} stands outside $[[ ]]"
+
+
+def _input_faults(
+    target: Param, text: str, inputs: dict[str, Param], steps: dict[str, Step], jobs: set[str]
+) -> Iterator[str]:
     if match := _PARENT_INPUT.fullmatch(text):
         name = match[1]
         if name not in inputs:
@@ -142,11 +185,11 @@ def _input_faults(target: Param, text: str, inputs: dict[str, Param], steps: dic
             yield f"the pipeline allows {', '.join(missing)}, the component only {', '.join(target.enum)}"
     elif match := _JOB_OUTPUT.fullmatch(text):
         job, output = match[1], match[2]
-        if job not in steps:
-            yield f"there is no job {job!r}{did_you_mean(job, list(steps))}"
-        elif output not in steps[job].outputs:
+        if job not in jobs:
+            yield f"there is no job {job!r}{did_you_mean(job, sorted(jobs))}"
+        elif job in steps and output not in steps[job].outputs:
             yield f"{job} has no output {output!r}{did_you_mean(output, list(steps[job].outputs))}"
-        else:
+        elif job in steps:
             yield from _type_faults(steps[job].outputs[output], target)
     elif "${{" in text:
         yield f"{text} is no binding that can be followed"
@@ -172,32 +215,18 @@ def _output_faults(step: Step, name: str, text: str, outputs: dict[str, Param]) 
         yield from _type_faults(step.outputs[name], outputs[match[1]])
 
 
-def _texts(value: Any) -> Iterator[str]:
-    for item in value.values() if isinstance(value, dict) else [value]:
-        if isinstance(item, dict):
-            yield from _texts(item)
-        else:
-            yield str(item)
-
-
 def needs(step: Step) -> set[str]:
     """Names of the jobs whose outputs a step reads."""
     return {match[1] for text in step.bound_inputs.values() if (match := _JOB_OUTPUT.fullmatch(text))}
 
 
-def _ordered(path: Path, steps: tuple[Step, ...]) -> tuple[Step, ...]:
-    ordered: list[Step] = []
-    waiting = list(steps)
-    while waiting:
-        done = {step.name for step in ordered}
-        ready = [step for step in waiting if needs(step) <= done]
-        if not ready:
-            raise ParameterError(
-                Fault("the jobs wait for each other", where=f"{path.name}, {', '.join(s.name for s in waiting)}")
-            )
-        ordered += ready
-        waiting = [step for step in waiting if step not in ready]
-    return tuple(ordered)
+def _order(steps: dict[str, Step]) -> list[str]:
+    """Names of the steps, each after those it needs. Raises: CycleError."""
+    return [
+        name
+        for name in TopologicalSorter({step.name: sorted(needs(step)) for step in steps.values()}).static_order()
+        if name in steps
+    ]
 
 
 def resolve(text: str, inputs: dict[str, str | None], job_outputs: dict[tuple[str, str], Path]) -> str | None:
@@ -217,15 +246,9 @@ def parent_output(text: str) -> str | None:
 
 def fill_command(command: str, inputs: dict[str, str | None], outputs: dict[str, str]) -> str:
     """The command with its values put in, as Azure ML does: a $[[ ]] group goes where one of its inputs is absent."""
-    import shlex
-
-    reference = re.compile(r"\$\{\{\s*(inputs|outputs)\.(\w+)\s*\}\}")
-
-    def value(match: re.Match[str]) -> str:
-        return shlex.quote(str((inputs if match[1] == "inputs" else outputs)[match[2]]))
+    values = {f"inputs.{name}": text for name, text in inputs.items()} | {f"outputs.{n}": t for n, t in outputs.items()}
 
     def group(match: re.Match[str]) -> str:
-        absent = any(kind == "inputs" and inputs.get(name) is None for kind, name in reference.findall(match[1]))
-        return "" if absent else match[1]
+        return "" if any(values[name] is None for name in _REFERENCE.findall(match[1])) else match[1]
 
-    return reference.sub(value, re.sub(r"\$\[\[(.*?)\]\]", group, command, flags=re.S))
+    return _QUOTED_REFERENCE.sub(lambda match: shlex.quote(str(values[match[2]])), _GROUP.sub(group, command))

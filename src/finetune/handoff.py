@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,12 @@ class SelectedModel:
     @staticmethod
     def model_folder(folder: Path) -> Path:
         return folder / "model"
+
+    @classmethod
+    def clear(cls, folder: Path) -> None:
+        """Take away what an earlier run left, the mark of a whole folder first."""
+        (folder / "model_selector_args.json").unlink(missing_ok=True)
+        shutil.rmtree(cls.model_folder(folder), ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,13 @@ class Preprocessed:
         return cls(**values)
 
     @staticmethod
+    def clear(folder: Path) -> None:
+        """Take away what an earlier run left, the mark of a whole folder first."""
+        (folder / "preprocess.json").unlink(missing_ok=True)
+        for name in (*SPLITS, "tokenizer"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+
+    @staticmethod
     def tokenizer_folder(folder: Path) -> Path:
         return folder / "tokenizer"
 
@@ -89,7 +103,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json.dumps(row, ensure_ascii=True) + "\n")  # half a surrogate pair can't be written as UTF-8
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -101,7 +115,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def _write(path: Path, record: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"version": VERSION, **dataclasses.asdict(record)}, indent=2, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    part = path.with_suffix(".part")
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(path)
 
 
 def _read(path: Path, task: str, port: str, module: str) -> dict[str, Any]:
@@ -110,13 +126,17 @@ def _read(path: Path, task: str, port: str, module: str) -> dict[str, Any]:
         raise HandoffError(
             Fault(f"{path.parent} has no {path.name}", why="the component before this one writes it last", fix=fix)
         )
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        values: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        fix = f"run `python -m finetune.{module}` again"
+        raise HandoffError(Fault(f"{path} is damaged", why=str(error), fix=fix)) from None
     if values.pop("version", None) != VERSION:
         raise HandoffError(
             Fault(f"{path} is of another version", fix=f"run `python -m finetune.{module}` of this version again")
         )
-    if values["task"] != task:
+    if values.get("task") != task:
         raise HandoffError(
-            Fault(f"{path} was made for {values['task']}, not for {task}", fix=f"--task {values['task']}")
+            Fault(f"{path} was made for {values.get('task')}, not for {task}", fix=f"--task {values.get('task')}")
         )
     return values

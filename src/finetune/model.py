@@ -6,13 +6,32 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 
-from finetune.errors import Fault, ModelError
+from finetune.errors import Fault, ModelError, first_line
 from finetune.tasks.task import Task
 
 STATE_KEY = "finetune"  # entry of config.json that holds {"task": …, "state": …}
 BASE_MODEL = "base_model"  # sub-folder of an unmerged LoRA model that holds the frozen weights
+# Model types that number positions from pad_token_id + 1.
+POSITIONS_FROM_PADDING = frozenset(
+    [
+        "camembert",
+        "data2vec-text",
+        "ibert",
+        "lilt",
+        "longformer",
+        "luke",
+        "markuplm",
+        "mpnet",
+        "roberta",
+        "roberta-prelayernorm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "xmod",
+    ]
+)
 NO_LIMIT = 100_000  # tokenizers without a limit of their own say 1e30
 
 
@@ -21,7 +40,7 @@ def load_config(folder: Path) -> Any:
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        why = str(error).splitlines()[0]
+        why = first_line(error)
         raise ModelError(
             Fault(f"{folder} has no config that transformers {transformers.__version__} knows", why=why)
         ) from None
@@ -32,7 +51,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(Fault(f"{folder} has no tokenizer that loads", why=str(error).splitlines()[0])) from None
+        raise ModelError(Fault(f"{folder} has no tokenizer that loads", why=first_line(error))) from None
     if not tokenizer.is_fast:
         why = "answers are found by character offsets, which only fast tokenizers give"
         raise ModelError(Fault(f"{folder}: {type(tokenizer).__name__} is not a fast tokenizer", why=why))
@@ -71,8 +90,13 @@ def load_model(folder: Path, task: Task, ignore_mismatched_sizes: bool = False) 
             ignore_mismatched_sizes=ignore_mismatched_sizes,
             output_loading_info=True,
         )
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise ModelError(_not_loaded(folder, error)) from None
+    if len(info["missing_keys"]) >= len(model.state_dict()):
+        why = "not one weight in it has a name of this model"
+        raise ModelError(
+            Fault(f"{folder} holds the weights of another model", why=why, fix="give a folder of one model")
+        )
     new = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
     if base.is_dir():
         from peft import PeftModel
@@ -86,10 +110,8 @@ def load_model(folder: Path, task: Task, ignore_mismatched_sizes: bool = False) 
 def _not_loaded(folder: Path, error: Exception) -> Fault:
     text = str(error)
     if "size mismatch" in text or "ignore_mismatched_sizes" in text:
-        return Fault(
-            f"{folder}: weights of another size", why=text.splitlines()[0], fix="--ignore_mismatched_sizes true"
-        )
-    return Fault(f"{folder} can't be loaded", why=text.splitlines()[0] if text else type(error).__name__)
+        return Fault(f"{folder}: weights of another size", why=first_line(error), fix="--ignore_mismatched_sizes true")
+    return Fault(f"{folder} can't be loaded", why=first_line(error) or type(error).__name__)
 
 
 def longest_window(config: Any, tokenizer: Any) -> int:
@@ -102,7 +124,7 @@ def longest_window(config: Any, tokenizer: Any) -> int:
     table = next(
         (values[k] for k in ("max_position_embeddings", "n_positions", "max_sequence_length") if values.get(k)), None
     )
-    if table and config.model_type in ("roberta", "xlm-roberta", "camembert", "longformer", "xlm-roberta-xl", "mpnet"):
+    if table and config.model_type in POSITIONS_FROM_PADDING:
         table -= config.pad_token_id + 1
     own = tokenizer.model_max_length if tokenizer.model_max_length < NO_LIMIT else None
     limits = [limit for limit in (table, own) if limit and limit > 0]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.cli import parse_task
 from finetune.console import quiet_libraries, say, start
-from finetune.errors import Fault, ModelError, ParameterError, run_main
+from finetune.errors import Fault, ModelError, ParameterError, first_line, run_main
 from finetune.handoff import SelectedModel
 from finetune.params import ModelImportParams
 
@@ -37,6 +37,7 @@ def main(argv: list[str]) -> None:
     task = load_task(task_name)
     folder = fetch(name) if source == "huggingface_id" and not Path(name).is_dir() else Path(name)
     target = SelectedModel.model_folder(params.output_dir)
+    SelectedModel.clear(params.output_dir)
     if (folder / "adapter_config.json").is_file():
         merge_adapter(folder, task, target)
     else:
@@ -72,7 +73,7 @@ def fetch(huggingface_id: str) -> Path:
         if not list(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(huggingface_id, allow_patterns=[*patterns, *PICKLED_WEIGHTS]))
     except Exception as error:  # huggingface_hub raises its own, requests' and OS errors here
-        why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        why = f"{type(error).__name__}: {first_line(error)}"
         fix = "check the id and the network, or give --pytorch_model_path with a local folder"
         raise ModelError(Fault(f"{huggingface_id} can't be fetched", why=why, fix=fix)) from None
     return folder
@@ -98,9 +99,19 @@ def find_files(folder: Path) -> ModelFiles:
     top = (folder / "config.json").is_file()
     config, tokenizer = _matching(folder, ("config.json",), top), _matching(folder, TOKENIZER, top)
     weights = _matching(folder, WEIGHTS, top) or _matching(folder, PICKLED_WEIGHTS, top)
-    if not config or not weights:
-        lacking = "config.json" if not config else f"weights: none of {', '.join((*WEIGHTS, *PICKLED_WEIGHTS))}"
-        raise ModelError(Fault(f"{folder} has no {lacking}", fix="give a folder of a transformers model"))
+    wanted = (
+        ("config.json", config, ("config.json",)),
+        ("weights", weights, WEIGHTS),
+        ("tokenizer", tokenizer, TOKENIZER),
+    )
+    fix = "give the folder of a transformers model"
+    faults = [
+        Fault(f"{folder} has no {name}", why=f"none of {', '.join(patterns)} is there", fix=fix)
+        for name, found, patterns in wanted
+        if not found
+    ]
+    if faults:
+        raise ModelError(*faults)
     return ModelFiles(config[0], tokenizer, weights)
 
 
@@ -128,25 +139,21 @@ def merge_adapter(folder: Path, task: "Task", target: Path) -> None:
 
 
 def save_as_safetensors(pickled: list[Path], target: Path) -> None:
-    """Raises: ModelError if a file holds anything but tensors."""
-    import pickle
-
+    """Raises: ModelError if a file holds anything but named tensors."""
     import torch
     from safetensors.torch import save_file
 
     tensors: dict[str, Any] = {}
+    fix = "convert it to safetensors on a machine where you trust it"
     for path in pickled:
         try:
-            tensors |= torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            why = str(error).splitlines()[0]
-            raise ModelError(
-                Fault(
-                    f"{path} can't be read as plain tensors",
-                    why=why,
-                    fix="convert it to safetensors where you trust it",
-                )
-            ) from None
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a broken pickle can raise anything
+            why = f"{type(error).__name__}: {first_line(error)}"
+            raise ModelError(Fault(f"{path} can't be read as plain tensors", why=why, fix=fix)) from None
+        if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+            raise ModelError(Fault(f"{path} is no mapping of names to tensors", fix=fix))
+        tensors |= content
     # Tied weights share memory, which safetensors refuses.
     save_file(
         {name: tensor.clone().contiguous() for name, tensor in tensors.items()}, target, metadata={"format": "pt"}

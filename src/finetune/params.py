@@ -145,8 +145,8 @@ class Optimizer:
     learning_rate: float = param(2e-5, "Learning rate after warm-up.", min=0)
     warmup_steps: int = param(0, "Steps in which the learning rate rises from 0.", min=0)
     weight_decay: float = param(0.0, "Weight decay on all weights but biases and layer norms.", min=0)
-    adam_beta1: float = param(0.9, "First beta of AdamW.", min=0, max=1)
-    adam_beta2: float = param(0.999, "Second beta of AdamW.", min=0, max=1)
+    adam_beta1: float = param(0.9, "First beta of AdamW, below 1.", min=0, max=0.999999)
+    adam_beta2: float = param(0.999, "Second beta of AdamW, below 1.", min=0, max=0.999999)
     adam_epsilon: float = param(1e-8, "Epsilon of AdamW.", min=0)
     gradient_accumulation_steps: int = param(1, "Batches whose gradients are added up before a step.", min=1)
     eval_accumulation_steps: int = param(
@@ -164,7 +164,7 @@ class Precision:
     precision: Literal["32", "16", "bf16"] = param(
         "32", "Numbers used in the forward pass: 32 bits, 16 (fp16 with loss scaling, GPUs only), or bf16."
     )
-    seed: int = param(42, "Seed of the new head, of dropout and of the order of rows.", min=0)
+    seed: int = param(42, "Seed of the new head, of dropout and of the order of rows.", min=0, max=2**32 - 1)
     enable_full_determinism: bool = param(
         False, "Allow only deterministic kernels: the same weights bit for bit from run to run."
     )
@@ -274,7 +274,7 @@ class EvaluationParams:
         1, "Batches whose best spans stay on the device before they move to the CPU.", min=1
     )
     precision: Literal["32", "bf16"] = param("32", "Numbers used in the forward pass.")
-    seed: int = param(42, "Seed of the head, where the model has none yet.", min=0)
+    seed: int = param(42, "Seed of the head, where the model has none yet.", min=0, max=2**32 - 1)
     evaluation_result: Path = port("uri_folder", "metrics.json and predictions.jsonl.", output=True)
 
 
@@ -361,6 +361,8 @@ def without_effect(params: FinetuneParams) -> list[str]:
         for name in names
         if given[name] != defaults[name] and given[needed] not in values
     ]
+    if params.evaluation_steps_interval and params.eval_steps != defaults["eval_steps"]:
+        lines.append(f"eval_steps {params.eval_steps} has no effect with evaluation_steps_interval")
     if params.max_steps > 0 and params.num_train_epochs != defaults["num_train_epochs"]:
         lines.append(f"num_train_epochs {params.num_train_epochs} has no effect with max_steps {params.max_steps}")
     return lines

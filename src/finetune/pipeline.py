@@ -6,6 +6,7 @@ What runs is each component's own `command:`, in a snapshot of its code. A step 
 skipped. Everything lies under --output: the pipeline's outputs, steps/JOB/ with the other outputs and the logs.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,15 +14,16 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from finetune import snapshot
 from finetune.errors import Fault, ParameterError, StepError, run_main
 from finetune.graph import Pipeline, Step, fill_command, load_pipeline, needs, parent_output, resolve
 from finetune.schema import did_you_mean
-from finetune.snapshot import build
 
 USAGE = """usage: finetune pipeline FILE --output FOLDER [--set NAME=VALUE ...] [--force]
 
@@ -31,6 +33,7 @@ FILE             a pipeline component YAML
 --force          run every step, finished or not
 """
 GRACE = 15.0  # seconds between asking processes to end and ending them
+LOG_LINES_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ def main(argv: list[str]) -> None:
     if not argv or "--help" in argv or "-h" in argv:
         print(USAGE, end="")
         return
+    for kind in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(kind, interrupt)
     words = read_words(argv)
     pipeline = load_pipeline(words.file)
     inputs = pipeline_inputs(pipeline, words.values)
@@ -123,55 +128,85 @@ def pipeline_inputs(pipeline: Pipeline, values: dict[str, str]) -> dict[str, str
     return texts
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A step with every value put in."""
+
+    step: Step
+    command: str
+    outputs: dict[str, Path]
+    processes: int  # on each machine
+    world: int  # on all
+    key: str  # equal where nothing that the step depends on has changed
+
+
 def run(pipeline: Pipeline, inputs: dict[str, str | None], output: Path, force: bool = False) -> list[Done]:
     """Run the steps in order. Raises: StepError when one fails; the steps before it stay finished."""
-    output.mkdir(parents=True, exist_ok=True)
-    folders = {(s.name, name): output_folder(output, s, name) for s in pipeline.steps for name in s.outputs}
-    keys: dict[str, str] = {}
+    if output.exists() and not output.is_dir():
+        raise ParameterError(Fault(f"{output} is no folder", fix="--output with another name"))
+    prepared = prepare(pipeline, inputs, output)
     done: list[Done] = []
-    for number, step in enumerate(pipeline.steps, start=1):
-        print(f"--- {number}/{len(pipeline.steps)} {step.name}", flush=True)
-        values = {name: resolve(text, inputs, folders) for name, text in step.bound_inputs.items()}
-        values = {
-            name: values.get(name) if values.get(name) is not None else p.default_text
-            for name, p in step.inputs.items()
-        }
-        outputs = {name: str(folders[step.name, name]) for name in step.outputs}
-        code = snapshot(step, output)
-        command = fill_command(step.component["command"], values, outputs)
-        nodes, processes = process_counts(step, inputs)
-        keys[step.name] = step_key(
-            command, code, [keys[name] for name in sorted(needs(step))], input_files(step, values), nodes * processes
-        )
-        home = output / "steps" / step.name
-        record = home / "step.json"
-        log = home / "log.txt"
-        if not force and finished(record, keys[step.name], outputs, step):
+    for number, item in enumerate(prepared, start=1):
+        name = item.step.name
+        print(f"--- {number}/{len(prepared)} {name}", flush=True)
+        home = output / "steps" / name
+        record, log = home / "step.json", home / "log.txt"
+        fresh = {earlier.step for earlier in done if earlier.status == "ran"}
+        if not force and not needs(item.step) & fresh and finished(record, item):
             print("unchanged, skipped", flush=True)
-            done.append(Done(step.name, "unchanged", 0.0, log))
+            done.append(Done(name, "unchanged", 0.0, log))
             continue
         record.unlink(missing_ok=True)
-        for folder in (home, *map(Path, outputs.values())):
-            folder.mkdir(parents=True, exist_ok=True)
+        home.mkdir(parents=True, exist_ok=True)
+        for port, path in item.outputs.items():
+            (path.parent if item.step.outputs[port].kind == "uri_file" else path).mkdir(parents=True, exist_ok=True)
+        snapshot.copy(item.step.snapshot, home / "code")
         started = time.perf_counter()
-        execute(step.name, command, code, nodes, processes, log, output)
+        execute(item, home, output)
         seconds = time.perf_counter() - started
-        record.write_text(json.dumps({"key": keys[step.name], "seconds": seconds, "command": command}, indent=2) + "\n")
-        done.append(Done(step.name, "ran", seconds, log))
+        save_record(record, {"key": item.key, "seconds": seconds, "command": item.command})
+        done.append(Done(name, "ran", seconds, log))
     summarize(pipeline, done, output)
     return done
 
 
-def output_folder(output: Path, step: Step, name: str) -> Path:
+def prepare(pipeline: Pipeline, inputs: dict[str, str | None], output: Path) -> list[Prepared]:
+    """Every step's command, outputs and key. Raises: ParameterError for values that a component doesn't take."""
+    folders = {(s.name, name): output_path(output, s, name) for s in pipeline.steps for name in s.outputs}
+    keys: dict[str, str] = {}
+    faults: list[Fault] = []
+    prepared = []
+    for step in pipeline.steps:
+        values = {name: p.default_text for name, p in step.inputs.items()}
+        for name, text in step.bound_inputs.items():
+            value = resolve(text, inputs, folders)
+            if value is not None:
+                values[name] = value
+                try:
+                    step.inputs[name].convert(value)
+                except ValueError as error:
+                    faults.append(Fault(f"{name} {value!r} {error}", where=f"{pipeline.path.name}, {step.name}"))
+        outputs = {name: folders[step.name, name] for name in step.outputs}
+        command = fill_command(step.component["command"], values, {name: str(path) for name, path in outputs.items()})
+        nodes, processes = process_counts(step, inputs)
+        parts = [
+            command,
+            snapshot.digest(step.snapshot),
+            nodes,
+            processes,
+            [keys[name] for name in sorted(needs(step))],
+        ]
+        keys[step.name] = hashlib.sha256(json.dumps([*parts, input_digests(step, values)]).encode()).hexdigest()
+        prepared.append(Prepared(step, command, outputs, processes, nodes * processes, keys[step.name]))
+    if faults:
+        raise ParameterError(*faults)
+    return prepared
+
+
+def output_path(output: Path, step: Step, name: str) -> Path:
     """A step's output lies under the name of the pipeline output that it is bound to, else in the step's own folder."""
     bound = parent_output(step.bound_outputs.get(name, ""))
     return output / bound if bound else output / "steps" / step.name / name
-
-
-def snapshot(step: Step, output: Path) -> Path:
-    """The step's code, as Azure ML would upload it."""
-    includes = [(step.folder / text).resolve() for text in step.component.get("additional_includes", [])]
-    return build((step.folder / step.component["code"]).resolve(), includes, output / "steps" / "snapshot")
 
 
 def process_counts(step: Step, inputs: dict[str, str | None]) -> tuple[int, int]:
@@ -180,12 +215,12 @@ def process_counts(step: Step, inputs: dict[str, str | None]) -> tuple[int, int]
     distribution = {**step.component.get("distribution", {}), **step.settings.get("distribution", {})}
 
     def count(value: Any) -> int:
-        return int(resolve(str(value), inputs, {}) or 1)
+        return max(1, int(resolve(str(value), inputs, {}) or 1))
 
     return count(resources.get("instance_count", 1)), count(distribution.get("process_count_per_instance", 1))
 
 
-def input_files(step: Step, values: dict[str, str | None]) -> list[str]:
+def input_digests(step: Step, values: dict[str, str | None]) -> list[str]:
     """A digest of each file or folder handed in from outside the pipeline."""
     from_steps = {name for name, text in step.bound_inputs.items() if ".jobs." in text}
     ports = [name for name, p in step.inputs.items() if p.is_port and name not in from_steps]
@@ -196,67 +231,60 @@ def digest(path: Path) -> str:
     """Of the contents of a file, or of all files of a folder with their names."""
     found = hashlib.sha256()
     for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
-        found.update(str(file.relative_to(path)).encode())
+        found.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as stream:
             for block in iter(lambda: stream.read(1 << 20), b""):
                 found.update(block)
     return found.hexdigest()
 
 
-def step_key(command: str, code: Path, earlier: list[str], files: list[str], processes: int) -> str:
-    """Equal where nothing that the step depends on has changed."""
-    return hashlib.sha256(json.dumps([command, code.name, earlier, files, processes]).encode()).hexdigest()
-
-
-def finished(record: Path, key: str, outputs: dict[str, str], step: Step) -> bool:
+def finished(record: Path, item: Prepared) -> bool:
     """Whether the step ran to its end with this key, and may be skipped for it."""
-    if not record.is_file() or not step.component.get("is_deterministic", True):
+    if not record.is_file() or not item.step.component.get("is_deterministic", True):
         return False
-    same = bool(json.loads(record.read_text())["key"] == key)
-    return same and all(any(Path(folder).iterdir()) for folder in outputs.values() if Path(folder).is_dir())
+    there = all(path.is_file() or (path.is_dir() and any(path.iterdir())) for path in item.outputs.values())
+    return there and bool(json.loads(record.read_text())["key"] == item.key)
 
 
-def execute(name: str, command: str, code: Path, nodes: int, processes: int, log: Path, output: Path) -> None:
+def save_record(record: Path, values: dict[str, Any]) -> None:
+    """In one piece: a record that exists is whole."""
+    part = record.with_suffix(".part")
+    part.write_text(json.dumps(values, indent=2) + "\n")
+    part.replace(record)
+
+
+def execute(item: Prepared, home: Path, output: Path) -> None:
     """Start every process of a step and wait. Raises: StepError with the end of the log."""
-    world = nodes * processes
     port = free_port()
     running: list[subprocess.Popen[bytes]] = []
-    with log.open("wb") as written:
-        try:
-            for rank in range(world):
-                env = environment(rank, processes, world, port, output)
-                other = None if rank == 0 else log.with_name(f"log.rank{rank}.txt").open("wb")
-                stdout = other or subprocess.PIPE
-                running.append(
-                    subprocess.Popen(
-                        ["bash", "-c", command],
-                        cwd=code,
-                        env=env,
-                        stdout=stdout,
-                        stderr=subprocess.STDOUT,
-                        start_new_session=True,
-                    )
-                )
-                if other:
-                    other.close()
-            pipe = running[0].stdout
-            if pipe is not None:
-                show(pipe, written)
-            codes = wait(running)
-        except BaseException:
-            stop(running)
-            raise
-    failed = [(rank, code_) for rank, code_ in enumerate(codes) if code_]
-    if failed:
-        rank, code_ = failed[0]
-        where = log if rank == 0 else log.with_name(f"log.rank{rank}.txt")
-        raise StepError(
-            Fault(
-                f"{name} ended with exit code {code_}",
-                where=str(where),
-                fix="mend what the log says and run the same command again: finished steps are skipped",
+    readers: list[threading.Thread] = []
+    logs = [home / ("log.txt" if rank == 0 else f"log.rank{rank}.txt") for rank in range(item.world)]
+    try:
+        for rank, log in enumerate(logs):
+            env = environment(rank, item.processes, item.world, port, output)
+            words = ["bash", "-c", item.command]
+            process = subprocess.Popen(
+                words,
+                cwd=home / "code",
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
-        )
+            running.append(process)
+            readers.append(threading.Thread(target=pass_on, args=(process.stdout, log, rank == 0), daemon=True))
+            readers[-1].start()
+        failed = first_failure(running)
+    finally:
+        stop(running)
+    for reader in readers:
+        reader.join(timeout=GRACE)
+    if failed is not None:
+        rank, code = failed
+        last = logs[rank].read_text(errors="replace").replace("\r", "\n").splitlines()[-LOG_LINES_SHOWN:]
+        why = "the end of its log:\n" + "\n".join(f"    {line}" for line in last)
+        fix = "mend that and run the same command again: finished steps are skipped"
+        raise StepError(Fault(f"{item.step.name} ended with exit code {code}", where=str(logs[rank]), why=why, fix=fix))
 
 
 def environment(rank: int, processes: int, world: int, port: int, output: Path) -> dict[str, str]:
@@ -284,35 +312,48 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def show(pipe: IO[bytes], log: IO[bytes]) -> None:
-    """Pass the output on to the terminal and the log as it comes, progress bars and all."""
-    while block := os.read(pipe.fileno(), 65536):
-        sys.stdout.buffer.write(block)
-        sys.stdout.buffer.flush()
-        log.write(block)
-        log.flush()
+def pass_on(pipe: IO[bytes], log: Path, shown: bool) -> None:
+    """Write a process's output to its log, and to the terminal if asked, as it comes, progress bars and all."""
+    with log.open("wb", buffering=0) as written:
+        while block := os.read(pipe.fileno(), 65536):
+            written.write(block)
+            if shown:
+                sys.stdout.buffer.write(block)
+                sys.stdout.buffer.flush()
 
 
-def wait(running: list[subprocess.Popen[bytes]]) -> list[int]:
-    """Exit codes of all; when one fails, the others are ended."""
-    while any(process.poll() is None for process in running):
-        if any(process.returncode for process in running):
-            failed = [process.returncode or 0 for process in running]
-            stop(running)
-            return failed
+def first_failure(running: list[subprocess.Popen[bytes]]) -> tuple[int, int] | None:
+    """Wait until all have ended well, or one has not: (rank, exit code)."""
+    while True:
+        codes = [process.poll() for process in running]
+        for rank, code in enumerate(codes):
+            if code:
+                return rank, code
+        if all(code == 0 for code in codes):
+            return None
         time.sleep(0.05)
-    return [process.returncode for process in running]
 
 
 def stop(running: list[subprocess.Popen[bytes]]) -> None:
-    """End the process groups: interrupted first, killed after a grace period."""
-    for kind in (signal.SIGINT, signal.SIGKILL):
-        for process in running:
-            if process.poll() is None:
-                os.killpg(process.pid, kind)
+    """End what is left of the process groups: interrupted first, killed after a grace period or a second Ctrl-C."""
+    try:
+        alive = [process for process in running if process.poll() is None]
+        for process in alive:
+            os.killpg(process.pid, signal.SIGINT)
         until = time.monotonic() + GRACE
-        while any(process.poll() is None for process in running) and time.monotonic() < until:
+        while any(process.poll() is None for process in alive) and time.monotonic() < until:
             time.sleep(0.05)
+    except KeyboardInterrupt:
+        pass
+    for process in running:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def interrupt(*_: Any) -> None:
+    """A signal to end is a Ctrl-C: the steps live in sessions of their own and would go on."""
+    raise KeyboardInterrupt
 
 
 def summarize(pipeline: Pipeline, done: list[Done], output: Path) -> None:

@@ -4,7 +4,6 @@ python -m finetune.preprocess --task question_answering --train_file_path F --mo
 """
 
 import random
-import shutil
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -35,32 +34,36 @@ def main(argv: list[str]) -> None:
     tokenizer = load_tokenizer(model_folder)
     model_length = longest_window(load_config(model_folder), tokenizer)
 
-    tables = read_tables(params)
     audits = {name: Audit() for name in SPLITS}
-    rows = {name: task.validate(table, params, audits[name]) for name, table in tables.items()}
-    rows, split_source = split(rows, task)
-    for name in ("train", "validation"):
-        rows[name] = with_gold(rows[name], task, audits[name])
-    rows = {
-        name: sample(rows[name], params.max_train_samples if name == "train" else params.max_eval_samples)
-        for name in SPLITS
-    }
-    refuse_empty(rows, audits, params.max_dropped_fraction, tables)
+    rows, split_source = read_splits(params, task, audits)
+    read = {name: len(rows[name]) + audits[name].dropped for name in SPLITS}
+    refuse_losses(rows, audits, params.max_dropped_fraction)
+    limits = {"train": params.max_train_samples, "validation": params.max_eval_samples, "test": params.max_eval_samples}
+    rows = {name: sample(rows[name], limits[name]) for name in SPLITS}
 
     state = task.fit(params, rows["train"], model_length, tokenizer.num_special_tokens_to_add(pair=True))
     say_overrides(params, state, model_length)
-    params.output_dir.mkdir(parents=True, exist_ok=True)
-    windows = {}
+    Preprocessed.clear(params.output_dir)
+    windows, unencoded = {}, {name: Audit() for name in SPLITS}
     for name in SPLITS:
-        rows[name], windows[name] = write_split(name, rows[name], task, tokenizer, state, params, audits[name])
-    refuse_empty(rows, audits, params.max_dropped_fraction, tables)
+        rows[name], windows[name] = write_split(name, rows[name], task, tokenizer, state, params, unencoded[name])
+    refuse_losses(rows, unencoded, params.max_dropped_fraction)
     tokenizer.save_pretrained(Preprocessed.tokenizer_folder(params.output_dir))
     reports = {
-        name: SplitReport(len(rows[name]) + audits[name].dropped, len(rows[name]), windows[name], audits[name].problems)
+        name: SplitReport(read[name], len(rows[name]), windows[name], audits[name].problems | unencoded[name].problems)
         for name in SPLITS
     }
     Preprocessed(task_name, asdict(state), reports, selected.model_type, split_source).write(params.output_dir)
-    report(reports, audits, split_source)
+    report(reports, split_source)
+
+
+def read_splits(params: Any, task: "Task", audits: dict[str, Audit]) -> tuple[dict[str, list[Row]], str]:
+    """(usable rows of each split, where validation and test come from). Raises: ParameterError, DataError."""
+    rows = {name: task.validate(table, params, audits[name]) for name, table in read_tables(params).items()}
+    rows, split_source = split(rows, task)
+    for name in ("train", "validation"):
+        rows[name] = with_gold(rows[name], task, audits[name])
+    return rows, split_source
 
 
 def read_tables(params: DataFiles) -> dict[str, Table]:
@@ -127,20 +130,18 @@ def sample(rows: list[Row], limit: int) -> list[Row]:
     return [rows[i] for i in chosen]
 
 
-def refuse_empty(rows: dict[str, list[Row]], audits: dict[str, Audit], limit: float, tables: dict[str, Table]) -> None:
-    """Raises: DataError if a split has no rows, or too many were dropped."""
+def refuse_losses(rows: dict[str, list[Row]], audits: dict[str, Audit], limit: float) -> None:
+    """Raises: DataError if a split has no rows left, or lost too many; for all splits at once."""
     faults = []
     for name in SPLITS:
-        total = len(tables[name].rows) if name in tables else len(rows[name])
-        dropped = audits[name].dropped
-        where = f"{name} ({tables[name].name})" if name in tables else name
+        dropped, why = audits[name].dropped, "; ".join(audits[name].lines())
+        total = len(rows[name]) + dropped
         if not rows[name]:
-            faults.append(Fault("no usable row is left", where=where, why="; ".join(audits[name].lines())))
-        elif total and dropped / total > limit:
-            why = "; ".join(audits[name].lines())
+            faults.append(Fault("no usable row is left", where=name, why=why))
+        elif dropped / total > limit:
             allowed = min(1.0, dropped / total + 0.01)
             fix = f"mend the file, check the column parameters, or allow it: --max_dropped_fraction {allowed:.2f}"
-            faults.append(Fault(f"{dropped} of {total} rows have to be dropped", where=where, why=why, fix=fix))
+            faults.append(Fault(f"{dropped} of {total} rows have to be dropped", where=name, why=why, fix=fix))
     if faults:
         raise DataError(*faults)
 
@@ -153,7 +154,6 @@ def write_split(
     import pyarrow
 
     folder = Preprocessed.windows_folder(params.output_dir, name)
-    shutil.rmtree(folder, ignore_errors=True)
     kept: list[Row] = []
     parts = []
     with progress(len(rows), f"encode {name}") as bar:
@@ -165,7 +165,7 @@ def write_split(
             if "row" in columns:
                 columns["row"] = [row + len(kept) for row in columns["row"]]
             kept += batch
-            if columns:
+            if any(columns.values()):
                 parts.append(pyarrow.table({k: pyarrow.array(values, _type(values)) for k, values in columns.items()}))
             bar.update(min(params.batch_size, len(rows) - first))
     if not sum(part.num_rows for part in parts):
@@ -212,12 +212,12 @@ def say_overrides(params: Any, state: Any, model_length: int) -> None:
         say(f"doc_stride: {state.doc_stride} instead of {params.doc_stride}, {reason}")
 
 
-def report(reports: dict[str, SplitReport], audits: dict[str, Audit], split_source: str) -> None:
+def report(reports: dict[str, SplitReport], split_source: str) -> None:
     """The account of every row."""
     say(f"validation and test: {split_source}")
     for name in SPLITS:
         say(f"{name}: {reports[name].rows_kept} of {reports[name].rows_read} rows, {reports[name].windows} windows")
-        for line in audits[name].lines():
+        for line in Audit(reports[name].problems).lines():
             say(f"  {line}")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import Sampler
 
+EPOCH_STRIDE = 1_000_003  # so that another seed is not another epoch
 BATCHES_IN_BLOCK = 50  # windows are sorted by length inside a random block of this many batches
 
 
@@ -29,7 +30,7 @@ class LengthGroupedSampler(Sampler[int]):
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        generator = torch.Generator().manual_seed(self.seed + EPOCH_STRIDE * self.epoch)
         order = torch.randperm(len(self), generator=generator)
         blocks = torch.split(order, BATCHES_IN_BLOCK * self.global_batch)
         batches = [b for block in blocks for b in torch.split(self._by_length(block), self.global_batch)]

@@ -10,6 +10,7 @@ subclass keeps its place and changes its type, default or text.
 import argparse
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Iterator, Sequence
@@ -63,6 +64,8 @@ class Param:
     def convert(self, text: str) -> Any:
         """The value of `text`. Raises ValueError with the reason."""
         if self.is_port:
+            if not text:
+                raise ValueError("must be a path")
             return Path(text)
         if self.kind == "boolean":
             return _boolean(text)
@@ -73,11 +76,15 @@ class Param:
         return text
 
     def _number(self, text: str) -> int | float:
+        if self.kind == "integer" and not re.fullmatch(r"[+-]?[0-9]+", text):
+            raise ValueError("must be an integer")
         try:
             value = int(text) if self.kind == "integer" else float(text)
         except ValueError:
-            raise ValueError(f"must be {'an integer' if self.kind == 'integer' else 'a number'}") from None
-        if not math.isfinite(value):
+            raise ValueError(
+                f"must be {'an integer of a sensible size' if self.kind == 'integer' else 'a number'}"
+            ) from None
+        if isinstance(value, float) and not math.isfinite(value):
             raise ValueError("must be finite")
         if self.minimum is not None and value < self.minimum:
             raise ValueError(f"must be at least {self.minimum:g}")
@@ -179,7 +186,9 @@ def _split(argv: Sequence[str], known: dict[str, Param]) -> tuple[dict[str, str]
             faults.append(Fault(f"--{name} has no value{_unknown(name, known)}", fix=known_as))
         else:
             text = text if equals else rest.pop(0)
-            if name in known:
+            if name in words:
+                faults.append(Fault(f"--{name} is given twice: {words[name]!r} and {text!r}"))
+            elif name in known:
                 words[name] = text
             else:
                 faults.append(Fault(f"unknown parameter --{name}{did_you_mean(name, list(known), '--')}"))
@@ -247,10 +256,14 @@ def yaml_outputs(cls: type) -> dict[str, dict[str, Any]]:
 
 
 def command_line(cls: type, module: str, words: str = "") -> str:
-    """The `command:` of the component YAML; every optional input stands in $[[ ]]."""
+    """The `command:` of the component YAML; every optional input stands in $[[ ]].
+
+    Azure ML puts values in as they are, so what may hold a space is quoted.
+    """
     lines = [f"python -m {module}{' ' + words if words else ''}"]
     for p in params_of(cls):
-        group = f"--{p.name} ${{{{{'outputs' if p.output else 'inputs'}.{p.name}}}}}"
+        quote = "" if p.kind in ("integer", "number", "boolean") or p.enum else "'"
+        group = f"--{p.name} {quote}${{{{{'outputs' if p.output else 'inputs'}.{p.name}}}}}{quote}"
         lines.append(group if p.required or p.output else f"$[[{group}]]")
     return " ".join(lines)  # one shell command: a line break would end it
 

@@ -1,4 +1,4 @@
-"""The code that a component takes along: what Azure ML would upload, built on this machine."""
+"""The code that a component takes along: what Azure ML would upload."""
 
 import fnmatch
 import hashlib
@@ -6,28 +6,54 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from finetune.errors import Fault, ParameterError
 
-def build(code: Path, includes: list[Path], into: Path) -> Path:
-    """Copy `code` without what its .amlignore lists, and each include beside it, into a folder named by its content."""
-    files = {path.relative_to(code): path for path in _files(code, _ignored(code))}
+Snapshot = dict[Path, Path]  # path inside the snapshot -> file on this machine
+
+
+def collect(code: list[Path], includes: list[Path]) -> Snapshot:
+    """The files of the code folder, if there is one, but those that its .amlignore lists; each include beside them.
+
+    Raises: ParameterError for a missing path, or a pattern that is more than a file name.
+    """
+    missing = [path for path in (*code, *includes) if not path.exists()]
+    if missing:
+        raise ParameterError(
+            *(Fault(f"{path} is missing", why="a component's code or additional_includes") for path in missing)
+        )
+    files = {path.relative_to(folder): path for folder in code for path in _files(folder, _ignored(folder))}
     for include in includes:
         files |= {path.relative_to(include.parent): path for path in _files(include, [])}
-    digest = hashlib.sha256()
+    return files
+
+
+def digest(files: Snapshot) -> str:
+    """Changes with the name or content of any file."""
+    found = hashlib.sha256()
     for name in sorted(files):
-        digest.update(str(name).encode() + b"\0" + files[name].read_bytes())
-    target = into / digest.hexdigest()[:16]
+        content = files[name].read_bytes()
+        found.update(f"{name}\0{len(content)}\0".encode() + content)
+    return found.hexdigest()
+
+
+def copy(files: Snapshot, target: Path) -> None:
+    """Write the snapshot into an emptied folder."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
     for name, path in files.items():
-        copy = target / name
-        if not copy.is_file():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
-    return target
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target / name)
 
 
 def _ignored(code: Path) -> list[str]:
     listing = code / ".amlignore"
     lines = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
-    return [line.strip().rstrip("/") for line in lines if line.strip() and not line.startswith("#")]
+    patterns = [line.strip().rstrip("/") for line in lines if line.strip() and not line.startswith("#")]
+    for pattern in patterns:
+        if "/" in pattern or pattern.startswith("!"):
+            fix = "name files and folders by a pattern without / and !"
+            raise ParameterError(Fault(f"pattern {pattern!r} is not understood", where=str(listing), fix=fix))
+    return patterns
 
 
 def _files(folder: Path, patterns: list[str]) -> Iterator[Path]:

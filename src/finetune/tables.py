@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,7 +99,7 @@ def _checked(reader: Callable[[Path], Iterator[tuple[int, Row]]]) -> Callable[[P
         except UnicodeDecodeError as error:
             fix = f"iconv -f cp1252 -t utf-8 {path}"
             raise DataError(Fault(f"{path} is not UTF-8", why=str(error), fix=fix)) from None
-        except (OSError, EOFError, csv.Error) as error:
+        except (OSError, EOFError, zlib.error, csv.Error) as error:
             raise DataError(Fault(f"{path} can't be read", why=str(error))) from None
 
     return read
@@ -107,8 +108,8 @@ def _checked(reader: Callable[[Path], Iterator[tuple[int, Row]]]) -> Callable[[P
 def _json_lines(path: Path) -> Iterator[tuple[int, Row]]:
     with _text(path, newline="\n") as file:
         for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield number, _object(_json(line, path, number), path, number)
+            if text := line.strip("\r\n\t "):
+                yield number, _object(_json(text, path, number), path, number)
 
 
 def _json(text: str, path: Path, line: int) -> Any:
@@ -143,17 +144,21 @@ def _delimited(delimiter: str) -> Callable[[Path], Iterator[tuple[int, Row]]]:
     def read(path: Path) -> Iterator[tuple[int, Row]]:
         csv.field_size_limit(2**31 - 1)
         with _text(path) as file:
-            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
-            while True:
-                number = reader.line_num + 1  # the line where the next record begins
-                row = next(reader, None)
-                if row is None:
-                    return
-                if None in row:
-                    why = f"it has {len(row) - 1 + len(row[None])} fields, the header {len(row) - 1}"
-                    fix = "quote fields that hold the delimiter"
-                    raise DataError(Fault("too many fields", where=f"{path}, line {number}", why=why, fix=fix))
-                yield number, row
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            header: list[str] = []
+            number = 1  # the line where a record begins
+            for fields in reader:
+                if fields and not header:
+                    header = fields
+                elif fields:
+                    if len(fields) != len(header):
+                        why = f"it has {len(fields)} fields, the header {len(header)}"
+                        fix = "quote fields that hold the delimiter"
+                        raise DataError(
+                            Fault("wrong number of fields", where=f"{path}, line {number}", why=why, fix=fix)
+                        )
+                    yield number, dict(zip(header, fields, strict=True))
+                number = reader.line_num + 1
 
     return read
 
@@ -191,7 +196,14 @@ def read_mltable(folder: Path) -> Table:
     source = folder / "MLTable"
     if not source.is_file():
         raise DataError(Fault(f"{folder} has no file named MLTable", fix="give the folder that holds it"))
-    spec = yaml.safe_load(source.read_text(encoding="utf-8"))
+    try:
+        spec = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise DataError(Fault(f"{source} is not valid YAML", why=str(error))) from None
+    if not isinstance(spec, dict) or not isinstance(spec.get("paths"), list):
+        raise DataError(
+            Fault(f"{source} has no list of paths", fix="write `paths:` and, below it, `- file: ./rows.jsonl`")
+        )
     steps = {name: (options or {}) for step in spec.get("transformations", []) for name, options in _step(step)}
     kind = next((name for name in _MLTABLE_ENDINGS if name in steps), None)
     unknown = [name for name in steps if name != kind]

@@ -1,6 +1,7 @@
 """Extractive question answering: rows of question, context and answers; windows over the context; the best span."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,7 +100,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _is_offset(value: Any) -> bool:
-    return not isinstance(value, bool) and str(value).strip().lstrip("+-").isdigit()
+    return not isinstance(value, bool) and re.fullmatch(r"\s*[+-]?[0-9]+\s*", str(value)) is not None
 
 
 def _place_answers(row: Row) -> tuple[Row | None, bool]:
@@ -195,18 +196,21 @@ def _label(row: Row, windows: Columns, window: int) -> tuple[int, int] | None:
     """(first, last) token of the first answer in a window; None where the window doesn't hold all of it."""
     if not row["answers"]["text"]:
         return None
-    text, start = row["answers"]["text"][0], row["answers"]["answer_start"][0]
+    text = row["answers"]["text"][0].strip()
+    start = row["context"].find(text, row["answers"]["answer_start"][0])
+    stop = start + len(text)
     starts, ends = windows["offset_start"][window], windows["offset_end"][window]
     tokens = np.flatnonzero(starts != NO_SPAN)
-    if not len(tokens):
+    # One character may be several tokens (bytes, jamo): first is the first that ends after start, last the last that
+    # begins before stop.
+    after, before = (
+        np.searchsorted(ends[tokens], start, side="right"),
+        np.searchsorted(starts[tokens], stop, side="left"),
+    )
+    if after == len(tokens) or before == 0:
         return None
-    first = tokens[np.searchsorted(starts[tokens], start, side="right") - 1]
-    after = np.searchsorted(ends[tokens], start + len(text), side="left")
-    if after == len(tokens) or starts[first] > start:
-        return None
-    last = tokens[after]
-    covered = row["context"][starts[first] : ends[last]]
-    return (int(first), int(last)) if text in covered else None
+    first, last = tokens[after], tokens[before - 1]
+    return (int(first), int(last)) if starts[first] <= start and ends[last] >= stop else None
 
 
 def padding(tokenizer: Any) -> dict[str, int]:
@@ -256,21 +260,21 @@ def reduce(outputs: Any, batch: Batch, state: State) -> Reduced:
     answer = min(state.max_answer_length_in_tokens, length)
     reach = functional.pad(end, (0, answer - 1), value=-torch.inf)  # (B, L + answer - 1)
     best_end = functional.max_pool1d(reach[:, None], answer, stride=1)[:, 0]  # (B, L)
-    n = min(state.n_best_size, length)
-    firsts = (start + best_end).topk(n).indices  # (B, n)
-    ends = reach.unfold(1, answer, 1).gather(1, firsts[..., None].expand(-1, -1, answer))  # (B, n, answer)
-    sums = start.gather(1, firsts)[..., None] + ends
-    score, flat = sums.flatten(1).topk(n)  # (B, n)
-    first = firsts.gather(1, flat // answer)
+    n, starts = state.n_best_size, min(state.n_best_size, length)
+    firsts = (start + best_end).topk(starts).indices  # (B, starts)
+    ends = reach.unfold(1, answer, 1).gather(1, firsts[..., None].expand(-1, -1, answer))  # (B, starts, answer)
+    sums = (start.gather(1, firsts)[..., None] + ends).flatten(1)
+    score, flat = functional.pad(sums, (0, n), value=-torch.inf).topk(n)  # (B, n), -inf where there are fewer spans
+    first = firsts.gather(1, (flat // answer).clamp(max=starts - 1))
     last = (first + flat % answer).clamp(max=length - 1)
     null = batch["null_position"][:, None]
-    null_score = outputs["start_logits"].gather(1, null) + outputs["end_logits"].gather(1, null)
+    null_score = outputs["start_logits"].float().gather(1, null) + outputs["end_logits"].float().gather(1, null)
     return {
         "row": batch["row"],
         "score": score,
         "start": batch["offset_start"].gather(1, first),
         "end": batch["offset_end"].gather(1, last),
-        "null_score": null_score[:, 0].float(),
+        "null_score": null_score[:, 0],
     }
 
 

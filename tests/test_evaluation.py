@@ -1,0 +1,90 @@
+"""The evaluation component: what it refuses, and that its memory does not grow with the rows."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finetune import evaluation
+from finetune.errors import DataError, ParameterError
+from tests.conftest import build_tiny_model, sample_rows, write_jsonl
+
+TASK = ["--task", "question_answering"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "no --preprocess_output or --test_data"),
+        (["--test_data", "a", "--preprocess_output", "b", "--pytorch_model_folder", "c"], "are both given"),
+        (["--test_data", "a"], "no --mlflow_model_folder or --pytorch_model_folder"),
+    ],
+)
+def test_one_source_and_one_model(words: list[str], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match=said):
+        evaluation.main([*TASK, *words, "--evaluation_result", str(tmp_path)])
+
+
+@pytest.mark.slow
+def test_file_without_a_usable_row(tiny_model: Path, tmp_path: Path) -> None:
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"question": "", "context": "text"}])
+    words = ["--test_data", str(rows), "--pytorch_model_folder", str(tiny_model)]
+    with pytest.raises(DataError, match="no question"):
+        evaluation.main([*TASK, *words, "--evaluation_result", str(tmp_path / "out")])
+
+
+@pytest.mark.slow
+def test_kept_batches_change_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    rows = write_jsonl(tmp_path / "rows.jsonl", sample_rows("test")[:40])
+    found = []
+    for kept in (1, 7):
+        words = [
+            "--test_data",
+            str(rows),
+            "--pytorch_model_folder",
+            str(tiny_model),
+            "--eval_accumulation_steps",
+            str(kept),
+        ]
+        evaluation.main(
+            [*TASK, *words, "--evaluation_result", str(tmp_path / str(kept)), "--per_device_eval_batch_size", "4"]
+        )
+        found.append((tmp_path / str(kept) / "predictions.jsonl").read_text())
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_rows(real_data: Path, tmp_path: Path) -> None:
+    import pandas as pd
+
+    model = tmp_path / "model"
+    model.mkdir()
+    build_tiny_model(model, max_position_embeddings=384)
+    rows = pd.read_parquet(real_data / "squad_v1" / "validation.parquet")
+    few = rows.iloc[:: len(rows) // 300][:300]
+    few.to_parquet(tmp_path / "few.parquet")
+    assert len(rows) == 3438
+    peaks = [
+        peak_megabytes(file, model, tmp_path)
+        for file in (tmp_path / "few.parquet", real_data / "squad_v1" / "validation.parquet")
+    ]
+    assert peaks[1] - peaks[0] < 300, peaks
+
+
+def peak_megabytes(rows: Path, model: Path, folder: Path) -> float:
+    """Peak resident memory of an evaluation in a process of its own."""
+    words = [
+        *TASK,
+        "--test_data",
+        str(rows),
+        "--pytorch_model_folder",
+        str(model),
+        "--evaluation_result",
+        str(folder / rows.stem),
+    ]
+    process = subprocess.Popen([sys.executable, "-m", "finetune.evaluation", *words])
+    _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0
+    return usage.ru_maxrss / 1024

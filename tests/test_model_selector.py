@@ -1,0 +1,285 @@
+"""Model import through its command line: any source -> one folder of safetensors, config and tokenizer."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, BertModel
+
+from finetune import model_selector
+from finetune.errors import ModelError, ParameterError, run_main
+from finetune.handoff import SelectedModel
+from finetune.model import load_model
+from finetune.tasks import load_task
+from tests.conftest import build_tiny_model
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+def select(output: Path, **sources: Any) -> SelectedModel:
+    words = [word for name, value in sources.items() for word in (f"--{name}", str(value))]
+    model_selector.main(["--task", "question_answering", *words, "--output_dir", str(output)])
+    return SelectedModel.read(output, "question_answering")
+
+
+def loaded(output: Path) -> dict[str, torch.Tensor]:
+    """The encoder's weights as finetuning will load them."""
+    model, _ = load_model(SelectedModel.model_folder(output), load_task("question_answering"))
+    weights: dict[str, torch.Tensor] = model.base_model.state_dict()
+    return weights
+
+
+def same(weights: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> bool:
+    return weights.keys() == others.keys() and all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def filled(tiny_model: Path, folder: Path, value: float, **how: Any) -> Path:
+    """A copy of the tiny model with all weights alike."""
+    shutil.copytree(tiny_model, folder, ignore=shutil.ignore_patterns("model.safetensors"))
+    model = BertModel.from_pretrained(tiny_model)
+    for parameter in model.parameters():
+        parameter.data.fill_(value)
+    model.save_pretrained(folder, **how)
+    return folder
+
+
+def is_filled(output: Path, value: float) -> bool:
+    return all(bool((weight == value).all()) for weight in loaded(output).values() if weight.is_floating_point())
+
+
+def pickled(tiny_model: Path, folder: Path, content: Any = None) -> Path:
+    """A copy of the tiny model whose weights are pickled."""
+    shutil.copytree(tiny_model, folder)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights if content is None else content, folder / "pytorch_model.bin")
+    return folder
+
+
+def mlflow_like(tiny_model: Path, folder: Path) -> Path:
+    """The layout of the published components' MLflow models."""
+    for name in ("model", "config", "tokenizer"):
+        (folder / "data" / name).mkdir(parents=True)
+    shutil.copy(tiny_model / "model.safetensors", folder / "data" / "model")
+    shutil.copy(tiny_model / "config.json", folder / "data" / "config")
+    for name in TOKENIZER_FILES:
+        shutil.copy(tiny_model / name, folder / "data" / "tokenizer")
+    (folder / "MLmodel").write_text("flavors: {}\n")
+    (folder / "data" / "loader.py").write_text("raise RuntimeError('this must never run')\n")
+    return folder
+
+
+def works(tiny_model: Path, output: Path) -> None:
+    """The output folder is the tiny model, with its tokenizer."""
+    folder = SelectedModel.model_folder(output)
+    assert same(loaded(output), BertModel.from_pretrained(tiny_model, add_pooling_layer=False).state_dict())
+    assert AutoTokenizer.from_pretrained(folder).get_vocab() == AutoTokenizer.from_pretrained(tiny_model).get_vocab()
+
+
+# --- sources ---
+
+
+def test_safetensors_folder(tiny_model: Path, tmp_path: Path) -> None:
+    (source := tmp_path / "source").mkdir()
+    shutil.copytree(tiny_model, source, dirs_exist_ok=True)
+    (source / "modeling_own.py").write_text("raise RuntimeError('this must never run')\n")
+    build_tiny_model(_made(source / "checkpoint-1"), num_hidden_layers=1)
+    selected = select(tmp_path / "out", pytorch_model_path=source)
+    works(tiny_model, tmp_path / "out")
+    assert selected == SelectedModel(
+        "question_answering", "pytorch_model_path", str(source), "bert", "BertForQuestionAnswering",
+        ("qa_outputs.bias", "qa_outputs.weight"),
+    )  # fmt: skip
+    names = {path.name for path in SelectedModel.model_folder(tmp_path / "out").iterdir()}
+    assert names == {"config.json", "model.safetensors", *TOKENIZER_FILES}
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_sharded_safetensors(tiny_model: Path, tmp_path: Path) -> None:
+    source = filled(tiny_model, tmp_path / "source", 0.5, max_shard_size="50KB")
+    assert len(list(source.glob("model-*.safetensors"))) > 1
+    select(tmp_path / "out", pytorch_model_path=source)
+    assert is_filled(tmp_path / "out", 0.5)
+
+
+def test_pickled_weights_are_rewritten(tiny_model: Path, tmp_path: Path) -> None:
+    select(tmp_path / "out", pytorch_model_path=pickled(tiny_model, tmp_path / "source"))
+    works(tiny_model, tmp_path / "out")
+    folder = SelectedModel.model_folder(tmp_path / "out")
+    assert same(load_file(folder / "model.safetensors"), load_file(tiny_model / "model.safetensors"))
+    assert not list(folder.glob("*.bin"))
+
+
+def test_tied_weights_in_a_pickle(tiny_model: Path, tmp_path: Path) -> None:
+    weights = load_file(tiny_model / "model.safetensors")
+    embeddings = weights["embeddings.word_embeddings.weight"]
+    source = pickled(tiny_model, tmp_path / "source", {**weights, "cls.predictions.decoder.weight": embeddings})
+    select(tmp_path / "out", pytorch_model_path=source)
+    works(tiny_model, tmp_path / "out")
+
+
+class Code:
+    """Unpickling it would make a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
+        return Path.write_text, (Path(self.mark), "ran")  # type: ignore[return-value]
+
+
+def test_pickle_with_code_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    source = pickled(tiny_model, tmp_path / "source", {"weight": Code(mark)})
+    with pytest.raises(ModelError, match="can't be read as plain tensors"):
+        select(tmp_path / "out", pytorch_model_path=source)
+    assert not mark.exists()
+    torch.load(source / "pytorch_model.bin", weights_only=False)
+    assert mark.read_text() == "ran"
+
+
+def test_mlflow_folder(tiny_model: Path, tmp_path: Path) -> None:
+    selected = select(tmp_path / "out", mlflow_model_path=mlflow_like(tiny_model, tmp_path / "mlflow"))
+    works(tiny_model, tmp_path / "out")
+    assert selected.source == "mlflow_model_path"
+
+
+def test_mlflow_folder_of_ours(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "mlflow" / "artifacts" / "model")
+    select(tmp_path / "out", mlflow_model_path=tmp_path / "mlflow")
+    works(tiny_model, tmp_path / "out")
+
+
+def test_local_folder_as_id(tiny_model: Path, tmp_path: Path) -> None:
+    selected = select(tmp_path / "out", huggingface_id=tiny_model)
+    works(tiny_model, tmp_path / "out")
+    assert (selected.source, selected.source_name) == ("huggingface_id", str(tiny_model))
+
+
+def test_precedence(tiny_model: Path, tmp_path: Path) -> None:
+    first, second, third = (filled(tiny_model, tmp_path / str(value), value) for value in (1.0, 2.0, 3.0))
+    all_three = {"huggingface_id": third, "mlflow_model_path": second, "pytorch_model_path": first}
+    assert select(tmp_path / "a", **all_three).source == "pytorch_model_path"
+    assert is_filled(tmp_path / "a", 1.0)
+    del all_three["pytorch_model_path"]
+    assert select(tmp_path / "b", **all_three).source == "mlflow_model_path"
+    assert is_filled(tmp_path / "b", 2.0)
+
+
+@pytest.mark.parametrize("shards", [(1, 2), (2, 1)])
+def test_rerun_into_the_same_folder(tiny_model: Path, tmp_path: Path, shards: tuple[int, int]) -> None:
+    """Nothing of the model imported before is left, whichever of the two was in shards."""
+    for value, count in zip((1.0, 2.0), shards, strict=True):
+        size = "50KB" if count > 1 else "50GB"
+        select(
+            tmp_path / "out",
+            pytorch_model_path=filled(tiny_model, tmp_path / f"source{value}", value, max_shard_size=size),
+        )
+        assert is_filled(tmp_path / "out", value)
+
+
+def test_failed_rerun_leaves_no_whole_folder(tiny_model: Path, tmp_path: Path) -> None:
+    select(tmp_path / "out", pytorch_model_path=tiny_model)
+    source = broken(tiny_model, tmp_path / "source", "config.json", b'{"model_type": "vit"}')
+    with pytest.raises(ModelError):
+        select(tmp_path / "out", pytorch_model_path=source)
+    assert not (tmp_path / "out" / "model_selector_args.json").exists()
+
+
+# --- errors ---
+
+
+def broken(tiny_model: Path, folder: Path, name: str, content: bytes | None) -> Path:
+    """A copy of the tiny model with one file replaced or taken away."""
+    shutil.copytree(tiny_model, folder)
+    (folder / name).unlink(missing_ok=True)
+    if content is not None:
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "part"),
+    [
+        ("config.json", None, "has no config.json"),
+        ("config.json", b"{", "config"),
+        ("config.json", b"{}", "config"),
+        ("config.json", json.dumps({"model_type": "unheard-of"}).encode(), "unheard-of"),
+        ("config.json", json.dumps({"model_type": "vit"}).encode(), "model type vit can't be finetuned"),
+        ("model.safetensors", None, "has no weights"),
+        ("model.safetensors", b"", "can't be loaded"),
+        ("model.safetensors", b"\x10\0\0\0\0\0\0\0{}", "can't be loaded"),
+        ("tokenizer.json", b"{", "tokenizer"),
+    ],
+)
+def test_broken_folder(tiny_model: Path, tmp_path: Path, name: str, content: bytes | None, part: str) -> None:
+    source = broken(tiny_model, tmp_path / "source", name, content)
+    with pytest.raises(ModelError) as caught:
+        select(tmp_path / "out", pytorch_model_path=source)
+    assert part in str(caught.value)
+
+
+def test_folder_without_tokenizer(tiny_model: Path, tmp_path: Path) -> None:
+    """transformers 5 makes up an empty tokenizer of special tokens there, with which every word is unknown."""
+    source = shutil.copytree(tiny_model, tmp_path / "source", ignore=shutil.ignore_patterns(*TOKENIZER_FILES))
+    with pytest.raises(ModelError, match="tokenizer"):
+        select(tmp_path / "out", pytorch_model_path=source)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [{"state_dict": {"weight": torch.ones(2)}}, {"epoch": 3}, [torch.ones(2)], torch.ones(2)],
+    ids=["nested", "number", "list", "tensor"],
+)
+def test_pickle_that_is_no_state_dict(tiny_model: Path, tmp_path: Path, content: Any) -> None:
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin"):
+        select(tmp_path / "out", pytorch_model_path=pickled(tiny_model, tmp_path / "source", content))
+
+
+@pytest.mark.parametrize("content", [b"", b"hello world", b"PK\x03\x04 cut off"])
+def test_pickle_that_is_broken(tiny_model: Path, tmp_path: Path, content: bytes) -> None:
+    source = pickled(tiny_model, tmp_path / "source")
+    (source / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin"):
+        select(tmp_path / "out", pytorch_model_path=source)
+
+
+def test_weights_of_another_model(tiny_model: Path, tmp_path: Path) -> None:
+    """No weight of the file fits: nothing pretrained would be left to finetune."""
+    source = pickled(tiny_model, tmp_path / "source", {"other.weight": torch.ones(2)})
+    with pytest.raises(ModelError):
+        select(tmp_path / "out", pytorch_model_path=source)
+
+
+def test_unknown_hub_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    for name in ("nobody/no-such-model", "no such/id at/all"):
+        with pytest.raises(ModelError, match="can't be fetched"):
+            select(tmp_path / "out", huggingface_id=name)
+    with pytest.raises(SystemExit) as ended:
+        run_main(
+            model_selector.main,
+            ["--task", "question_answering", "--huggingface_id", "nobody/x", "--output_dir", str(tmp_path)],
+        )
+    assert ended.value.code == ModelError.exit_code
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="no model is given"):
+        select(tmp_path / "out")
+
+
+def test_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises((ModelError, ParameterError), match="none"):
+        select(tmp_path / "out", pytorch_model_path=tmp_path / "none")

@@ -1,0 +1,56 @@
+"""Nothing reaches out: the whole pipeline runs where every connection and name look-up fails and is written down."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, sample_rows, write_jsonl
+
+pytestmark = pytest.mark.slow
+BLOCK = """
+import os, socket
+
+def refuse(*arguments, **options):
+    with open(os.environ["CALLS_OUT"], "a") as file:
+        file.write(f"{arguments[1:] or arguments}\\n")
+    raise OSError("the network is blocked by the test")
+
+socket.socket.connect = socket.socket.connect_ex = socket.socket.sendto = refuse
+socket.getaddrinfo = socket.gethostbyname = refuse
+"""
+
+
+def test_pipeline_reaches_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(BLOCK)
+    calls = tmp_path / "calls"
+    env = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "CALLS_OUT": str(calls)}
+    env.pop("MLFLOW_TRACKING_URI", None)
+    blocked = subprocess.run(
+        [sys.executable, "-c", "import socket; socket.getaddrinfo('localhost', 80)"], env=env, check=False
+    )
+    assert blocked.returncode == 1 and calls.is_file()  # the block itself works
+    calls.unlink()
+
+    data = write_jsonl(tmp_path / "rows.jsonl", sample_rows("train")[:60])
+    values = [f"train_file_path={data}", f"pytorch_model_path={tiny_model}", "max_seq_length=128", "doc_stride=32"]
+    values += ["per_device_train_batch_size=16", "per_device_eval_batch_size=16"]
+    pipeline = ROOT / "components" / "question_answering" / "pipeline.yaml"
+    words = [
+        sys.executable,
+        "-m",
+        "finetune",
+        "pipeline",
+        str(pipeline),
+        "--output",
+        str(tmp_path / "out"),
+        "--set",
+        *values,
+    ]
+    ran = subprocess.run(words, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert not calls.is_file(), calls.read_text()
+    assert (tmp_path / "out" / "evaluation_result" / "metrics.json").is_file()
