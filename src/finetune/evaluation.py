@@ -120,6 +120,7 @@ def write(
         folder / "predictions.jsonl",
         [{"id": row["id"], "row": row["row"], **p} for row, p in zip(rows, predictions, strict=True)],
     )
+    (folder / "metrics.json").unlink(missing_ok=True)  # of an earlier run
     scored = [i for i, row in enumerate(rows) if task.has_gold(row)]
     say(f"{len(rows)} rows in {speed['seconds']:.1f} s on {speed['device']} ({speed['rows_per_second']:.0f} rows/s)")
     if not scored:

@@ -1,6 +1,7 @@
 """Models and tokenizers from local folders. Code that comes with a model is never run."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,12 @@ def longest_window(config: Any, tokenizer: Any) -> int:
     return int(min(limits)) if limits else 512
 
 
+def store_state(model: Any, state: Any, task: Task) -> None:
+    """Let the model's config.json say how its inputs were encoded and its outputs are decoded."""
+    setattr(model.config, STATE_KEY, {"task": task.name, "state": asdict(state)})
+
+
 def stored_state(folder: Path, task: Task) -> Any | None:
-    """The state that `with_state` left in the folder's config.json; None where the model wasn't finetuned by us."""
+    """The state that `store_state` left in the folder's config.json; None where the model wasn't finetuned by us."""
     entry = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(STATE_KEY)
     return task.state(**entry["state"]) if entry and entry["task"] == task.name else None

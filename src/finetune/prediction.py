@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -115,8 +114,3 @@ def autocast_for(precision: str, device: Any) -> Callable[[], AbstractContextMan
     if precision == "32":
         return nullcontext
     return lambda: torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
-
-
-def stored(state: Any, task: Task) -> dict[str, Any]:
-    """What config.json and preprocess.json hold of a task's state."""
-    return {"task": task.name, "state": asdict(state)}

@@ -83,8 +83,7 @@ def train_once(params: FinetuneParams, task: "Task", preprocessed: Preprocessed)
     from transformers import enable_full_determinism, set_seed
 
     from finetune import adapt, checkpoints, settings, tracking
-    from finetune.model import STATE_KEY, load_model, load_tokenizer
-    from finetune.prediction import stored
+    from finetune.model import load_model, load_tokenizer, store_state
     from finetune.training import FinetuneTrainer
 
     data = params.preprocess_output
@@ -107,7 +106,7 @@ def train_once(params: FinetuneParams, task: "Task", preprocessed: Preprocessed)
     if new:
         say(f"weights that start at random: {', '.join(new)}")
     state = task.state(**preprocessed.state)
-    setattr(model.config, STATE_KEY, stored(state, task))
+    store_state(model, state, task)
     adapted = adapt.adapt(model, params)
     trainer = FinetuneTrainer(
         model=adapted.model,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from transformers import AutoModelForQuestionAnswering, get_linear_schedule_with
 from finetune import model_selector, preprocess, run
 from finetune.sampling import LengthGroupedSampler
 from finetune.training import lengths
-from tests.conftest import build_tiny_model, finetune_words, sample_rows, write_jsonl
+from tests.conftest import ROOT, build_tiny_model, finetune_words, sample_rows, write_jsonl
 
 pytestmark = pytest.mark.slow
 STEPS = 20
@@ -97,18 +98,47 @@ def launch(words: list[str], processes: int) -> None:
 def test_plain_loop(prepared: Path, whole_batch: tuple[list[float], list[float], float]) -> None:
     model_folder = prepared / "model" / "model"
     assert whole_batch[0] == pytest.approx(
-        plain_losses(model_folder, prepared / "data" / "train" / "windows"), abs=1e-5
+        plain_losses(model_folder, prepared / "data" / "train" / "windows", SHARED["learning_rate"]), abs=1e-5
     )
 
 
-def plain_losses(model_folder: Path, windows: Path) -> list[float]:
+def test_plain_loop_of_a_real_model_on_real_questions(real_data: Path, tmp_path: Path) -> None:
+    minilm = ROOT / "models" / "all-MiniLM-L6-v2"
+    if not minilm.is_dir():
+        pytest.skip(f"no model at {minilm}: make demo fetches it")
+    shutil.copytree(minilm, tmp_path / "minilm")
+    config = tmp_path / "minilm" / "config.json"
+    config.write_text(config.read_text().replace('_dropout_prob": 0.1', '_dropout_prob": 0.0'))
+    task = ["--task", "question_answering"]
+    model_selector.main(
+        [*task, "--pytorch_model_path", str(tmp_path / "minilm"), "--output_dir", str(tmp_path / "model")]
+    )
+    words = ["--model_selector_output", str(tmp_path / "model"), "--output_dir", str(tmp_path / "data")]
+    files = {"train": "train", "validation": "validation", "test": "validation"}
+    words += [
+        w
+        for split, name in files.items()
+        for w in (f"--{split}_file_path", str(real_data / "squad_v1" / "bench" / f"{name}.parquet"))
+    ]
+    preprocess.main(
+        [*task, *words, "--max_seq_length", "384", "--max_train_samples", "400", "--max_eval_samples", "16"]
+    )
+    given = {**SHARED, "learning_rate": 1e-4, "per_device_train_batch_size": 8, "per_device_eval_batch_size": 16}
+    run.main(finetune_words(tmp_path, tmp_path / "out", **given))
+    losses, _, _ = trajectory(tmp_path / "out")
+    plain = plain_losses(tmp_path / "model" / "model", tmp_path / "data" / "train" / "windows", 1e-4)
+    print("largest difference of 20 losses:", max(abs(one - other) for one, other in zip(losses, plain, strict=True)))
+    assert losses == pytest.approx(plain, abs=1e-5)
+
+
+def plain_losses(model_folder: Path, windows: Path, learning_rate: float) -> list[float]:
     """A loop with nothing of ours but the order of the windows."""
     set_seed(42)
     model = AutoModelForQuestionAnswering.from_pretrained(model_folder).train()
     plain = [p for name, p in model.named_parameters() if name.endswith("bias") or "LayerNorm" in name]
     decayed = [p for name, p in model.named_parameters() if not (name.endswith("bias") or "LayerNorm" in name)]
     groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=SHARED["learning_rate"])
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate)
     scheduler = get_linear_schedule_with_warmup(optimizer, SHARED["warmup_steps"], STEPS)
     found = []
     for batch in plain_batches(windows):
