@@ -26,32 +26,42 @@ MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db
 
 
 def main() -> None:
-    words = sys.argv[1:] or ["--help"]
-    if sys.version_info < (3, 11):  # noqa: UP036  (this is the one file that an older Python may run)
-        sys.exit(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
-    match words:
-        case ["demo", *task]:
-            install("")
-            fetch_model()
-            call("python", "examples/demo.py", *task)
-        case ["test"]:
-            install("[test]")
-            call("python", "-m", "pytest")
-        case ["test-fast"]:
-            install("[test]")
-            call("python", "-m", "pytest", "-m", "not slow")
-        case ["check"]:
-            install("[test]")
-            call("ruff", "check", ".")
-            call("ruff", "format", "--check", ".")
-            call("mypy")
-            call("finetune", "declare", "--check")
-        case ["format"]:
-            install("[test]")
-            call("ruff", "check", "--fix", ".")
-            call("ruff", "format", ".")
-        case _:
-            print(__doc__)
+    command, *words = sys.argv[1:] or ["--help"]
+    if sys.version_info < (3, 11):  # noqa: UP036  (an older Python may well run this file)
+        sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0])
+    if command not in COMMANDS or (words and command != "demo"):
+        sys.exit(__doc__)
+    COMMANDS[command](*words)
+
+
+def demo(*task: str) -> None:
+    install("")
+    fetch_model()
+    call("python", "examples/demo.py", *task)
+
+
+def test() -> None:
+    install("[test]")
+    call("python", "-m", "pytest")
+
+
+def test_fast() -> None:
+    install("[test]")
+    call("python", "-m", "pytest", "-m", "not slow")
+
+
+def check() -> None:
+    install("[test]")
+    call("ruff", "check", ".")
+    call("ruff", "format", "--check", ".")
+    call("mypy")
+    call("finetune", "declare", "--check")
+
+
+def format_code() -> None:
+    install("[test]")
+    call("ruff", "check", "--fix", ".")
+    call("ruff", "format", ".")
 
 
 def install(extra: str) -> None:
@@ -117,6 +127,8 @@ def call(program: str, *words: str) -> None:
     if code:
         sys.exit(code)
 
+
+COMMANDS = {"demo": demo, "test": test, "test-fast": test_fast, "check": check, "format": format_code}
 
 if __name__ == "__main__":
     main()

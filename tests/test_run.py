@@ -146,7 +146,7 @@ def test_resolved_config_says_where_values_come_from(trained: Path) -> None:
     resolved = yaml.safe_load((trained / "resolved_config.yaml").read_text())
     assert resolved["num_train_epochs"] == {"value": 3, "origin": "given"}
     assert resolved["seed"] == {"value": 42, "origin": "default"}
-    assert resolved["optim"]["used"] == "adamw_torch" and resolved["optim"]["origin"].startswith("derived")
+    assert resolved["optim"]["used"] == "adamw_torch_fused" and resolved["optim"]["origin"].startswith("derived")
     assert resolved["best model"]["value"] == "lowest loss"
 
 
@@ -161,6 +161,71 @@ def test_resume_ends_with_the_same_weights(
     assert f"skip {torn.name}" in capsys.readouterr().out
     torn.rmdir()
     assert same(weights(checkpoints(resumed)[-1]), weights(checkpoints(trained)[-1]))
+
+
+def test_resume_at_another_place_in_the_data_is_refused(trained: Path, prepared: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoints(trained)[0], tmp_path / "pytorch" / checkpoints(trained)[0].name)
+    with pytest.raises(ParameterError, match="16 windows in a step, this run has 8"):
+        finetune(prepared, tmp_path, resume_from_checkpoint="true", per_device_train_batch_size=8)
+
+
+def test_resume_in_another_folder_with_another_cadence(trained: Path, prepared: Path, tmp_path: Path) -> None:
+    steps = state(trained)["max_steps"]
+    for folder in checkpoints(trained):
+        shutil.copytree(folder, tmp_path / "pytorch" / folder.name)
+    shutil.rmtree(tmp_path / "pytorch" / checkpoints(trained)[-1].name)
+    given = {"num_train_epochs": 3, "evaluation_strategy": "steps", "eval_steps": 2}
+    folder = finetune(prepared, tmp_path, resume_from_checkpoint="true", **given)
+    resumed = [entry["step"] for entry in state(folder)["log_history"] if "eval_loss" in entry]
+    assert resumed[2:] == [step for step in range(1, steps + 1) if step > resumed[1] and step % 2 == 0]
+    assert state(folder)["best_model_checkpoint"].startswith(str(folder))
+
+
+def test_diverged_run_is_an_error(prepared: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"no best checkpoint|not finite"):
+        finetune(prepared, tmp_path, learning_rate=1e30, max_grad_norm=0, num_train_epochs=2)
+
+
+def test_merged_run_over_an_unmerged_one(prepared: Path, tmp_path: Path) -> None:
+    finetune(prepared, tmp_path, max_steps=1, apply_lora="true", merge_lora_weights="false")
+    folder = finetune(prepared, tmp_path, max_steps=1)
+    assert not (folder / "base_model").exists() and not list(folder.glob("adapter_*"))
+
+
+def test_model_of_another_task_gets_a_head_of_its_own(prepared: Path, tmp_path: Path) -> None:
+    from transformers import BertForTokenClassification
+
+    shutil.copytree(prepared / "model" / "model", tmp_path / "tagger")
+    BertForTokenClassification.from_pretrained(tmp_path / "tagger", num_labels=9).save_pretrained(tmp_path / "tagger")
+    words = ["--task", "question_answering", "--pytorch_model_path", str(tmp_path / "tagger")]
+    model_selector.main([*words, "--output_dir", str(tmp_path / "model")])
+    shutil.copytree(prepared / "data", tmp_path / "data")
+    for name, options in (("plain", {}), ("unmerged", {"apply_lora": "true", "merge_lora_weights": "false"})):
+        folder = finetune(tmp_path, tmp_path / name, max_steps=1, **options)
+        assert json.loads((folder / "config.json").read_text()).get("num_labels", 2) == 2
+
+
+NOT_INSTALLED = """
+import importlib.metadata, sys
+
+found = importlib.metadata.version
+
+def version(name):
+    assert name != "finetune"
+    return found(name)
+
+importlib.metadata.version = version
+from finetune import run
+run.main(sys.argv[1:])
+"""
+
+
+def test_runs_without_being_installed(prepared: Path, tmp_path: Path) -> None:
+    """On Azure ML the package is a folder of the snapshot, without metadata."""
+    words = finetune_words(prepared, tmp_path, max_steps=1, per_device_train_batch_size=16)
+    command = [sys.executable, "-c", NOT_INSTALLED, *words]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
 def test_resume_without_a_checkpoint_starts_anew(
@@ -219,7 +284,8 @@ def test_lora_merged(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_lora_unmerged_folder_scores_like_the_merged_mlflow_model(prepared: Path, tmp_path: Path) -> None:
-    folder = finetune(prepared, tmp_path, apply_lora="true", merge_lora_weights="false")
+    folder = finetune(prepared, tmp_path, apply_lora="true", merge_lora_weights="false", num_train_epochs=2)
+    assert all((checkpoint / "config.json").is_file() for checkpoint in checkpoints(folder))
     assert (folder / "adapter_model.safetensors").is_file() and (folder / "base_model" / "model.safetensors").is_file()
     test_evaluation_component_scores_both_folders_alike(folder, prepared, tmp_path)
 

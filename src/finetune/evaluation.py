@@ -5,6 +5,7 @@ python -m finetune.evaluation --task question_answering --test_data F --pytorch_
 
 import json
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 from finetune.cli import parse_task
 from finetune.console import progress, quiet_libraries, say, start
 from finetune.errors import DataError, Fault, ParameterError, run_main
-from finetune.handoff import Preprocessed, read_rows, write_rows
+from finetune.handoff import Preprocessed, read_rows
 from finetune.params import EvaluationParams
 from finetune.tables import Audit, Row, read_table
 
 if TYPE_CHECKING:
-    from finetune.tasks.task import Task
+    from finetune.tasks.task import Prediction, Task
 
 
 def main(argv: list[str]) -> None:
@@ -31,7 +32,7 @@ def main(argv: list[str]) -> None:
     from transformers import set_seed
 
     from finetune.model import load_model, load_tokenizer
-    from finetune.prediction import autocast_for, predict_rows
+    from finetune.prediction import autocast_for, predict_parts
     from finetune.save import mlflow_weights
     from finetune.tasks import load_task
 
@@ -45,28 +46,22 @@ def main(argv: list[str]) -> None:
     if new:
         say(f"warning: these weights are random, the scores are those of an untrained model: {', '.join(new)}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    started = time.perf_counter()
-    with progress(len(rows), "evaluate") as bar:
-        predictions = predict_rows(
-            model.to(device),
-            load_tokenizer(folder),
-            rows,
-            task,
-            state,
-            params.per_device_eval_batch_size,
-            params.eval_accumulation_steps,
-            autocast_for(params.precision, device),
-            bar.update,
-        )
-    seconds = time.perf_counter() - started
-    write(
-        params.evaluation_result,
+    parts = predict_parts(
+        model.to(device),
+        load_tokenizer(folder),
         rows,
-        predictions,
         task,
-        audit,
-        {"device": device, "seconds": seconds, "rows_per_second": len(rows) / seconds},
+        state,
+        params.per_device_eval_batch_size,
+        params.eval_accumulation_steps,
+        autocast_for(params.precision, device),
     )
+    started = time.perf_counter()
+    kept = write_predictions(params.evaluation_result / "predictions.jsonl", rows, parts, task)
+    seconds = time.perf_counter() - started
+    say(f"{len(rows)} rows in {seconds:.1f} s on {device} ({len(rows) / seconds:.0f} rows/s)")
+    speed = {"device": device, "seconds": seconds, "rows_per_second": len(rows) / seconds}
+    write_metrics(params.evaluation_result / "metrics.json", rows, kept, task, {**speed, **asdict(audit)})
 
 
 def one_of(params: EvaluationParams, names: tuple[str, str]) -> None:
@@ -112,23 +107,32 @@ def state_of(folder: Path, task: "Task", preprocessed: Preprocessed | None) -> A
     return task.fit(component(**nowhere), [], length, tokenizer.num_special_tokens_to_add(pair=True))
 
 
-def write(
-    folder: Path, rows: list[Row], predictions: list[Any], task: "Task", audit: Audit, speed: dict[str, Any]
-) -> None:
-    """predictions.jsonl in the order of the rows; metrics.json if any row has gold answers."""
-    write_rows(
-        folder / "predictions.jsonl",
-        [{"id": row["id"], "row": row["row"], **p} for row, p in zip(rows, predictions, strict=True)],
-    )
-    (folder / "metrics.json").unlink(missing_ok=True)  # of an earlier run
+def write_predictions(
+    path: Path, rows: list[Row], parts: Iterable[list["Prediction"]], task: "Task"
+) -> list["Prediction"]:
+    """One line for each row, as the predictions come. -> what the metrics need of each."""
+    kept: list[Prediction] = []
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file, progress(len(rows), "evaluate") as bar:
+        for part in parts:
+            for prediction in part:
+                row = rows[len(kept)]
+                file.write(json.dumps({"id": row["id"], "row": row["row"], **prediction}) + "\n")
+                kept.append(task.for_metrics(prediction))
+            bar.update(len(part))
+    return kept
+
+
+def write_metrics(path: Path, rows: list[Row], kept: list["Prediction"], task: "Task", more: dict[str, Any]) -> None:
+    """metrics.json if any row has gold answers."""
+    path.unlink(missing_ok=True)  # of an earlier run
     scored = [i for i, row in enumerate(rows) if task.has_gold(row)]
-    say(f"{len(rows)} rows in {speed['seconds']:.1f} s on {speed['device']} ({speed['rows_per_second']:.0f} rows/s)")
     if not scored:
         say("no row has answers: predictions only")
         return
-    metrics = task.metrics([predictions[i] for i in scored], [rows[i] for i in scored])
-    record = {**metrics, "rows": len(rows), "rows_without_answers": len(rows) - len(scored), **speed, **asdict(audit)}
-    (folder / "metrics.json").write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    metrics = task.metrics([kept[i] for i in scored], [rows[i] for i in scored])
+    record = {**metrics, "rows": len(rows), "rows_without_answers": len(rows) - len(scored), **more}
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     say(
         "  ".join(
             f"{name} {value:.2f}" if isinstance(value, float) else f"{name} {value}" for name, value in metrics.items()

@@ -49,6 +49,7 @@ class SplitReport:
     """What became of the rows of one split."""
 
     rows_read: int
+    rows_left_out: int  # by max_train_samples or max_eval_samples
     rows_kept: int
     windows: int
     problems: dict[str, dict[str, Any]]  # reason -> {"count", "action", "rows": first row numbers}

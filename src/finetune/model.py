@@ -81,6 +81,8 @@ def load_model(folder: Path, task: Task, ignore_mismatched_sizes: bool = False) 
     source = base if base.is_dir() else folder
     config = load_config(source)
     architecture(task, config)
+    if task.num_labels is not None and config.num_labels != task.num_labels:
+        config.num_labels = task.num_labels  # of another task's head, which is replaced
     try:
         model, info = task.auto_model.from_pretrained(
             source,
@@ -88,7 +90,7 @@ def load_model(folder: Path, task: Task, ignore_mismatched_sizes: bool = False) 
             dtype=torch.float32,  # the default is the file's own type
             use_safetensors=True,
             trust_remote_code=False,
-            ignore_mismatched_sizes=ignore_mismatched_sizes,
+            ignore_mismatched_sizes=ignore_mismatched_sizes or base.is_dir(),  # the adapter brings the head
             output_loading_info=True,
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:

@@ -6,12 +6,15 @@ group's docstring is its heading. Names, types and defaults are those of the pub
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from finetune.errors import Fault, UnsupportedError
 from finetune.schema import param, port, to_text
 
 CPU_INSTANCE, GPU_INSTANCE = "Standard_D12_v2", "Standard_NC24ads_A100_v4"
+
+SchedulerName = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
+SCHEDULERS: tuple[str, ...] = get_args(SchedulerName)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,9 +155,7 @@ class Optimizer:
     eval_accumulation_steps: int = param(
         1, "Evaluation batches whose best spans stay on the device before they move to the CPU.", min=1
     )
-    lr_scheduler_type: Literal[
-        "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"
-    ] = param("linear", "Course of the learning rate after warm-up.")
+    lr_scheduler_type: SchedulerName = param("linear", "Course of the learning rate after warm-up.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -337,6 +338,7 @@ NEEDS: tuple[tuple[tuple[str, ...], str, tuple[Any, ...]], ...] = (
     (("logging_steps",), "logging_strategy", ("steps",)),
     (("adam_beta1", "adam_beta2", "adam_epsilon"), "optim", ("adamw_hf", "adamw_torch")),
     (("deepspeed",), "apply_deepspeed", (True,)),
+    (("warmup_steps",), "lr_scheduler_type", tuple(name for name in SCHEDULERS if name != "constant")),
 )
 
 

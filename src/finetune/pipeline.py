@@ -34,6 +34,7 @@ FILE             a pipeline component YAML
 """
 GRACE = 15.0  # seconds between asking processes to end and ending them
 LOG_LINES_SHOWN = 12
+LOCAL_OR_HUB = ("huggingface_id", "dataset_name")  # names that may be a folder, which steps see from elsewhere
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def pipeline_inputs(pipeline: Pipeline, values: dict[str, str]) -> dict[str, str
             pipeline.inputs[name].convert(text)
         except ValueError as error:
             faults.append(Fault(f"--set {name}={text} {error}"))
-        texts[name] = text
+        texts[name] = str(Path(text).resolve()) if name in LOCAL_OR_HUB and Path(text).is_dir() else text
         if pipeline.inputs[name].is_port:
             texts[name] = str(Path(text).resolve())
             if not Path(text).exists():
@@ -224,18 +225,7 @@ def input_digests(step: Step, values: dict[str, str | None]) -> list[str]:
     """A digest of each file or folder handed in from outside the pipeline."""
     from_steps = {name for name, text in step.bound_inputs.items() if ".jobs." in text}
     ports = [name for name, p in step.inputs.items() if p.is_port and name not in from_steps]
-    return [digest(Path(str(values[name]))) for name in ports if values[name] is not None]
-
-
-def digest(path: Path) -> str:
-    """Of the contents of a file, or of all files of a folder with their names."""
-    found = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
-        found.update(f"{file.relative_to(path)}\0{file.stat().st_size}\0".encode())
-        with file.open("rb") as stream:
-            for block in iter(lambda: stream.read(1 << 20), b""):
-                found.update(block)
-    return found.hexdigest()
+    return [snapshot.digest(snapshot.tree(Path(str(values[name])))) for name in ports if values[name] is not None]
 
 
 def finished(record: Path, item: Prepared) -> bool:
@@ -289,7 +279,7 @@ def execute(item: Prepared, home: Path, output: Path) -> None:
 
 def environment(rank: int, processes: int, world: int, port: int, output: Path) -> dict[str, str]:
     """The variables that Azure ML sets for one process of a PyTorch job."""
-    own = {
+    own: dict[str, Any] = {
         "RANK": rank,
         "LOCAL_RANK": rank % processes,
         "NODE_RANK": rank // processes,
@@ -298,8 +288,9 @@ def environment(rank: int, processes: int, world: int, port: int, output: Path) 
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
         "PYTHONUNBUFFERED": 1,
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // world),
     }
+    if world > 1:
+        own["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or max(1, len(os.sched_getaffinity(0)) // world)
     live = {"FINETUNE_LIVE": "1"} if sys.stdout.isatty() else {}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     tracking = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{output}/mlflow.db"
@@ -317,9 +308,12 @@ def pass_on(pipe: IO[bytes], log: Path, shown: bool) -> None:
     with log.open("wb", buffering=0) as written:
         while block := os.read(pipe.fileno(), 65536):
             written.write(block)
-            if shown:
-                sys.stdout.buffer.write(block)
-                sys.stdout.buffer.flush()
+            try:
+                if shown:
+                    sys.stdout.buffer.write(block)
+                    sys.stdout.buffer.flush()
+            except (OSError, AttributeError, ValueError):
+                shown = False  # nobody reads any more; the process must not wait for that
 
 
 def first_failure(running: list[subprocess.Popen[bytes]]) -> tuple[int, int] | None:

@@ -10,7 +10,7 @@ import torch
 from finetune.tables import Row
 from finetune.tasks.task import Batch, Columns, Prediction, Reduced, Task
 
-ROWS_AT_A_TIME = 1000  # bounds the memory of windows; more would not be faster
+ROWS_AT_A_TIME = 500  # bounds the memory of windows and n-best lists; more would not be faster
 
 
 def collate(windows: Sequence[dict[str, Any]], padding: dict[str, int]) -> Batch:
@@ -86,7 +86,7 @@ def batches_by_length(
         yield {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def predict_rows(
+def predict_parts(
     model: Any,
     tokenizer: Any,
     rows: Sequence[Row],
@@ -95,18 +95,21 @@ def predict_rows(
     batch_size: int,
     keep_batches: int = 1,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    progress: Callable[[int], Any] = lambda count: None,
-) -> list[Prediction]:
-    """One prediction for each row, in order. Memory is bounded by ROWS_AT_A_TIME rows and their predictions."""
-    predictions: list[Prediction] = []
+) -> Iterator[list[Prediction]]:
+    """The predictions of ROWS_AT_A_TIME rows after another, in order: memory does not grow with the rows."""
     for first in range(0, len(rows), ROWS_AT_A_TIME):
         part = rows[first : first + ROWS_AT_A_TIME]
         windows = as_windows(task.encode(part, tokenizer, state))
         batches = batches_by_length(windows, batch_size, task.padding(tokenizer), model.device)
         reduced, _ = predict(model, batches, task, state, keep_batches, autocast)
-        predictions += task.decode(reduced, part, state)
-        progress(len(part))
-    return predictions
+        yield task.decode(reduced, part, state)
+
+
+def predict_rows(
+    model: Any, tokenizer: Any, rows: Sequence[Row], task: Task, state: Any, batch_size: int
+) -> list[Prediction]:
+    """One prediction for each row, in order."""
+    return [p for part in predict_parts(model, tokenizer, rows, task, state, batch_size) for p in part]
 
 
 def autocast_for(precision: str, device: Any) -> Callable[[], AbstractContextManager[Any]]:

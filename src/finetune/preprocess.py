@@ -39,6 +39,7 @@ def main(argv: list[str]) -> None:
     read = {name: len(rows[name]) + audits[name].dropped for name in SPLITS}
     refuse_losses(rows, audits, params.max_dropped_fraction)
     limits = {"train": params.max_train_samples, "validation": params.max_eval_samples, "test": params.max_eval_samples}
+    left_out = {name: max(0, len(rows[name]) - limits[name]) if limits[name] >= 0 else 0 for name in SPLITS}
     rows = {name: sample(rows[name], limits[name]) for name in SPLITS}
 
     state = task.fit(params, rows["train"], model_length, tokenizer.num_special_tokens_to_add(pair=True))
@@ -50,7 +51,13 @@ def main(argv: list[str]) -> None:
     refuse_losses(rows, unencoded, params.max_dropped_fraction)
     tokenizer.save_pretrained(Preprocessed.tokenizer_folder(params.output_dir))
     reports = {
-        name: SplitReport(read[name], len(rows[name]), windows[name], audits[name].problems | unencoded[name].problems)
+        name: SplitReport(
+            rows_read=read[name],
+            rows_left_out=left_out[name],
+            rows_kept=len(rows[name]),
+            windows=windows[name],
+            problems=audits[name].problems | unencoded[name].problems,
+        )
         for name in SPLITS
     }
     Preprocessed(task_name, asdict(state), reports, selected.model_type, split_source).write(params.output_dir)
@@ -217,6 +224,8 @@ def report(reports: dict[str, SplitReport], split_source: str) -> None:
     say(f"validation and test: {split_source}")
     for name in SPLITS:
         say(f"{name}: {reports[name].rows_kept} of {reports[name].rows_read} rows, {reports[name].windows} windows")
+        if reports[name].rows_left_out:
+            say(f"  left out {reports[name].rows_left_out}: max_{'train' if name == 'train' else 'eval'}_samples")
         for line in Audit(reports[name].problems).lines():
             say(f"  {line}")
 

@@ -8,12 +8,13 @@ import gc
 import os
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.allocator import keep_freed_memory
 from finetune.cli import parse_task
 from finetune.console import is_main_process, quiet_libraries, say, start
-from finetune.errors import Fault, HandoffError, run_main
+from finetune.errors import Fault, HandoffError, ModelError, run_main
 from finetune.handoff import Preprocessed, SelectedModel, read_rows
 from finetune.params import FinetuneParams, refuse_unsupported, without_effect
 
@@ -34,16 +35,20 @@ def main(argv: list[str]) -> None:
         say(f"note: {line}")
 
     keep_freed_memory()
-    from finetune import adapt, settings
+    from finetune import adapt, settings, tracking
     from finetune.tasks import load_task
 
     quiet_libraries()
-    settings.refuse_precision(params)
+    settings.refuse_unsupported_here(params)
     adapt.refuse(params, selected.model_type)
     task = load_task(task_name)
-    trainer, restore = train(params, task, preprocessed)
-    if is_main_process():
-        save_and_prove(trainer, restore, params, task)
+    data = load_windows(params)
+    settings.schedule(params, len(data["train"]), settings.processes())
+    resume = checkpoint_to_resume(params)
+    with tracking.tracked(params):
+        trainer, restore = train(params, task, preprocessed, data, resume)
+        if is_main_process():
+            save_and_prove(trainer, restore, params, task)
 
 
 def leave_lone_process_group() -> None:
@@ -60,49 +65,76 @@ def refuse_other_model(selected: SelectedModel, preprocessed: Preprocessed) -> N
         raise HandoffError(Fault(what, fix="run preprocess with the model_selector_output that is given here"))
 
 
-def train(params: FinetuneParams, task: "Task", preprocessed: Preprocessed) -> tuple["FinetuneTrainer", Any]:
-    """Train, halving the batch and starting afresh where memory runs out and auto_find_batch_size is true."""
+def load_windows(params: FinetuneParams) -> dict[str, Any]:
+    """The encoded training and validation rows, memory-mapped."""
+    from datasets import load_from_disk
+
+    folder = params.preprocess_output
+    splits = ("train", "validation")
+    return {name: load_from_disk(Preprocessed.windows_folder(folder, name)).with_format("numpy") for name in splits}
+
+
+def checkpoint_to_resume(params: FinetuneParams) -> Path | None:
+    """The newest whole checkpoint if asked for; else old ones are moved out of the way."""
+    from finetune import checkpoints
+
+    if params.resume_from_checkpoint:
+        newest = checkpoints.newest_whole(params.pytorch_model_folder)
+        nothing = "resume_from_checkpoint is true, but there is no whole checkpoint: starting anew"
+        say(f"going on from {newest.name}" if newest else nothing)
+        return newest
+    if is_main_process():
+        checkpoints.move_aside(params.pytorch_model_folder)
+    return None
+
+
+def train(
+    asked: FinetuneParams, task: "Task", preprocessed: Preprocessed, data: dict[str, Any], resume: Path | None
+) -> tuple["FinetuneTrainer", Any]:
+    """Train; where memory runs out and auto_find_batch_size is true, halve the batch and start from the first weights.
+
+    -> (trainer with the best model, what undoes the adaptations of the model).
+    """
     from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
+    batch_size = asked.per_device_train_batch_size
     while True:
+        params = replace(asked, per_device_train_batch_size=batch_size)
+        trainer, restore = build(params, asked, task, preprocessed, data)
         try:
-            return train_once(params, task, preprocessed)
+            fit(trainer, resume)
+            return trainer, restore
         except RuntimeError as error:
-            batch_size = params.per_device_train_batch_size
-            if not params.auto_find_batch_size or batch_size == 1 or not should_reduce_batch_size(error):
+            if not asked.auto_find_batch_size or batch_size == 1 or not should_reduce_batch_size(error):
                 raise
-            say(f"out of memory with per_device_train_batch_size {batch_size}; starting again with {batch_size // 2}")
-            params = replace(params, per_device_train_batch_size=batch_size // 2)
+        batch_size //= 2
+        say(f"out of memory with per_device_train_batch_size {2 * batch_size}; starting again with {batch_size}")
+        del trainer, restore
         gc.collect()
         clear_device_cache()
 
 
-def train_once(params: FinetuneParams, task: "Task", preprocessed: Preprocessed) -> tuple["FinetuneTrainer", Any]:
-    """One training run from the imported weights, or from a checkpoint. -> (trainer with the best model, restore)."""
-    from datasets import load_from_disk
+def build(
+    params: FinetuneParams, asked: FinetuneParams, task: "Task", preprocessed: Preprocessed, data: dict[str, Any]
+) -> tuple["FinetuneTrainer", Any]:
+    """The model from the imported weights, adapted, in a Trainer; and what undoes the adaptations."""
     from transformers import enable_full_determinism, set_seed
 
-    from finetune import adapt, checkpoints, settings, tracking
+    from finetune import adapt, settings
     from finetune.model import load_model, load_tokenizer, store_state
     from finetune.training import FinetuneTrainer
 
-    data = params.preprocess_output
-    windows = {
-        name: load_from_disk(Preprocessed.windows_folder(data, name)).with_format("numpy")
-        for name in ("train", "validation")
-    }
-    steps = settings.schedule(params, len(windows["train"]), settings.processes())
+    steps = settings.schedule(params, len(data["train"]), settings.processes())
     args = settings.training_arguments(params, steps)
-    found = settings.derived(params, steps)
-    for line in found:
+    derived = settings.derived(params, asked, steps)
+    for line in derived:
         say(str(line))
     if is_main_process():
-        settings.write_resolved(params, found, params.pytorch_model_folder)
+        settings.write_resolved(asked, derived, params.pytorch_model_folder)
 
     (enable_full_determinism if params.enable_full_determinism else set_seed)(params.seed)
-    model, new = load_model(
-        SelectedModel.model_folder(params.model_selector_output), task, params.ignore_mismatched_sizes
-    )
+    source = SelectedModel.model_folder(params.model_selector_output)
+    model, new = load_model(source, task, params.ignore_mismatched_sizes)
     if new:
         say(f"weights that start at random: {', '.join(new)}")
     state = task.state(**preprocessed.state)
@@ -113,48 +145,45 @@ def train_once(params: FinetuneParams, task: "Task", preprocessed: Preprocessed)
         args=args,
         task=task,
         state=state,
-        train=windows["train"],
-        validation=windows["validation"],
-        validation_rows=read_rows(Preprocessed.rows_file(data, "validation")),
-        tokenizer=load_tokenizer(Preprocessed.tokenizer_folder(data)),
+        train=data["train"],
+        validation=data["validation"],
+        validation_rows=read_rows(Preprocessed.rows_file(params.preprocess_output, "validation")),
+        tokenizer=load_tokenizer(Preprocessed.tokenizer_folder(params.preprocess_output)),
         global_batch=steps.global_batch,
         keep_batches=params.eval_accumulation_steps,
-        callbacks=[tracking.Progress(task.head_metric), tracking.MlflowMetrics(), *settings.callbacks(params)],
+        callbacks=settings.callbacks(params, task),
     )
-    say(
-        f"{len(windows['train'])} windows, {steps.total_steps} steps of {steps.global_batch}, precision "
-        f"{params.precision}, {settings.processes()} x {args.device.type}"
-    )
-    with tracking.tracked(params):
-        started = time.perf_counter()
-        trainer.train(resume_from_checkpoint=checkpoint_to_resume(params, checkpoints))
-        summarize(trainer, time.perf_counter() - started)
+    where = f"{settings.processes()} x {args.device.type}, precision {params.precision}"
+    say(f"{len(data['train'])} windows, {steps.total_steps} steps of {steps.global_batch}, {where}")
     return trainer, adapted.restore
 
 
-def checkpoint_to_resume(params: FinetuneParams, checkpoints: Any) -> str | None:
-    """The newest whole checkpoint if asked for; else old ones are moved out of the way."""
-    if params.resume_from_checkpoint:
-        newest = checkpoints.newest_whole(params.pytorch_model_folder)
-        nothing = "resume_from_checkpoint is true, but there is no whole checkpoint: starting anew"
-        say(f"going on from {newest.name}" if newest else nothing)
-        return str(newest) if newest else None
-    if is_main_process():
-        checkpoints.move_aside(params.pytorch_model_folder)
-    return None
+def fit(trainer: "FinetuneTrainer", resume: Path | None) -> None:
+    """Train to the end with the best model loaded. Raises: ParameterError, ModelError."""
+    import torch
 
-
-def summarize(trainer: "FinetuneTrainer", seconds: float) -> None:
-    """Speed and the best step, for the user and for MLflow. Tokens and samples exclude padding."""
+    from finetune import checkpoints
     from finetune.tracking import log_summary
 
-    tokens = int(trainer.accelerator.gather(trainer.tokens_seen).sum())
-    samples = int(trainer.accelerator.gather(trainer.windows_seen).sum())
+    marker = checkpoints.Marker(trainer.global_batch, len(trainer.train_dataset))
+    trainer.add_callback(checkpoints.MarkWhole(marker))
+    if resume:
+        checkpoints.refuse_other_steps(resume, marker)
+    started = time.perf_counter()
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    if not all(torch.isfinite(p).all() for p in trainer.model.parameters()):
+        fix = "a lower --learning_rate, a positive --max_grad_norm, or --precision bf16"
+        raise ModelError(Fault("training diverged: the best weights are not finite", fix=fix))
     state = trainer.state
-    training = seconds - sum(entry.get("eval_runtime", 0.0) for entry in state.log_history)
-    rates = {"train_samples_per_second": samples / training, "train_tokens_per_second": tokens / training}
-    log_summary({"train_seconds": training, **rates})
-    say(f"trained {training:.0f} s: {samples / training:.1f} samples/s, {tokens / training:.0f} tokens/s")
+    if state.best_model_checkpoint is None:
+        fix = "look at the validation loss above; a lower --learning_rate may help"
+        raise ModelError(Fault("there is no best checkpoint: no evaluation gave a finite metric", fix=fix))
+    seconds = time.perf_counter() - started - trainer.evaluation_seconds
+    samples = int(trainer.accelerator.gather(trainer.windows_seen).sum())
+    tokens = int(trainer.accelerator.gather(trainer.tokens_seen).sum())  # padding not counted
+    rates = {"train_samples_per_second": samples / seconds, "train_tokens_per_second": tokens / seconds}
+    log_summary({"train_seconds": seconds, **rates, "per_device_train_batch_size": trainer.args.train_batch_size})
+    say(f"trained {seconds:.0f} s: {samples / seconds:.1f} samples/s, {tokens / seconds:.0f} tokens/s")
     say(f"best at step {state.best_global_step}: {trainer.args.metric_for_best_model} {state.best_metric:.4f}")
 
 
@@ -165,6 +194,7 @@ def save_and_prove(trainer: "FinetuneTrainer", restore: Any, params: FinetunePar
     adapted = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     tokenizer = trainer.processing_class
     unmerged = params.apply_lora and not params.merge_lora_weights
+    save.clear(params.pytorch_model_folder)
     if unmerged:
         base = SelectedModel.model_folder(params.model_selector_output)
         save.save_adapter(adapted, base, tokenizer, params.pytorch_model_folder)

@@ -9,17 +9,26 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from finetune import __version__
 from finetune.errors import Fault, ModelError
 from finetune.model import BASE_MODEL, STATE_KEY, load_model, load_tokenizer
 from finetune.prediction import predict_rows
 from finetune.tables import Row
-from finetune.tasks.task import Prediction, Task
+from finetune.tasks.task import Task
 
 PROOF_ROWS = 8
 SCORE_TOLERANCE = 1e-4
 # What the served model imports; torch and transformers would be guessed wrong by MLflow's own inference.
 SERVING_PACKAGES = ("mlflow", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas")
 PACKAGE = Path(__file__).parent
+
+
+def clear(folder: Path) -> None:
+    """Take away the model of an earlier run; its checkpoints stay."""
+    shutil.rmtree(folder / BASE_MODEL, ignore_errors=True)
+    for pattern in ("adapter_*", "model*.safetensors*", "config.json"):
+        for path in folder.glob(pattern):
+            path.unlink()
 
 
 def save_pytorch(model: Any, tokenizer: Any, folder: Path) -> None:
@@ -59,8 +68,10 @@ def save_mlflow(model: Any, tokenizer: Any, task: Task, folder: Path) -> None:
                 outputs=Schema([ColSpec(kind, name) for name, kind in task.output_types.items()]),
             ),
             input_example=[task.example],
-            metadata={STATE_KEY: {"task": task.name, "version": version("finetune")}},
+            metadata={STATE_KEY: {"task": task.name, "version": __version__}},
         )
+        for name in ("artifacts", "code"):  # of an earlier run
+            shutil.rmtree(folder / name, ignore_errors=True)
         shutil.copytree(staged, folder, dirs_exist_ok=True)
 
 
@@ -85,13 +96,16 @@ def mlflow_weights(folder: Path) -> Path:
 def prove(
     model: Any, tokenizer: Any, rows: Sequence[Row], task: Task, state: Any, pytorch: Path, mlflow_folder: Path
 ) -> int:
-    """Load both folders and compare their answers with the trained model's. -> rows compared. Raises: ModelError."""
+    """Load both folders and compare their answers on some rows with the trained model's. -> how many rows.
+
+    Raises: ModelError.
+    """
     chosen = list(rows[:PROOF_ROWS])
-    expected = predict_rows(model.eval(), tokenizer, chosen, task, state, PROOF_ROWS)
+    expected = predict_rows(model, tokenizer, chosen, task, state, PROOF_ROWS)
     reloaded, new = load_model(pytorch, task)
     if new:
         raise ModelError(Fault(f"{pytorch} lacks weights", why=", ".join(new)))
-    got = predict_rows(reloaded.eval(), load_tokenizer(pytorch), chosen, task, state, PROOF_ROWS)
+    got = predict_rows(reloaded.to(model.device), load_tokenizer(pytorch), chosen, task, state, PROOF_ROWS)
     _compare(pytorch, [task.present(p) for p in expected], [task.present(p) for p in got])
     _compare(mlflow_folder, [task.present(p) for p in expected], _served(mlflow_folder, chosen, task))
     return len(chosen)
@@ -106,20 +120,12 @@ def _served(folder: Path, rows: Sequence[Row], task: Task) -> list[dict[str, Any
     return served
 
 
-def _compare(folder: Path, expected: list[Prediction], got: list[Prediction]) -> None:
+def _compare(folder: Path, expected: list[dict[str, Any]], got: list[dict[str, Any]]) -> None:
     for i, (wanted, answer) in enumerate(zip(expected, got, strict=True)):
-        same = all(
-            math.isclose(wanted[key], answer[key], abs_tol=SCORE_TOLERANCE)
-            if isinstance(wanted[key], float)
-            else wanted[key] == answer[key]
-            for key in wanted
-        )
-        if not same:
+        scores = [key for key, value in wanted.items() if isinstance(value, float)]
+        near = all(math.isclose(wanted[key], answer[key], abs_tol=SCORE_TOLERANCE) for key in scores)
+        same = all(wanted[key] == answer[key] for key in wanted.keys() - scores)
+        if not (near and same):
             why = f"validation row {i}: the trained model gives {wanted}, the saved one {answer}"
-            raise ModelError(
-                Fault(
-                    f"{folder} is not the model that was trained",
-                    why=why,
-                    fix="run again; if it persists, report it with resolved_config.yaml",
-                )
-            )
+            fix = "run again; if it persists, report it with resolved_config.yaml"
+            raise ModelError(Fault(f"{folder} is not the model that was trained", why=why, fix=fix))

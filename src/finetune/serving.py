@@ -10,7 +10,7 @@ from typing import Any
 import mlflow
 import pandas as pd
 
-BATCH_SIZE = 16
+BATCH_SIZE = 8
 
 
 class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -29,7 +29,7 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.state = self.task.state(**stored["state"])
         self.tokenizer = load_tokenizer(folder)
         model, _ = load_model(folder, self.task)
-        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         from finetune.prediction import predict_rows

@@ -10,11 +10,12 @@ import torch
 import yaml
 from transformers import EarlyStoppingCallback, TrainingArguments
 
-from finetune.checkpoints import MarkWhole
 from finetune.console import say
 from finetune.errors import Fault, ParameterError, UnsupportedError
 from finetune.params import FinetuneParams
 from finetune.schema import params_of
+from finetune.tasks.task import Task
+from finetune.tracking import MlflowMetrics, Progress
 
 # The fused kernel computes the same step in one pass over the weights.
 OPTIMIZERS = {"adamw_hf": "adamw_torch_fused", "adamw_torch": "adamw_torch_fused", "adafactor": "adafactor"}
@@ -64,11 +65,18 @@ def schedule(params: FinetuneParams, windows: int, processes: int) -> Schedule:
     return Schedule(per_epoch, total, every, global_batch)
 
 
-def refuse_precision(params: FinetuneParams) -> None:
-    """Raises: UnsupportedError for fp16 without a GPU, where it would silently compute in fp32."""
+def refuse_unsupported_here(params: FinetuneParams) -> None:
+    """Raises: UnsupportedError for what this machine or this launch can't do."""
+    faults = []
     if params.precision == "16" and not torch.cuda.is_available():
+        # transformers would take it and compute in 32 bits.
         why = "fp16 needs a GPU, and none is visible here"
-        raise UnsupportedError(Fault("--precision 16", why=why, fix="--precision bf16"))
+        faults.append(Fault("--precision 16", why=why, fix="--precision bf16"))
+    if params.auto_find_batch_size and processes() > 1:
+        why = f"with {processes()} processes, one that runs out of memory leaves the others waiting"
+        faults.append(Fault("--auto_find_batch_size true", why=why, fix="--auto_find_batch_size false"))
+    if faults:
+        raise UnsupportedError(*faults)
 
 
 def training_arguments(params: FinetuneParams, steps: Schedule) -> TrainingArguments:
@@ -106,6 +114,7 @@ def training_arguments(params: FinetuneParams, steps: Schedule) -> TrainingArgum
         metric_for_best_model=f"eval_{params.metric_for_best_model}",
         greater_is_better=params.metric_for_best_model != "loss",
         restore_callback_states_from_checkpoint=True,
+        logging_nan_inf_filter=False,
         remove_unused_columns=False,
         report_to="none",
         disable_tqdm=True,
@@ -117,14 +126,17 @@ def training_arguments(params: FinetuneParams, steps: Schedule) -> TrainingArgum
     return args
 
 
-def callbacks(params: FinetuneParams) -> list[Any]:
-    """Early stopping, and the marker of whole checkpoints."""
+def callbacks(params: FinetuneParams, task: Task) -> list[Any]:
+    """What is shown, what is tracked, and early stopping."""
     stopping = EarlyStoppingCallback(params.early_stopping_patience, params.early_stopping_threshold)
-    return [MarkWhole(), *([stopping] if params.apply_early_stopping else [])]
+    return [Progress(task.head_metric), MlflowMetrics(), *([stopping] if params.apply_early_stopping else [])]
 
 
-def derived(params: FinetuneParams, steps: Schedule) -> list[Derived]:
-    """Every value that is not what its parameter says, with the reason."""
+def derived(params: FinetuneParams, asked: FinetuneParams, steps: Schedule) -> list[Derived]:
+    """Every value that is not what its parameter says, with the reason.
+
+    `params` is what runs; its batch may be smaller than asked.
+    """
     lower = params.metric_for_best_model == "loss"
     found = [
         Derived(
@@ -133,8 +145,12 @@ def derived(params: FinetuneParams, steps: Schedule) -> list[Derived]:
             "direction of the metric",
         )
     ]
-    if params.optim == "adamw_hf":
-        found.append(Derived("optim", "adamw_torch", "adamw_hf is AdamW; biases and layer norms have no weight decay"))
+    if OPTIMIZERS[params.optim] != params.optim:
+        reason = "AdamW in one kernel; biases and layer norms have no weight decay"
+        found.append(Derived("optim", OPTIMIZERS[params.optim], reason))
+    if params.per_device_train_batch_size != asked.per_device_train_batch_size:
+        reason = "auto_find_batch_size: more did not fit into memory"
+        found.append(Derived("per_device_train_batch_size", params.per_device_train_batch_size, reason))
     if params.evaluation_strategy == "steps" and params.evaluation_steps_interval:
         reason = f"{params.evaluation_steps_interval:g} of {steps.steps_per_epoch} steps in an epoch"
         found.append(Derived("eval_steps", steps.evaluation_steps, reason))

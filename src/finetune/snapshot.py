@@ -31,9 +31,16 @@ def digest(files: Snapshot) -> str:
     """Changes with the name or content of any file."""
     found = hashlib.sha256()
     for name in sorted(files):
-        content = files[name].read_bytes()
-        found.update(f"{name}\0{len(content)}\0".encode() + content)
+        found.update(f"{name}\0{files[name].stat().st_size}\0".encode())
+        with files[name].open("rb") as stream:
+            while block := stream.read(1 << 20):
+                found.update(block)
     return found.hexdigest()
+
+
+def tree(path: Path) -> Snapshot:
+    """A file, or every file of a folder."""
+    return {file.relative_to(path): file for file in _files(path, [])}
 
 
 def copy(files: Snapshot, target: Path) -> None:

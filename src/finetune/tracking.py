@@ -57,6 +57,7 @@ def tracked(params: FinetuneParams) -> Iterator[None]:
     if not is_main_process():
         yield
         return
+    params.pytorch_model_folder.mkdir(parents=True, exist_ok=True)
     mlflow.set_tracking_uri(tracking_uri(params.pytorch_model_folder))
     with mlflow.start_run(log_system_metrics=False):
         mlflow.log_params({name: str(value) for name, value in asdict(params).items()})

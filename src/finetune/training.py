@@ -2,12 +2,15 @@
 
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from datasets import Dataset
-from transformers import PrinterCallback, Trainer
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer
 
+from finetune.errors import Fault, ModelError
 from finetune.prediction import collate, forward, predict
 from finetune.sampling import LengthGroupedSampler, by_length
 from finetune.tables import Row
@@ -56,6 +59,7 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
         self.global_batch = global_batch
         self.keep_batches = keep_batches
         self.loss_is_scaled_for_ga = True
+        self.evaluation_seconds = 0.0
         self.tokens_seen = torch.zeros((), dtype=torch.int64, device=args.device)
         self.windows_seen = torch.zeros((), dtype=torch.int64, device=args.device)
 
@@ -81,25 +85,45 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
     def _get_eval_sampler(self, eval_dataset: Dataset) -> list[int]:
         return by_length(lengths(eval_dataset))
 
+    def _load_callback_state(self) -> None:
+        # Called when the state has just been read from a checkpoint: cadence, patience and folder are this run's.
+        self.state.compute_steps(self.args, self.state.max_steps)
+        if self.state.best_global_step:
+            best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+            self.state.best_model_checkpoint = str(best) if best.is_dir() else None
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, EarlyStoppingCallback) and "EarlyStoppingCallback" in self.state.stateful_callbacks:
+                self.state.stateful_callbacks["EarlyStoppingCallback"]["args"] = callback.state()["args"]
+        super()._load_callback_state()
+
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """The task's metrics and the mean loss over all items."""
         started = time.perf_counter()
-        with torch.random.fork_rng(devices=[]):  # a loader seeds its workers from the global generator
-            reduced, loss = predict(
-                self.model,
-                self.get_eval_dataloader(),
-                self.task,
-                self.task_state,
-                self.keep_batches,
-                gather=self.accelerator.gather_for_metrics,
-            )
+        try:
+            with torch.random.fork_rng(devices=[]):  # a loader seeds its workers from the global generator
+                reduced, loss = predict(
+                    self.model,
+                    self.get_eval_dataloader(),
+                    self.task,
+                    self.task_state,
+                    self.keep_batches,
+                    gather=self.accelerator.gather_for_metrics,
+                )
+        except RuntimeError as error:
+            if not should_reduce_batch_size(error):
+                raise
+            smaller = max(1, self.args.per_device_eval_batch_size // 2)
+            raise ModelError(
+                Fault("memory runs out in evaluation", fix=f"--per_device_eval_batch_size {smaller}")
+            ) from None
         predictions = self.task.decode(reduced, self.validation_rows, self.task_state)
-        scores: dict[str, float] = {"loss": float(loss or 0.0), **self.task.metrics(predictions, self.validation_rows)}
+        scores: dict[str, Any] = {"loss": loss, **self.task.metrics(predictions, self.validation_rows)}
         seconds = time.perf_counter() - started
+        self.evaluation_seconds += seconds
         scores |= {"runtime": seconds, "samples_per_second": len(self.validation_rows) / seconds}
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
+        metrics: dict[str, float] = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         self.log(metrics)
         control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)  # type: ignore[has-type]
         self.control = control

@@ -41,6 +41,8 @@ def validate(table: Table, columns: QuestionAnsweringColumns, audit: Audit) -> l
     Raises: DataError for a missing column. A file without any answers column is for prediction only.
     """
     needed = {"question_key": columns.question_key, "context_key": columns.context_key}
+    if columns.answers_key != QuestionAnsweringColumns.answers_key:
+        needed["answers_key"] = columns.answers_key  # asked for by name, so a slip of the pen is not "no answers"
     table.require(needed)
     rows = []
     for number, row in zip(table.numbers, table.rows, strict=True):
@@ -374,6 +376,7 @@ TASK = Task(
     name="question_answering",
     auto_model=AutoModelForQuestionAnswering,
     families=MODEL_FOR_QUESTION_ANSWERING_MAPPING,
+    num_labels=2,
     validate=validate,
     group=lambda row: row["context"],
     fit=fit,
@@ -391,6 +394,7 @@ TASK = Task(
     decode=decode,
     has_gold=has_gold,
     metrics=metrics,
+    for_metrics=lambda prediction: {"text": prediction["text"], "null_score": prediction["null_score"]},
     head_metric="f1",
     show=show,
     serve=serve,

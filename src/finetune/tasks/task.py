@@ -30,6 +30,9 @@ class Task:
     families: Any
     """Mapping of config classes to model classes that have the head."""
 
+    num_labels: int | None
+    """Outputs of the head; None where the data decide."""
+
     validate: Callable[[Table, Any, Audit], list[Row]]
     """(table, parameters with the column names, audit) -> rows. Raises DataError for a missing column."""
 
@@ -77,6 +80,9 @@ class Task:
 
     has_gold: Callable[[Row], bool]
     metrics: Callable[[Sequence[Prediction], Sequence[Row]], dict[str, float]]
+
+    for_metrics: Callable[[Prediction], Prediction]
+    """What `metrics` reads of a prediction: all that evaluation keeps of it."""
 
     head_metric: str
     """The metric to show first."""
