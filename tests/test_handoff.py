@@ -20,8 +20,8 @@ PREPROCESSED = Preprocessed(
     task=TASK,
     state={"max_seq_length": 128, "question_key": "Frage\u2028"},
     splits={
-        "train": SplitReport(3, 2, 5, {"empty question": {"count": 1, "action": "dropped", "rows": [2]}}),
-        "test": SplitReport(1, 1, 1, {}),
+        "train": SplitReport(3, 0, 2, 5, {"empty question": {"count": 1, "action": "dropped", "rows": [2]}}),
+        "test": SplitReport(1, 0, 1, 1, {}),
     },
     model_type="bert",
     split_source="files",

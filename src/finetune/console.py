@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-import warnings
 from typing import Any
 
 
@@ -19,7 +18,6 @@ def quiet_libraries() -> None:
 
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    warnings.filterwarnings("ignore", message=".*ype hint")  # MLflow on PythonModel.predict, with and without them
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -31,7 +31,7 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         model, _ = load_model(folder, self.task)
         self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         from finetune.prediction import predict_rows
 
         records = model_input if isinstance(model_input, list) else model_input.to_dict("records")
