@@ -40,12 +40,19 @@ def parse_task(argv: list[str], component: str, module: str) -> tuple[str, Any]:
     if "--task" in words[:-1]:
         at = words.index("--task")
         task, rest = words[at + 1], words[:at] + words[at + 2 :]
-    if task is None and ("--help" in words or "-h" in words):
-        task = next(iter(TASKS))
-    if task not in TASKS:
-        what = "--task is missing" if task is None else f"unknown task {task!r}{did_you_mean(task, list(TASKS))}"
-        raise ParameterError(Fault(what, fix=f"--task {' | '.join(TASKS)}"))
-    return task, parse(vars(TASKS[task])[component], rest, f"python -m {module} --task {task}")
+    if task in TASKS:
+        return task, _parse(task, rest, component, module)
+    first = next(iter(TASKS))
+    faults = [Fault("--task is missing" if task is None else f"unknown task {task!r}{did_you_mean(task, list(TASKS))}")]
+    try:
+        _parse(first, rest, component, module)
+    except ParameterError as error:
+        faults += error.faults
+    raise ParameterError(Fault(faults[0].what, fix=f"--task {' | '.join(TASKS)}"), *faults[1:])
+
+
+def _parse(task: str, words: list[str], component: str, module: str) -> Any:
+    return parse(vars(TASKS[task])[component], words, f"python -m {module} --task {task}")
 
 
 def console_script() -> None:

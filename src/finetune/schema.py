@@ -206,7 +206,7 @@ def _example(p: Param) -> str:
 
 def help_text(cls: type, prog: str) -> str:
     """The --help page, one section for each group."""
-    parser = argparse.ArgumentParser(prog=prog, description=(cls.__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog=prog, usage=f"{prog} --NAME VALUE ...", add_help=False)
     sections: dict[str, Any] = {}
     for p in params_of(cls):
         if p.group not in sections:
