@@ -6,22 +6,15 @@ What runs is each component's own `command:`, in a snapshot of its code. A step 
 skipped. Everything lies under --output: the pipeline's outputs, steps/JOB/ with the other outputs and the logs.
 """
 
-import contextlib
 import hashlib
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from finetune import snapshot
-from finetune.errors import Fault, ParameterError, StepError, run_main
+from finetune import processes, snapshot
+from finetune.errors import Fault, ParameterError, run_main
 from finetune.graph import Pipeline, Step, fill_command, load_pipeline, needs, parent_output, resolve
 from finetune.schema import did_you_mean
 
@@ -32,8 +25,6 @@ FILE             a pipeline component YAML
 --set NAME=VALUE an input of the pipeline; --set may be repeated, or take several
 --force          run every step, finished or not
 """
-GRACE = 15.0  # seconds between asking processes to end and ending them
-LOG_LINES_SHOWN = 12
 LOCAL_OR_HUB = ("huggingface_id", "dataset_name")  # names that may be a folder, which steps see from elsewhere
 
 
@@ -61,8 +52,7 @@ def main(argv: list[str]) -> None:
     if not argv or "--help" in argv or "-h" in argv:
         print(USAGE, end="")
         return
-    for kind in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(kind, interrupt)
+    processes.end_with_this_process()
     words = read_words(argv)
     pipeline = load_pipeline(words.file)
     inputs = pipeline_inputs(pipeline, words.values)
@@ -163,7 +153,7 @@ def run(pipeline: Pipeline, inputs: dict[str, str | None], output: Path, force: 
             (path.parent if item.step.outputs[port].kind == "uri_file" else path).mkdir(parents=True, exist_ok=True)
         snapshot.copy(item.step.snapshot, home / "code")
         started = time.perf_counter()
-        execute(item, home, output)
+        processes.execute(name, item.command, item.processes, item.world, home, output)
         seconds = time.perf_counter() - started
         save_record(record, {"key": item.key, "seconds": seconds, "command": item.command})
         done.append(Done(name, "ran", seconds, log))
@@ -189,16 +179,16 @@ def prepare(pipeline: Pipeline, inputs: dict[str, str | None], output: Path) -> 
                     faults.append(Fault(f"{name} {value!r} {error}", where=f"{pipeline.path.name}, {step.name}"))
         outputs = {name: folders[step.name, name] for name in step.outputs}
         command = fill_command(step.component["command"], values, {name: str(path) for name, path in outputs.items()})
-        nodes, processes = process_counts(step, inputs)
-        parts = [
+        nodes, on_each = process_counts(step, inputs)
+        depends = [
             command,
             snapshot.digest(step.snapshot),
             nodes,
-            processes,
-            [keys[name] for name in sorted(needs(step))],
+            on_each,
+            *(keys[name] for name in sorted(needs(step))),
         ]
-        keys[step.name] = hashlib.sha256(json.dumps([*parts, input_digests(step, values)]).encode()).hexdigest()
-        prepared.append(Prepared(step, command, outputs, processes, nodes * processes, keys[step.name]))
+        keys[step.name] = hashlib.sha256(json.dumps([*depends, *input_digests(step, values)]).encode()).hexdigest()
+        prepared.append(Prepared(step, command, outputs, on_each, nodes * on_each, keys[step.name]))
     if faults:
         raise ParameterError(*faults)
     return prepared
@@ -241,113 +231,6 @@ def save_record(record: Path, values: dict[str, Any]) -> None:
     part = record.with_suffix(".part")
     part.write_text(json.dumps(values, indent=2) + "\n")
     part.replace(record)
-
-
-def execute(item: Prepared, home: Path, output: Path) -> None:
-    """Start every process of a step and wait. Raises: StepError with the end of the log."""
-    port = free_port()
-    running: list[subprocess.Popen[bytes]] = []
-    readers: list[threading.Thread] = []
-    logs = [home / ("log.txt" if rank == 0 else f"log.rank{rank}.txt") for rank in range(item.world)]
-    try:
-        for rank, log in enumerate(logs):
-            env = environment(rank, item.processes, item.world, port, output)
-            words = ["bash", "-c", item.command]
-            process = subprocess.Popen(
-                words,
-                cwd=home / "code",
-                env=env,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            running.append(process)
-            readers.append(threading.Thread(target=pass_on, args=(process.stdout, log, rank == 0), daemon=True))
-            readers[-1].start()
-        failed = first_failure(running)
-    finally:
-        stop(running)
-    for reader in readers:
-        reader.join(timeout=GRACE)
-    if failed is not None:
-        rank, code = failed
-        last = logs[rank].read_text(errors="replace").replace("\r", "\n").splitlines()[-LOG_LINES_SHOWN:]
-        why = "the end of its log:\n" + "\n".join(f"    {line}" for line in last)
-        fix = "mend that and run the same command again: finished steps are skipped"
-        raise StepError(Fault(f"{item.step.name} ended with exit code {code}", where=str(logs[rank]), why=why, fix=fix))
-
-
-def environment(rank: int, processes: int, world: int, port: int, output: Path) -> dict[str, str]:
-    """The variables that Azure ML sets for one process of a PyTorch job."""
-    own: dict[str, Any] = {
-        "RANK": rank,
-        "LOCAL_RANK": rank % processes,
-        "NODE_RANK": rank // processes,
-        "LOCAL_WORLD_SIZE": processes,
-        "WORLD_SIZE": world,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "PYTHONUNBUFFERED": 1,
-    }
-    if world > 1:
-        own["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or max(1, len(os.sched_getaffinity(0)) // world)
-    live = {"FINETUNE_LIVE": "1"} if sys.stdout.isatty() else {}
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    tracking = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{output}/mlflow.db"
-    return {**os.environ, **{k: str(v) for k, v in own.items()}, **live, "PATH": path, "MLFLOW_TRACKING_URI": tracking}
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
-
-
-def pass_on(pipe: IO[bytes], log: Path, shown: bool) -> None:
-    """Write a process's output to its log, and to the terminal if asked, as it comes, progress bars and all."""
-    with log.open("wb", buffering=0) as written:
-        while block := os.read(pipe.fileno(), 65536):
-            written.write(block)
-            try:
-                if shown:
-                    sys.stdout.buffer.write(block)
-                    sys.stdout.buffer.flush()
-            except (OSError, AttributeError, ValueError):
-                shown = False  # nobody reads any more; the process must not wait for that
-
-
-def first_failure(running: list[subprocess.Popen[bytes]]) -> tuple[int, int] | None:
-    """Wait until all have ended well, or one has not: (rank, exit code)."""
-    while True:
-        codes = [process.poll() for process in running]
-        for rank, code in enumerate(codes):
-            if code:
-                return rank, code
-        if all(code == 0 for code in codes):
-            return None
-        time.sleep(0.05)
-
-
-def stop(running: list[subprocess.Popen[bytes]]) -> None:
-    """End what is left of the process groups: interrupted first, killed after a grace period or a second Ctrl-C."""
-    try:
-        alive = [process for process in running if process.poll() is None]
-        for process in alive:
-            os.killpg(process.pid, signal.SIGINT)
-        until = time.monotonic() + GRACE
-        while any(process.poll() is None for process in alive) and time.monotonic() < until:
-            time.sleep(0.05)
-    except KeyboardInterrupt:
-        pass
-    for process in running:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def interrupt(*_: Any) -> None:
-    """A signal to end is a Ctrl-C: the steps live in sessions of their own and would go on."""
-    raise KeyboardInterrupt
 
 
 def summarize(pipeline: Pipeline, done: list[Done], output: Path) -> None:
