@@ -14,9 +14,9 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
-from finetune import evaluation, model_selector, run
+from finetune import evaluation, model_selector, preprocess, run
 from finetune.errors import HandoffError, ModelError, ParameterError, UnsupportedError
-from tests.conftest import build_tiny_model, finetune_words
+from tests.conftest import build_tiny_model, finetune_words, sample_rows, write_jsonl
 
 pytestmark = pytest.mark.slow
 QUICK = {"per_device_train_batch_size": 16, "per_device_eval_batch_size": 16, "learning_rate": 1e-3}
@@ -240,6 +240,30 @@ def test_earlier_checkpoints_are_moved_aside(prepared: Path, tmp_path: Path) -> 
     folder = finetune(prepared, tmp_path, max_steps=1)
     assert [path.name for path in checkpoints(folder)] == ["checkpoint-1"]
     assert len(list((folder / "earlier-run-1").glob("checkpoint-*"))) == 1
+
+
+def test_no_answer_threshold_is_calibrated(prepared: Path, tmp_path: Path) -> None:
+    """Evaluation decodes with the threshold of the official sweep: on the same rows it gives the sweep's best F1."""
+    for split in ("train", "validation"):
+        rows = sample_rows(split)[:48]
+        for row in rows[::3]:
+            row["answers"] = {"text": [], "answer_start": []}
+        write_jsonl(tmp_path / f"{split}.jsonl", rows)
+    words = ["--task", "question_answering", "--model_selector_output", str(prepared / "model")]
+    files = {"train": "train", "validation": "validation", "test": "validation"}
+    words += [word for port, name in files.items() for word in (f"--{port}_file_path", str(tmp_path / f"{name}.jsonl"))]
+    preprocess.main([*words, "--output_dir", str(tmp_path / "data"), "--max_seq_length", "128", "--doc_stride", "32"])
+    shutil.copytree(prepared / "model", tmp_path / "model")
+    folder = finetune(tmp_path, tmp_path, max_steps=1)  # too few to learn: withholding every answer is best
+    best = next(
+        e for e in state(folder)["log_history"] if e["step"] == state(folder)["best_global_step"] and "eval_f1" in e
+    )
+    stored = json.loads((folder / "config.json").read_text())["finetune"]["state"]
+    assert stored["no_answer"] and stored["null_threshold"] == best["eval_best_f1_thresh"]
+    words = ["--task", "question_answering", "--preprocess_output", str(tmp_path / "data")]
+    evaluation.main([*words, "--pytorch_model_folder", str(folder), "--evaluation_result", str(tmp_path / "scores")])
+    scores = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert scores["f1"] == pytest.approx(best["eval_best_f1"]) and scores["f1"] > best["eval_f1"]
 
 
 def test_early_stopping(prepared: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 `evaluate.load("squad_v2")` fetches code from a hub; these don't.
 """
 
+import math
 import re
 import string
 from collections import Counter
@@ -49,7 +50,8 @@ def best_threshold(
     in the order of their no_answer value; the first best sum wins.
     """
     current = best = float(sum(not answerable for answerable in has_answer))
-    threshold = 0.0
+    # Below every value, so that every answer is withheld; the script, made for probabilities, says 0.
+    threshold = min(0.0, math.nextafter(min(no_answer), -math.inf))
     for i in sorted(range(len(scores)), key=lambda i: no_answer[i]):
         current += scores[i] if has_answer[i] else -float(answered[i])
         if current > best:
@@ -60,12 +62,18 @@ def best_threshold(
 class Squad(evaluate.Metric):  # type: ignore[misc]
     """SQuAD exact and F1 in the manner of evaluate-v2.0.py; without unanswerable rows equal to evaluate-v1.1.py.
 
-    predictions: {"prediction_text", "no_answer_score"}; references: {"texts"}, the gold answers.
+    predictions: {"prediction_text", "span_text", "no_answer_score"}: what is answered ("" for no answer), what would be
+    answered otherwise, and how much speaks for no answer; best_* are the sweep over the latter two. references:
+    {"texts"}, the gold answers.
     """
 
     def _info(self) -> evaluate.MetricInfo:
         features = datasets.Features(
-            predictions={"prediction_text": datasets.Value("string"), "no_answer_score": datasets.Value("float64")},
+            predictions={
+                "prediction_text": datasets.Value("string"),
+                "span_text": datasets.Value("string"),
+                "no_answer_score": datasets.Value("float64"),
+            },
             references={"texts": datasets.Sequence(datasets.Value("string"))},
         )
         return evaluate.MetricInfo(
@@ -83,8 +91,9 @@ class Squad(evaluate.Metric):  # type: ignore[misc]
                 result |= _summary(prefix, [exact[i] for i in chosen], [f1[i] for i in chosen])
         if not all(has_answer):
             no_answer = [p["no_answer_score"] for p in predictions]
-            answered = [bool(p["prediction_text"]) for p in predictions]
-            for name, scores in (("exact", exact), ("f1", f1)):
+            answered = [bool(p["span_text"]) for p in predictions]
+            spans = [squad_scores(r["texts"], p["span_text"]) for p, r in zip(predictions, references, strict=True)]
+            for name, scores in (("exact", [pair[0] for pair in spans]), ("f1", [pair[1] for pair in spans])):
                 best, threshold = best_threshold(scores, no_answer, has_answer, answered)
                 result |= {f"best_{name}": best, f"best_{name}_thresh": threshold}
         return result

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from finetune.allocator import return_freed_memory
 from finetune.tables import Row
 from finetune.tasks.task import Batch, Columns, Prediction, Reduced, Task
 
-ROWS_AT_A_TIME = 500  # bounds the memory of windows and n-best lists; more would not be faster
+ROWS_AT_A_TIME = 256  # bounds the memory of windows and n-best lists; more would not be faster
 
 
 def collate(windows: Sequence[dict[str, Any]], padding: dict[str, int]) -> Batch:
@@ -103,6 +104,7 @@ def predict_parts(
         batches = batches_by_length(windows, batch_size, task.padding(tokenizer), model.device)
         reduced, _ = predict(model, batches, task, state, keep_batches, autocast)
         yield task.decode(reduced, part, state)
+        return_freed_memory()
 
 
 def predict_rows(

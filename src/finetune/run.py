@@ -7,7 +7,7 @@
 import gc
 import os
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,8 +190,14 @@ def fit(trainer: "FinetuneTrainer", resume: Path | None) -> None:
 def save_and_prove(trainer: "FinetuneTrainer", restore: Any, params: FinetuneParams, task: "Task") -> None:
     """Write both model folders and load them again."""
     from finetune import save
+    from finetune.model import store_state
 
     adapted = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    state = task.calibrate(trainer.best_metrics(), trainer.task_state)
+    if state != trainer.task_state:
+        changed = {name: value for name, value in asdict(state).items() if value != vars(trainer.task_state)[name]}
+        say(f"calibrated on validation: {', '.join(f'{name} {value:.4f}' for name, value in changed.items())}")
+        store_state(adapted, state, task)
     tokenizer = trainer.processing_class
     unmerged = params.apply_lora and not params.merge_lora_weights
     save.clear(params.pytorch_model_folder)
@@ -207,7 +213,7 @@ def save_and_prove(trainer: "FinetuneTrainer", restore: Any, params: FinetunePar
         tokenizer,
         trainer.validation_rows,
         task,
-        trainer.task_state,
+        state,
         params.pytorch_model_folder,
         params.mlflow_model_folder,
     )

@@ -129,6 +129,12 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
         self.control = control
         return metrics
 
+    def best_metrics(self) -> dict[str, float]:
+        """The metrics of the evaluation that gave the best model, without their prefix."""
+        step = self.state.best_global_step
+        best = [entry for entry in self.state.log_history if "eval_loss" in entry and entry["step"] == step][-1]
+        return {name.removeprefix("eval_"): value for name, value in best.items()}
+
 
 def lengths(windows: Dataset) -> list[int]:
     """Tokens in each window, read from the Arrow offsets without building lists."""

@@ -376,7 +376,11 @@ def test_question_too_long(tokenizer: Any) -> None:
     assert qa.label(rows, columns)[1] == {0, 2}
     model = tiny_bert(len(tokenizer))
     first, second, third = predict_rows(model, tokenizer, rows, qa.TASK, state(max_seq_length=40), batch_size=8)
-    assert first == third == {"text": "", "score": 0.0, "start": -1, "end": -1, "null_score": 0.0, "n_best": []}
+    assert (
+        first
+        == third
+        == {"text": "", "score": 0.0, "start": -1, "end": -1, "span_text": "", "null_score": 0.0, "n_best": []}
+    )
     assert second["text"] != ""
     assert qa.encode(rows[:1], tokenizer, state(max_seq_length=40)) == {}
     assert predict_rows(model, tokenizer, rows[:1], qa.TASK, state(max_seq_length=40), batch_size=8) == [first]

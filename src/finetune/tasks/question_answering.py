@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -283,8 +283,9 @@ def reduce(outputs: Any, batch: Batch, state: State) -> Reduced:
 def decode(reduced: Reduced, rows: Sequence[Row], state: State) -> list[Prediction]:
     """One prediction for each row: the best spans over its windows. The one decoder of training, evaluation, serving.
 
-    A prediction is {text, score, start, end, null_score, n_best}: score is the probability among the n best,
-    null_score how much the null answer beats the best span by (the minimum over windows, as in Devlin et al. 2018).
+    A prediction is {text, score, start, end, span_text, null_score, n_best}: score is the probability among the n best,
+    span_text the best span, also where it is withheld, null_score how much the null answer beats it by (the minimum
+    over windows, as in Devlin et al. 2018).
     """
     row_of = reduced.get("row", np.empty(0, dtype=np.int64))  # window -> row
     order = np.argsort(row_of, kind="stable")
@@ -293,7 +294,7 @@ def decode(reduced: Reduced, rows: Sequence[Row], state: State) -> list[Predicti
 
 
 def _decode(reduced: Reduced, windows: Any, context: str, state: State) -> Prediction:
-    nothing = {**_candidate(context, (NO_SPAN, NO_SPAN), 0.0), "null_score": 0.0, "n_best": []}
+    nothing = {**_candidate(context, (NO_SPAN, NO_SPAN), 0.0), "span_text": "", "null_score": 0.0, "n_best": []}
     if not len(windows):
         return nothing
     spans: dict[tuple[int, int], float] = {}
@@ -319,7 +320,8 @@ def _decode(reduced: Reduced, windows: Any, context: str, state: State) -> Predi
     best_score = max(score for span, score in ranked if span[0] != NO_SPAN)
     withheld = state.no_answer and null_score - best_score > state.null_threshold
     chosen = next(c for c in n_best if (c["start"] == NO_SPAN) == withheld)
-    return {**chosen, "null_score": null_score - best_score, "n_best": n_best}
+    span_text = next(c["text"] for c in n_best if c["start"] != NO_SPAN)
+    return {**chosen, "span_text": span_text, "null_score": null_score - best_score, "n_best": n_best}
 
 
 def _trim(context: str, start: int, end: int) -> tuple[int, int]:
@@ -342,10 +344,18 @@ def metrics(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str,
     from finetune.metrics import Squad
 
     result: dict[str, float] = Squad().compute(
-        predictions=[{"prediction_text": p["text"], "no_answer_score": p["null_score"]} for p in predictions],
+        predictions=[
+            {"prediction_text": p["text"], "span_text": p["span_text"], "no_answer_score": p["null_score"]}
+            for p in predictions
+        ],
         references=[{"texts": row["answers"]["text"]} for row in rows],
     )
     return result
+
+
+def calibrate(metrics: dict[str, float], state: State) -> State:
+    """The threshold that gave the best F1 on validation, where the data hold unanswerable questions."""
+    return replace(state, null_threshold=metrics["best_f1_thresh"]) if "best_f1_thresh" in metrics else state
 
 
 def show(prediction: Prediction, row: Row) -> str:
@@ -394,7 +404,8 @@ TASK = Task(
     decode=decode,
     has_gold=has_gold,
     metrics=metrics,
-    for_metrics=lambda prediction: {"text": prediction["text"], "null_score": prediction["null_score"]},
+    for_metrics=lambda prediction: {key: prediction[key] for key in ("text", "span_text", "null_score")},
+    calibrate=calibrate,
     head_metric="f1",
     show=show,
     serve=serve,

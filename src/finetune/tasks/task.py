@@ -84,6 +84,9 @@ class Task:
     for_metrics: Callable[[Prediction], Prediction]
     """What `metrics` reads of a prediction: all that evaluation keeps of it."""
 
+    calibrate: Callable[[dict[str, float], Any], Any]
+    """(metrics of the best model on validation, state) -> the state to decode with from then on."""
+
     head_metric: str
     """The metric to show first."""
 
