@@ -85,6 +85,7 @@ def batches_by_length(
     for i in range(0, len(order), batch_size):
         batch = collate([windows[k] for k in order[i : i + batch_size]], padding)
         yield {name: tensor.to(device) for name, tensor in batch.items()}
+        return_freed_memory()
 
 
 def predict_parts(
@@ -104,7 +105,6 @@ def predict_parts(
         batches = batches_by_length(windows, batch_size, task.padding(tokenizer), model.device)
         reduced, _ = predict(model, batches, task, state, keep_batches, autocast)
         yield task.decode(reduced, part, state)
-        return_freed_memory()
 
 
 def predict_rows(
