@@ -1,4 +1,4 @@
-"""Tasks: one file each, a record of functions. Nothing else in the package asks which task it is."""
+"""Tasks: a module each, a record of functions. Nothing else in the package asks which task it is."""
 
 from importlib import import_module
 

@@ -1,0 +1,39 @@
+"""Extractive question answering: the best span of a context for each question."""
+
+from transformers import MODEL_FOR_QUESTION_ANSWERING_MAPPING, AutoModelForQuestionAnswering
+
+from finetune.tasks.question_answering import rows, spans, windows
+from finetune.tasks.task import Task
+
+TASK = Task(
+    name="question_answering",
+    auto_model=AutoModelForQuestionAnswering,
+    families=MODEL_FOR_QUESTION_ANSWERING_MAPPING,
+    num_labels=2,
+    validate=rows.validate,
+    group=lambda row: row["context"],
+    fit=windows.fit,
+    state=windows.State,
+    encode=windows.encode,
+    label=windows.label,
+    decode_columns=frozenset({"row", "null_position", "offset_start", "offset_end"}),
+    model_inputs=frozenset({"input_ids", "attention_mask", "token_type_ids"}),
+    labels=frozenset({"start_positions", "end_positions"}),
+    unlearnable="the question is too long for a window, or no window holds the whole answer",
+    padding=windows.padding,
+    items=spans.items,
+    loss=spans.loss,
+    reduce=spans.reduce,
+    decode=spans.decode,
+    has_gold=rows.has_gold,
+    metrics=spans.metrics,
+    for_metrics=lambda prediction: {key: prediction[key] for key in ("text", "span_text", "null_score")},
+    calibrate=spans.calibrate,
+    head_metric="f1",
+    show=spans.show,
+    serve=rows.serve,
+    present=spans.present,
+    input_types={"question": "string", "context": "string"},
+    output_types={"answer": "string", "score": "double", "start": "long", "end": "long"},
+    example={"question": "Who wrote the report?", "context": "The report was written by Ada Lovelace in 1843."},
+)

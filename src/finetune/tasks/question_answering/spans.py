@@ -1,0 +1,155 @@
+"""Outputs -> loss, the best spans, predictions and their metrics."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from finetune.tables import Row
+from finetune.tasks.question_answering.windows import NO_SPAN, State
+from finetune.tasks.task import Batch, Prediction, Reduced
+
+
+def loss(outputs: Any, batch: Batch) -> torch.Tensor:
+    """(B,): the mean cross-entropy of start and end of each window.
+
+    Padding is masked: transformers' own loss counts its logits in the softmax, so that the same rows give another
+    loss at another padding (4.28 for 3.93 on a heavily padded batch).
+    """
+    padded = batch["attention_mask"] == 0  # (B, L)
+    start = outputs["start_logits"].float().masked_fill(padded, -torch.inf)
+    end = outputs["end_logits"].float().masked_fill(padded, -torch.inf)
+    start_loss = functional.cross_entropy(start, batch["start_positions"], reduction="none")
+    return (start_loss + functional.cross_entropy(end, batch["end_positions"], reduction="none")) / 2
+
+
+def items(batch: Batch) -> torch.Tensor:
+    """(B,): every window counts once."""
+    return torch.ones_like(batch["start_positions"])
+
+
+def reduce(outputs: Any, batch: Batch, state: State) -> Reduced:
+    """The n_best_size spans of each window with the highest start + end logit, exactly.
+
+    -> score (B, n), start and end (B, n) as characters of the context, null_score (B,), row (B,).
+
+    The best end for every start is the maximum of the end logits over a window of max_answer_length_in_tokens. A span
+    among the n best begins at one of the n starts with the best such sum, since each better start has a better span;
+    so only those n starts need all their ends looked at, and memory is B x (L + n x answer length).
+    """
+    outside = batch["offset_start"] == NO_SPAN  # (B, L)
+    start = outputs["start_logits"].float().masked_fill(outside, -torch.inf)
+    end = outputs["end_logits"].float().masked_fill(outside, -torch.inf)
+    length = start.shape[1]
+    answer = min(state.max_answer_length_in_tokens, length)
+    reach = functional.pad(end, (0, answer - 1), value=-torch.inf)  # (B, L + answer - 1)
+    best_end = functional.max_pool1d(reach[:, None], answer, stride=1)[:, 0]  # (B, L)
+    n, starts = state.n_best_size, min(state.n_best_size, length)
+    firsts = (start + best_end).topk(starts).indices  # (B, starts)
+    ends = reach.unfold(1, answer, 1).gather(1, firsts[..., None].expand(-1, -1, answer))  # (B, starts, answer)
+    sums = (start.gather(1, firsts)[..., None] + ends).flatten(1)
+    score, flat = functional.pad(sums, (0, n), value=-torch.inf).topk(n)  # (B, n), -inf where there are fewer spans
+    first = firsts.gather(1, (flat // answer).clamp(max=starts - 1))
+    last = (first + flat % answer).clamp(max=length - 1)
+    null = batch["null_position"][:, None]
+    null_score = outputs["start_logits"].float().gather(1, null) + outputs["end_logits"].float().gather(1, null)
+    return {
+        "row": batch["row"],
+        "score": score,
+        "start": batch["offset_start"].gather(1, first),
+        "end": batch["offset_end"].gather(1, last),
+        "null_score": null_score[:, 0],
+    }
+
+
+def decode(reduced: Reduced, rows: Sequence[Row], state: State) -> list[Prediction]:
+    """One prediction for each row: the best spans over its windows. The one decoder of training, evaluation, serving.
+
+    A prediction is {text, score, start, end, span_text, null_score, n_best}: score is the probability among the n best,
+    span_text the best span, also where it is withheld, null_score how much the null answer beats it by (the minimum
+    over windows, as in Devlin et al. 2018).
+    """
+    row_of = reduced.get("row", np.empty(0, dtype=np.int64))  # window -> row
+    order = np.argsort(row_of, kind="stable")
+    bounds = np.searchsorted(row_of[order], np.arange(len(rows) + 1))
+    return [_decode(reduced, order[bounds[i] : bounds[i + 1]], row["context"], state) for i, row in enumerate(rows)]
+
+
+def _decode(reduced: Reduced, windows: Any, context: str, state: State) -> Prediction:
+    nothing = {**_candidate(context, (NO_SPAN, NO_SPAN), 0.0), "span_text": "", "null_score": 0.0, "n_best": []}
+    if not len(windows):
+        return nothing
+    spans: dict[tuple[int, int], float] = {}
+    for start, end, score in zip(
+        reduced["start"][windows].ravel().tolist(),
+        reduced["end"][windows].ravel().tolist(),
+        reduced["score"][windows].ravel().tolist(),
+        strict=True,
+    ):
+        span = _trim(context, start, end)
+        if np.isfinite(score) and span[0] < span[1] and score > spans.get(span, -np.inf):
+            spans[span] = score
+    ranked = sorted(spans.items(), key=lambda item: (-item[1], item[0]))[: state.n_best_size]
+    if not ranked:
+        return nothing
+    null_score = float(reduced["null_score"][windows].min())
+    if state.no_answer:
+        ranked = sorted([*ranked, ((NO_SPAN, NO_SPAN), null_score)], key=lambda item: -item[1])
+    weights = np.exp(np.array([score for _, score in ranked]) - ranked[0][1])
+    n_best = [
+        _candidate(context, span, weight) for (span, _), weight in zip(ranked, weights / weights.sum(), strict=True)
+    ]
+    best_score = max(score for span, score in ranked if span[0] != NO_SPAN)
+    withheld = state.no_answer and null_score - best_score > state.null_threshold
+    chosen = next(c for c in n_best if (c["start"] == NO_SPAN) == withheld)
+    span_text = next(c["text"] for c in n_best if c["start"] != NO_SPAN)
+    return {**chosen, "span_text": span_text, "null_score": null_score - best_score, "n_best": n_best}
+
+
+def _trim(context: str, start: int, end: int) -> tuple[int, int]:
+    # Some tokenizers count the space before a word as part of its token.
+    text = context[start:end]
+    return start + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip())
+
+
+def _candidate(context: str, span: tuple[int, int], score: float) -> Prediction:
+    start, end = span
+    return {"text": "" if start == NO_SPAN else context[start:end], "score": float(score), "start": start, "end": end}
+
+
+def metrics(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
+    """exact, f1, total, HasAns_*, NoAns_*, and best_* where there are unanswerable rows."""
+    from finetune.metrics import Squad
+
+    result: dict[str, float] = Squad().compute(
+        predictions=[
+            {"prediction_text": p["text"], "span_text": p["span_text"], "no_answer_score": p["null_score"]}
+            for p in predictions
+        ],
+        references=[{"texts": row["answers"]["text"]} for row in rows],
+    )
+    return result
+
+
+def calibrate(metrics: dict[str, float], state: State) -> State:
+    """The threshold that gave the best F1 on validation, where the data hold unanswerable questions."""
+    return replace(state, null_threshold=metrics["best_f1_thresh"]) if "best_f1_thresh" in metrics else state
+
+
+def show(prediction: Prediction, row: Row) -> str:
+    """The question, and the answer in [[ ]] within its sentence."""
+    start, end, context = prediction["start"], prediction["end"], row["context"]
+    if start == NO_SPAN:
+        return f"Q: {row['question']}\nA: (no answer)"
+    low = max(0, context.rfind(" ", 0, max(0, start - 60)))
+    high = context.find(" ", min(len(context), end + 60))
+    shown = f"{context[low:start]}[[{prediction['text']}]]{context[end : high if high >= 0 else None]}"
+    return f"Q: {row['question']}\nA: … {shown.strip()} …"
+
+
+def present(prediction: Prediction) -> dict[str, Any]:
+    """The answer as it is served."""
+    return {"answer": prediction["text"], **{key: prediction[key] for key in ("score", "start", "end")}}

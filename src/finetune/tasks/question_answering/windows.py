@@ -1,0 +1,125 @@
+"""Rows -> windows over the context, and the labels of windows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from finetune.params import QuestionAnsweringPreprocessParams
+from finetune.tables import Row
+from finetune.tasks.task import Columns
+
+NO_SPAN = -1  # offsets of tokens outside the context, and start and end of a withheld answer
+
+
+@dataclass(frozen=True)
+class State:
+    """What encoding and decoding need. Travels in preprocess.json and in the model's config.json."""
+
+    max_seq_length: int
+    doc_stride: int
+    pad_to_max_length: bool
+    n_best_size: int
+    max_answer_length_in_tokens: int
+    no_answer: bool  # training rows hold questions without an answer
+    null_threshold: float = 0.0  # withhold the answer where the null score exceeds the best span's by more than this
+
+
+def fit(params: QuestionAnsweringPreprocessParams, rows: list[Row], model_length: int, special_tokens: int) -> State:
+    """The state of a run. doc_stride is lowered where a window could not hold it beside a question."""
+    length = model_length if params.max_seq_length == -1 else min(params.max_seq_length, model_length)
+    room = length - special_tokens - 1
+    return State(
+        max_seq_length=length,
+        doc_stride=params.doc_stride if params.doc_stride < room else room // 4,
+        pad_to_max_length=params.pad_to_max_length,
+        n_best_size=params.n_best_size,
+        max_answer_length_in_tokens=params.max_answer_length_in_tokens,
+        no_answer=any(row["answers"] is not None and not row["answers"]["text"] for row in rows),
+    )
+
+
+def encode(rows: Sequence[Row], tokenizer: Any, state: State) -> Columns:
+    """Windows of question and context.
+
+    Columns: the tokenizer's own; row (index into `rows`); null_position, the token that stands for "no answer";
+    offset_start, offset_end: the characters of the context that a token covers, NO_SPAN outside the context.
+    A row whose question leaves no room for doc_stride tokens and one more has no window.
+    """
+    room = state.max_seq_length - tokenizer.num_special_tokens_to_add(pair=True) - state.doc_stride
+    questions = tokenizer([row["question"] for row in rows], add_special_tokens=False)["input_ids"]
+    fitting = [i for i, ids in enumerate(questions) if len(ids) < room]
+    if not fitting:
+        return {}
+    encoded = tokenizer(
+        [rows[i]["question"] for i in fitting],
+        [rows[i]["context"] for i in fitting],
+        truncation="only_second",
+        max_length=state.max_seq_length,
+        stride=state.doc_stride,
+        padding="max_length" if state.pad_to_max_length else False,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+    columns: Columns = {name: encoded[name] for name in tokenizer.model_input_names if name in encoded}
+    columns["row"] = [fitting[i] for i in encoded["overflow_to_sample_mapping"]]
+    columns["null_position"] = [_null_position(ids, tokenizer.cls_token_id) for ids in encoded["input_ids"]]
+    columns["offset_start"], columns["offset_end"] = [], []
+    for window, offsets in enumerate(encoded["offset_mapping"]):
+        spans = np.asarray(offsets, dtype=np.int32)
+        in_context = np.array([sequence == 1 for sequence in encoded.sequence_ids(window)])
+        columns["offset_start"].append(np.where(in_context, spans[:, 0], NO_SPAN))
+        columns["offset_end"].append(np.where(in_context, spans[:, 1], NO_SPAN))
+    return columns
+
+
+def _null_position(input_ids: list[int], cls_token_id: int | None) -> int:
+    return input_ids.index(cls_token_id) if cls_token_id in input_ids else 0
+
+
+def label(rows: Sequence[Row], windows: Columns) -> tuple[Columns, set[int]]:
+    """start_positions and end_positions of the first answer, at null_position in windows that don't hold all of it.
+
+    Also -> the rows that can't be learnt from: no window holds the answer, or there is no window at all.
+    """
+    spans = [_label(rows[row], windows, i) for i, row in enumerate(windows.get("row", []))]
+    windowed = set(windows.get("row", []))
+    held = {row for row, span in zip(windows.get("row", []), spans, strict=True) if span}
+    lost = {i for i, row in enumerate(rows) if i not in (held if row["answers"]["text"] else windowed)}
+    null = windows.get("null_position", [])
+    return {
+        "start_positions": [span[0] if span else null[i] for i, span in enumerate(spans)],
+        "end_positions": [span[1] if span else null[i] for i, span in enumerate(spans)],
+    }, lost
+
+
+def _label(row: Row, windows: Columns, window: int) -> tuple[int, int] | None:
+    """(first, last) token of the first answer in a window; None where the window doesn't hold all of it."""
+    if not row["answers"]["text"]:
+        return None
+    text = row["answers"]["text"][0].strip()
+    start = row["context"].find(text, row["answers"]["answer_start"][0])
+    stop = start + len(text)
+    starts, ends = windows["offset_start"][window], windows["offset_end"][window]
+    tokens = np.flatnonzero(starts != NO_SPAN)
+    # One character may be several tokens (bytes, jamo): first is the first that ends after start, last the last that
+    # begins before stop.
+    after, before = (
+        np.searchsorted(ends[tokens], start, side="right"),
+        np.searchsorted(starts[tokens], stop, side="left"),
+    )
+    if after == len(tokens) or before == 0:
+        return None
+    first, last = tokens[after], tokens[before - 1]
+    return (int(first), int(last)) if starts[first] <= start and ends[last] >= stop else None
+
+
+def padding(tokenizer: Any) -> dict[str, int]:
+    """Fill values; what isn't listed is padded with 0 (attention_mask, token types)."""
+    return {
+        "input_ids": tokenizer.pad_token_id,
+        "token_type_ids": tokenizer.pad_token_type_id,
+        "offset_start": NO_SPAN,
+        "offset_end": NO_SPAN,
+    }
