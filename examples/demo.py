@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from finetune import evaluation, graph, pipeline
+from finetune import evaluation, pipeline
 from finetune.console import say
 from finetune.handoff import read_rows
 from finetune.tasks import load_task
@@ -38,8 +38,7 @@ def main() -> None:
     values = {f"{split}_file_path": str(sample / f"{split}.jsonl") for split in ("train", "validation", "test")}
     values |= {"pytorch_model_path": str(MODEL), "precision": precision(), **SETTINGS[name]}
 
-    loaded = graph.load_pipeline(ROOT / "components" / name / "pipeline.yaml")
-    done = pipeline.run(loaded, pipeline.pipeline_inputs(loaded, values), output)
+    done = pipeline.run(pipeline.Words(ROOT / "components" / name / "pipeline.yaml", output, values, force=False))
     steps = output / "steps"
     started = time.perf_counter()
     say("\n--- the base model on the same held-out rows, for comparison")

@@ -19,6 +19,7 @@ from finetune.errors import (
     ModelError,
     ParameterError,
     StepError,
+    StorageError,
     UnsupportedError,
     run_main,
 )
@@ -94,6 +95,7 @@ def test_help_of_run_names_every_parameter() -> None:
         (ModelError, 5),
         (UnsupportedError, 6),
         (StepError, 7),
+        (StorageError, 8),
     ],
 )
 def test_exit_codes(error: type[FinetuneError], code: int, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,8 +107,8 @@ def test_exit_codes(error: type[FinetuneError], code: int, capsys: pytest.Captur
 
 def test_every_error_class_has_its_own_code_and_title() -> None:
     classes = FinetuneError.__subclasses__()
-    assert len(classes) == 6
-    assert len({c.exit_code for c in classes} | {1}) == len({c.title for c in classes} | {"error"}) == 7
+    assert len(classes) == 7
+    assert len({c.exit_code for c in classes} | {1}) == len({c.title for c in classes} | {"error"}) == 8
 
 
 def test_interrupted(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,8 @@
 """The evaluation component: what it refuses, and that its memory does not grow with the rows."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from finetune import evaluation
-from finetune.errors import DataError, ParameterError
+from finetune.errors import DataError, HandoffError, ParameterError
 from tests.conftest import build_tiny_model, sample_rows, write_jsonl
 
 TASK = ["--task", "question_answering"]
@@ -32,6 +34,31 @@ def test_file_without_a_usable_row(tiny_model: Path, tmp_path: Path) -> None:
     rows = write_jsonl(tmp_path / "rows.jsonl", [{"question": "", "context": "text"}])
     words = ["--test_data", str(rows), "--pytorch_model_folder", str(tiny_model)]
     with pytest.raises(DataError, match="no question"):
+        evaluation.main([*TASK, *words, "--evaluation_result", str(tmp_path / "out")])
+
+
+@pytest.mark.slow
+def test_problems_of_the_test_split_are_told(prepared: Path, tmp_path: Path) -> None:
+    """What preprocess dropped of the test split is missing from the score, so metrics.json and the report say so."""
+    shutil.copytree(prepared / "data", tmp_path / "data")
+    file = tmp_path / "data" / "preprocess.json"
+    record = json.loads(file.read_text())
+    problems = {"no question": {"action": "dropped", "count": 7, "rows": [1, 2]}}
+    record["splits"]["test"]["problems"] = problems
+    file.write_text(json.dumps(record))
+    words = ["--preprocess_output", str(tmp_path / "data"), "--pytorch_model_folder", str(prepared / "model" / "model")]
+    evaluation.main([*TASK, *words, "--evaluation_result", str(tmp_path / "out")])
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["problems"] == problems
+    assert "dropped 7: no question" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_damaged_record_of_training(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    (tmp_path / "model" / "training.json").write_text("{")
+    rows = write_jsonl(tmp_path / "rows.jsonl", sample_rows("test")[:2])
+    words = ["--test_data", str(rows), "--pytorch_model_folder", str(tmp_path / "model")]
+    with pytest.raises(HandoffError, match=r"training.json is damaged"):
         evaluation.main([*TASK, *words, "--evaluation_result", str(tmp_path / "out")])
 
 

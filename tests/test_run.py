@@ -235,9 +235,12 @@ def test_resume_without_a_checkpoint_starts_anew(
     assert "no whole checkpoint: starting anew" in capsys.readouterr().out
 
 
-def test_earlier_checkpoints_are_moved_aside(prepared: Path, tmp_path: Path) -> None:
+def test_earlier_checkpoints_are_moved_aside(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     finetune(prepared, tmp_path)
     folder = finetune(prepared, tmp_path, max_steps=1)
+    assert "1 checkpoints of an earlier run moved to earlier-run-1/" in capsys.readouterr().out
     assert [path.name for path in checkpoints(folder)] == ["checkpoint-1"]
     assert len(list((folder / "earlier-run-1").glob("checkpoint-*"))) == 1
 

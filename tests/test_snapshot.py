@@ -122,7 +122,7 @@ def test_a_copy_that_was_cut_short_is_made_again(tmp_path: Path) -> None:
 def test_the_project_s_own_code(tmp_path: Path) -> None:
     found = contents(build(ROOT / "src", [ROOT / "configs"], tmp_path))
     for folder, top in ((ROOT / "src" / "finetune", "finetune"), (ROOT / "configs", "configs")):
-        wanted = {f"{top}/{p.relative_to(folder)}" for s in ("py", "json") for p in folder.rglob(f"*.{s}")}
+        wanted = {f"{top}/{p.relative_to(folder)}" for s in ("py", "json", "j2") for p in folder.rglob(f"*.{s}")}
         assert wanted
         assert wanted <= set(found)
     assert not [name for name in found if "__pycache__" in name or "egg-info" in name]

@@ -78,6 +78,37 @@ def fails(path: Path, *parts: str) -> None:
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv", "rows.tsv", "rows.csv.gz"])
+def test_utf_16_with_its_mark(name: str, encoding: str, tmp_path: Path) -> None:
+    text = FORMATS[name.removesuffix(".gz")](ROWS).decode()
+    mark = "\ufeff" if encoding.endswith("be") else ""
+    assert read_table(write(tmp_path / name, (mark + text).encode(encoding))).rows == ROWS
+
+
+def test_json_lines_in_a_json_file(tmp_path: Path) -> None:
+    table = read_table(write(tmp_path / "a.json", as_jsonl(ROWS)))
+    assert (table.rows, table.numbers) == (ROWS, [1, 2, 3])
+    one = read_table(write(tmp_path / "b.json", b'{"data": [{"a": 1}]}\n'))
+    assert one.rows == [{"a": 1}]
+
+
+@pytest.mark.parametrize(
+    ("line", "fields"),
+    [
+        ('"Yes" he said\tb', ['"Yes" he said', "b"]),
+        ('"never closed\tb', ['"never closed', "b"]),
+        ('a 5" disk\tb', ['a 5" disk', "b"]),
+        ('"quoted ""well"""\tb', ['quoted "well"', "b"]),
+        ('"a\tb"', ['"a', 'b"']),
+    ],
+)
+def test_loose_quotes_in_tsv(line: str, fields: list[str], tmp_path: Path) -> None:
+    table = read_table(write(tmp_path / "a.tsv", f"q\tc\r\nfirst\tx\r\n\r\n{line}\r\nlast\ty\r\n".encode()))
+    assert [list(row.values()) for row in table.rows] == [["first", "x"], fields, ["last", "y"]]
+    assert table.numbers == [2, 4, 5]
+
+
 @pytest.mark.parametrize("ending", ["", ".gz"])
 @pytest.mark.parametrize("name", FORMATS)
 def test_formats_read_equal(name: str, ending: str, tmp_path: Path) -> None:
@@ -131,19 +162,24 @@ def test_very_long_csv_field(tmp_path: Path) -> None:
         ("a.jsonl", b"\n  \n", ("no rows",)),
         ("a.json", b'[{"a": 1},\n {"a" 2}]', ("line 2", "not valid JSON")),
         ("a.json", b'[{"a": 1}, "b"]', ("row 2", "str")),
-        ("a.json", b'{"rows": []}', ("no list of rows", ".jsonl")),
+        ("a.json", b'{"rows": []}', ("no list of rows", "orient='records'")),
+        ("a.json", b'{"a": 1}\n{"a": \n', ("line 2", "not valid JSON")),
         ("a.json", b"[]", ("no rows",)),
         ("a.json", b"", ("line 1", "not valid JSON")),
         ("a.csv", b"", ("no rows",)),
         ("a.csv", b"q,c\n", ("no rows",)),
         ("a.tsv", b"q\tc\n", ("no rows",)),
         ("a.csv", b"q,c\n1,2\n3,4,5\n", ("line 3", "3 fields", "the header 2")),
-        ("a.csv", b'q,c\n1,"2" x\n', ("can't be read",)),
-        ("a.csv", b'q,c\n1,"never closed\n', ("can't be read",)),
+        ("a.csv", b'q,c\n1,2\n1,"2" x\n', ("broken quotes", "line 3")),
+        ("a.csv", b"q,c,q\n1,2,3\n", ("two columns are named 'q'",)),
+        ("a.csv", b'q,c\n1,"never closed\n', ("broken quotes", "line 2")),
         ("a.txt", b"q\n", ("unknown format", ".jsonl", ".parquet")),
         ("a.gz", b"q\n", ("unknown format",)),
         ("a.jsonl", '{"a": "é"}\n'.encode("cp1252"), ("not UTF-8", "iconv")),
-        ("a.csv", "q\né\n".encode("utf-16"), ("not UTF-8",)),
+        ("a.csv", "q\né\n".encode("utf-16-le"), ("not a text file", "UTF-16")),
+        ("a.jsonl", bytes(range(256)) * 9, ("not a text file", "binary")),
+        ("a.jsonl", b"[" * 100_000, ("not usable JSON", "line 1")),
+        ("a.jsonl", b'{"a": 1}\n{"a": ' + b"9" * 5000 + b"}", ("not usable JSON", "line 2")),
         ("a.parquet", b"PAR1 but not really PAR1", ("not a Parquet file",)),
         ("a.parquet", b"", ("not a Parquet file",)),
     ],

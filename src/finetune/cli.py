@@ -9,6 +9,7 @@ from finetune.params import TASKS
 from finetune.schema import did_you_mean, parse
 
 COMMANDS = {
+    "check": "look at a run before it is started: data, lengths, steps, memory and time",
     "pipeline": "run a pipeline component YAML on this machine",
     "model_selector": "import a model",
     "preprocess": "encode data for a model",

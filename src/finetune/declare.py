@@ -69,8 +69,10 @@ WIRES = {
     ("evaluation", "preprocess_output"): ("datapreprocess", "output_dir"),
     ("evaluation", "mlflow_model_folder"): ("finetune", "mlflow_model_folder"),
 }
-# Inputs of the evaluation step that a pipeline run leaves alone: it scores the split that preprocess made, in 32 bits.
-NOT_IN_PIPELINE = {("evaluation", name) for name in ("test_data", "pytorch_model_folder", "precision", "seed")}
+# Inputs of the evaluation step that a pipeline run leaves alone: it scores the split that preprocess made, in 32 bits,
+# as the model was calibrated.
+_LEFT_ALONE = ("test_data", "pytorch_model_folder", "precision", "seed", "null_threshold")
+NOT_IN_PIPELINE = {("evaluation", name) for name in _LEFT_ALONE}
 PIPELINE_OUTPUTS = (
     ("finetune", "pytorch_model_folder"),
     ("finetune", "mlflow_model_folder"),

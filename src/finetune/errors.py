@@ -1,10 +1,12 @@
 """Errors written for the person who has to fix them: what, where, why, how to fix; one exit code per class."""
 
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,13 @@ class UnsupportedError(FinetuneError):
     title = "not supported"
 
 
+class StorageError(FinetuneError):
+    """A disk is full, or a file or folder may not be written."""
+
+    exit_code = 8
+    title = "storage error"
+
+
 class StepError(FinetuneError):
     """A step of a local pipeline run failed."""
 
@@ -86,6 +95,22 @@ def first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "")
 
 
+def storage_error(error: Exception) -> StorageError | None:
+    """What the user can mend in an error of the file system; None for any other error."""
+    full = "give it more room, or another output folder"
+    fixes = {errno.ENOSPC: full, errno.EDQUOT: full, errno.EFBIG: full}
+    fixes |= dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "give a folder that you may write to")
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and any(
+        text in str(error) for text in ("No space left on device", "disk is full", "disk I/O error")
+    ):
+        number = errno.ENOSPC  # safetensors and SQLite say it in words
+    if number not in fixes:
+        return None
+    name = error.filename if isinstance(error, OSError) else None
+    return StorageError(Fault(f"{name or 'an output'} can't be written", why=first_line(error), fix=fixes[number]))
+
+
 def run_main(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
     """Run an entry point; end the process with the exit code of the error's class.
 
@@ -94,12 +119,21 @@ def run_main(main: Callable[[list[str]], None], argv: list[str] | None = None) -
     try:
         main(sys.argv[1:] if argv is None else argv)
     except FinetuneError as error:
-        if os.environ.get("FINETUNE_TRACEBACK"):
-            traceback.print_exc()
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
+        _leave(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)
+    except Exception as error:
+        known = storage_error(error)
+        if known is None:
+            raise
+        _leave(known)
+
+
+def _leave(error: FinetuneError) -> NoReturn:
+    if os.environ.get("FINETUNE_TRACEBACK"):
+        traceback.print_exc()
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)

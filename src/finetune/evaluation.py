@@ -1,4 +1,4 @@
-"""Evaluation: a model and rows -> predictions.jsonl, and metrics.json where the rows have answers.
+"""Evaluation: a model and rows -> predictions.jsonl, report.html, and metrics.json where the rows have answers.
 
 python -m finetune.evaluation --task question_answering --test_data F --pytorch_model_folder M --evaluation_result OUT
 """
@@ -6,18 +6,20 @@ python -m finetune.evaluation --task question_answering --test_data F --pytorch_
 import json
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.cli import parse_task
 from finetune.console import progress, quiet_libraries, say, start
 from finetune.errors import DataError, Fault, ParameterError, run_main
-from finetune.handoff import Preprocessed, read_rows
+from finetune.handoff import Preprocessed, Trained, read_rows
 from finetune.params import EvaluationParams
+from finetune.schema import non_default
 from finetune.tables import Audit, Row, read_table
 
 if TYPE_CHECKING:
+    from finetune.report import Findings
     from finetune.tasks.task import Prediction, Task
 
 
@@ -31,6 +33,7 @@ def main(argv: list[str]) -> None:
     import torch
     from transformers import set_seed
 
+    from finetune import report
     from finetune.model import load_model, load_tokenizer
     from finetune.prediction import autocast_for, predict_parts
     from finetune.save import mlflow_weights
@@ -38,9 +41,12 @@ def main(argv: list[str]) -> None:
 
     quiet_libraries()
     task = load_task(task_name)
-    rows, audit = read_test_rows(params, task)
+    rows, audit = read_test_rows(params, task, preprocessed)
     folder = mlflow_weights(params.mlflow_model_folder) if params.mlflow_model_folder else params.pytorch_model_folder
+    trained = Trained.read(folder, task_name)
     state = state_of(folder, task, preprocessed)
+    given = {name: vars(params)[name] for name in task.inference_params}
+    state = replace(state, **{name: value for name, value in given.items() if value is not None})
     set_seed(params.seed)
     model, new = load_model(folder, task, ignore_mismatched_sizes=True)
     if new:
@@ -57,11 +63,16 @@ def main(argv: list[str]) -> None:
         autocast_for(params.precision, device),
     )
     started = time.perf_counter()
-    kept = write_predictions(params.evaluation_result / "predictions.jsonl", rows, parts, task)
+    findings = report.Findings()
+    kept = write_predictions(params.evaluation_result / "predictions.jsonl", rows, parts, task, findings)
     seconds = time.perf_counter() - started
     say(f"{len(rows)} rows in {seconds:.1f} s on {device} ({len(rows) / seconds:.0f} rows/s)")
-    speed = {"device": device, "seconds": seconds, "rows_per_second": len(rows) / seconds}
-    write_metrics(params.evaluation_result / "metrics.json", rows, kept, task, {**speed, **asdict(audit)})
+    facts = {"device": device, "seconds": seconds, "rows_per_second": len(rows) / seconds, **asdict(audit)}
+    scores = write_metrics(params.evaluation_result / "metrics.json", rows, kept, task, facts)
+    name = trained.base_name if trained else folder.name
+    page = params.evaluation_result / "report.html"
+    report.write(page, task, name, findings, scores, facts, asdict(state), non_default(params), trained)
+    say(f"report: {page}")
 
 
 def one_of(params: EvaluationParams, names: tuple[str, str]) -> None:
@@ -76,11 +87,12 @@ def one_of(params: EvaluationParams, names: tuple[str, str]) -> None:
         raise ParameterError(Fault(what, fix=f"give one of --{' or --'.join(names)}"))
 
 
-def read_test_rows(params: Any, task: "Task") -> tuple[list[Row], Audit]:
+def read_test_rows(params: Any, task: "Task", preprocessed: Preprocessed | None) -> tuple[list[Row], Audit]:
     """The test split of preprocess, or a file. Raises: DataError if no row is usable."""
+    if preprocessed:
+        rows = read_rows(Preprocessed.rows_file(params.preprocess_output, "test"))
+        return rows, Audit(preprocessed.splits["test"].problems)
     audit = Audit()
-    if params.preprocess_output:
-        return read_rows(Preprocessed.rows_file(params.preprocess_output, "test")), audit
     rows = task.validate(read_table(params.test_data), params, audit)
     for line in audit.lines():
         say(line)
@@ -108,9 +120,9 @@ def state_of(folder: Path, task: "Task", preprocessed: Preprocessed | None) -> A
 
 
 def write_predictions(
-    path: Path, rows: list[Row], parts: Iterable[list["Prediction"]], task: "Task"
+    path: Path, rows: list[Row], parts: Iterable[list["Prediction"]], task: "Task", findings: "Findings"
 ) -> list["Prediction"]:
-    """One line for each row, as the predictions come. -> what the metrics need of each."""
+    """One line for each row, as the predictions come. -> what the metrics need of each; the findings grow along."""
     kept: list[Prediction] = []
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file, progress(len(rows), "evaluate") as bar:
@@ -119,25 +131,29 @@ def write_predictions(
                 row = rows[len(kept)]
                 file.write(json.dumps({"id": row["id"], "row": row["row"], **prediction}) + "\n")
                 kept.append(task.for_metrics(prediction))
+                findings.add(task.examine(prediction, row))
             bar.update(len(part))
     return kept
 
 
-def write_metrics(path: Path, rows: list[Row], kept: list["Prediction"], task: "Task", more: dict[str, Any]) -> None:
-    """metrics.json if any row has gold answers."""
+def write_metrics(
+    path: Path, rows: list[Row], kept: list["Prediction"], task: "Task", facts: dict[str, Any]
+) -> dict[str, float]:
+    """metrics.json if any row has gold answers. -> the metrics; none without."""
     path.unlink(missing_ok=True)  # of an earlier run
     scored = [i for i, row in enumerate(rows) if task.has_gold(row)]
     if not scored:
         say("no row has answers: predictions only")
-        return
+        return {}
     metrics = task.metrics([kept[i] for i in scored], [rows[i] for i in scored])
-    record = {**metrics, "rows": len(rows), "rows_without_answers": len(rows) - len(scored), **more}
+    record = {**metrics, "rows": len(rows), "rows_without_answers": len(rows) - len(scored), **facts}
     path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     say(
         "  ".join(
             f"{name} {value:.2f}" if isinstance(value, float) else f"{name} {value}" for name, value in metrics.items()
         )
     )
+    return metrics
 
 
 if __name__ == "__main__":

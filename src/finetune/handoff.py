@@ -99,6 +99,55 @@ class Preprocessed:
         return folder / split / "windows"
 
 
+@dataclass(frozen=True)
+class Trained:
+    """training.json, beside the weights of a finetuned model: where they come from and how training went."""
+
+    task: str
+    base_model: str  # as it was given to model import
+    source: str  # huggingface_id, pytorch_model_path or mlflow_model_path
+    model_type: str
+    metric: str  # the best model has its lowest or highest value
+    greater_is_better: bool
+    best_step: int
+    validation: dict[str, float]  # metrics of the best model
+    log: list[dict[str, float]]  # {"step", "loss", …} of training, {"step", "eval_loss", "eval_…"} of validation
+    device: str
+    speed: dict[str, float]  # train_seconds, train_samples_per_second, train_tokens_per_second
+    splits: dict[str, SplitReport]
+    parameters: dict[str, Any]  # those away from their defaults
+    versions: dict[str, str]  # package -> version
+
+    FILE = "training.json"
+
+    def write(self, folder: Path) -> None:
+        _write(folder / self.FILE, self)
+
+    @classmethod
+    def read(cls, folder: Path, task: str) -> "Trained | None":
+        """None where there is no such file: any Hugging Face folder can be scored. Raises: HandoffError."""
+        path = folder / cls.FILE
+        if not path.is_file():
+            return None
+        values = _read(path, task, "pytorch_model_folder", "run")
+        try:
+            splits = {name: SplitReport(**report) for name, report in values["splits"].items()}
+            return cls(**{**values, "splits": splits})
+        except (AttributeError, KeyError, TypeError) as error:
+            fix = "run `python -m finetune.run` again, or remove the file: the model is scored without it"
+            raise HandoffError(Fault(f"{path} is damaged", why=str(error), fix=fix)) from None
+
+    @property
+    def hub_id(self) -> str | None:
+        """Of the base model, where it comes from the Hugging Face hub."""
+        return self.base_model if self.source == "huggingface_id" and not Path(self.base_model).is_dir() else None
+
+    @property
+    def base_name(self) -> str:
+        """The last part of its id or path."""
+        return Path(self.base_model).name
+
+
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     """One JSON object per line."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -63,14 +63,14 @@ def choose_source(params: ModelImportParams) -> tuple[str, str]:
     raise ParameterError(Fault("no model is given", fix=fix))
 
 
-def fetch(huggingface_id: str) -> Path:
+def fetch(huggingface_id: str, weights: bool = True) -> Path:
     """Download what is needed of a hub model: the only place that touches the network. Raises: ModelError."""
     from huggingface_hub import snapshot_download
 
-    patterns = ["config.json", *WEIGHTS, *TOKENIZER]
+    patterns = ["config.json", *TOKENIZER, *(WEIGHTS if weights else ())]
     try:
         folder = Path(snapshot_download(huggingface_id, allow_patterns=patterns))
-        if not list(folder.glob("*.safetensors")):
+        if weights and not list(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(huggingface_id, allow_patterns=[*patterns, *PICKLED_WEIGHTS]))
     except Exception as error:  # huggingface_hub raises its own, requests' and OS errors here
         why = f"{type(error).__name__}: {first_line(error)}"

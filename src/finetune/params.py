@@ -276,12 +276,17 @@ class EvaluationParams:
     )
     precision: Literal["32", "bf16"] = param("32", "Numbers used in the forward pass.")
     seed: int = param(42, "Seed of the head, where the model has none yet.", min=0, max=2**32 - 1)
-    evaluation_result: Path = port("uri_folder", "metrics.json and predictions.jsonl.", output=True)
+    evaluation_result: Path = port("uri_folder", "metrics.json, predictions.jsonl and report.html.", output=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionAnsweringEvaluationParams(EvaluationParams, QuestionAnsweringColumns):
-    """Folders."""
+    """Unanswerable questions."""
+
+    null_threshold: float | None = param(
+        None,
+        "Withhold an answer where the null answer beats it by more than this. Left out, the threshold is the one stored in the model. Matters only for models trained with unanswerable questions.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

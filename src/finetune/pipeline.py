@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import processes, snapshot
+from finetune.check import check
 from finetune.errors import Fault, ParameterError, run_main
 from finetune.graph import Pipeline, Step, fill_command, load_pipeline, needs, parent_output, resolve
 from finetune.schema import did_you_mean
@@ -54,16 +55,14 @@ def main(argv: list[str]) -> None:
         return
     processes.end_with_this_process()
     words = read_words(argv)
-    pipeline = load_pipeline(words.file)
-    inputs = pipeline_inputs(pipeline, words.values)
-    run(pipeline, inputs, words.output, words.force)
+    run(words)
 
 
-def read_words(argv: list[str]) -> Words:
-    """Raises: ParameterError."""
+def read_words(argv: list[str], output: Path | None = None) -> Words:
+    """`output` is the folder where --output isn't given. Raises: ParameterError."""
     faults: list[Fault] = []
     values: dict[str, str] = {}
-    file = output = None
+    file = None
     option, force = "", False
     for word in argv:
         if word in ("--set", "--output"):
@@ -71,11 +70,11 @@ def read_words(argv: list[str]) -> Words:
         elif word == "--force":
             option, force = "", True
         elif word.startswith("--output="):
-            output = word.removeprefix("--output=")
+            output = Path(word.removeprefix("--output="))
         elif word.startswith("--"):
             faults.append(Fault(f"unknown option {word}{did_you_mean(word, ('--set', '--output', '--force'))}"))
         elif option == "--output":
-            output, option = word, ""
+            output, option = Path(word), ""
         elif option == "--set" and "=" in word:
             name, _, value = word.partition("=")
             values[name] = value
@@ -87,13 +86,13 @@ def read_words(argv: list[str]) -> Words:
         faults.append(Fault("no pipeline file is given", fix="finetune pipeline FILE --output FOLDER"))
     if output is None:
         faults.append(Fault("--output is missing", fix="--output out"))
-    if faults:
+    if faults or file is None or output is None:
         raise ParameterError(*faults)
-    return Words(Path(str(file)), Path(str(output)).resolve(), values, force)
+    return Words(Path(file), output.resolve(), values, force)
 
 
-def pipeline_inputs(pipeline: Pipeline, values: dict[str, str]) -> dict[str, str | None]:
-    """Every input's value as text, paths made absolute; None where an optional one has none. Raises: ParameterError."""
+def pipeline_inputs(pipeline: Pipeline, values: dict[str, str]) -> tuple[dict[str, str | None], list[Fault]]:
+    """Every input's value as text, paths made absolute, None where an optional one has none; and what is wrong."""
     faults = []
     texts = {name: p.default_text for name, p in pipeline.inputs.items()}
     for name, text in values.items():
@@ -104,6 +103,7 @@ def pipeline_inputs(pipeline: Pipeline, values: dict[str, str]) -> dict[str, str
             pipeline.inputs[name].convert(text)
         except ValueError as error:
             faults.append(Fault(f"--set {name}={text} {error}"))
+            continue
         texts[name] = str(Path(text).resolve()) if name in LOCAL_OR_HUB and Path(text).is_dir() else text
         if pipeline.inputs[name].is_port:
             texts[name] = str(Path(text).resolve())
@@ -114,9 +114,7 @@ def pipeline_inputs(pipeline: Pipeline, values: dict[str, str]) -> dict[str, str
     for name, p in pipeline.inputs.items():
         if p.required and texts[name] is None:
             faults.append(Fault(f"input {name} is missing", why=p.doc, fix=f"--set {name}=<{p.kind}>"))
-    if faults:
-        raise ParameterError(*faults)
-    return texts
+    return texts, faults
 
 
 @dataclass(frozen=True)
@@ -131,19 +129,20 @@ class Prepared:
     key: str  # equal where nothing that the step depends on has changed
 
 
-def run(pipeline: Pipeline, inputs: dict[str, str | None], output: Path, force: bool = False) -> list[Done]:
-    """Run the steps in order. Raises: StepError when one fails; the steps before it stay finished."""
-    if output.exists() and not output.is_dir():
-        raise ParameterError(Fault(f"{output} is no folder", fix="--output with another name"))
-    prepared = prepare(pipeline, inputs, output)
+def run(words: Words) -> list[Done]:
+    """Check the run, then its steps in order. Raises: StepError when one fails; the steps before it stay finished."""
+    pipeline, output = load_pipeline(words.file), words.output
+    prepared, faults = prepare(pipeline, words.values, output)
+    if faults or words.force or not all(finished(record_file(output, item), item) for item in prepared):
+        check([(item.command, item.world) for item in prepared], faults)
     done: list[Done] = []
     for number, item in enumerate(prepared, start=1):
         name = item.step.name
         print(f"--- {number}/{len(prepared)} {name}", flush=True)
-        home = output / "steps" / name
-        record, log = home / "step.json", home / "log.txt"
+        record = record_file(output, item)
+        home, log = record.parent, record.with_name("log.txt")
         fresh = {earlier.step for earlier in done if earlier.status == "ran"}
-        if not force and not needs(item.step) & fresh and finished(record, item):
+        if not words.force and not needs(item.step) & fresh and finished(record, item):
             print("unchanged, skipped", flush=True)
             done.append(Done(name, "unchanged", 0.0, log))
             continue
@@ -161,11 +160,13 @@ def run(pipeline: Pipeline, inputs: dict[str, str | None], output: Path, force: 
     return done
 
 
-def prepare(pipeline: Pipeline, inputs: dict[str, str | None], output: Path) -> list[Prepared]:
-    """Every step's command, outputs and key. Raises: ParameterError for values that a component doesn't take."""
+def prepare(pipeline: Pipeline, given: dict[str, str], output: Path) -> tuple[list[Prepared], list[Fault]]:
+    """Every step's command, outputs and key; and what is wrong with the values given."""
+    inputs, faults = pipeline_inputs(pipeline, given)
+    if output.exists() and not output.is_dir():
+        faults.append(Fault(f"{output} is no folder", fix="--output with another name"))
     folders = {(s.name, name): output_path(output, s, name) for s in pipeline.steps for name in s.outputs}
     keys: dict[str, str] = {}
-    faults: list[Fault] = []
     prepared = []
     for step in pipeline.steps:
         values = {name: p.default_text for name, p in step.inputs.items()}
@@ -189,9 +190,7 @@ def prepare(pipeline: Pipeline, inputs: dict[str, str | None], output: Path) -> 
         ]
         keys[step.name] = hashlib.sha256(json.dumps([*depends, *input_digests(step, values)]).encode()).hexdigest()
         prepared.append(Prepared(step, command, outputs, on_each, nodes * on_each, keys[step.name]))
-    if faults:
-        raise ParameterError(*faults)
-    return prepared
+    return prepared, faults
 
 
 def output_path(output: Path, step: Step, name: str) -> Path:
@@ -216,6 +215,11 @@ def input_digests(step: Step, values: dict[str, str | None]) -> list[str]:
     from_steps = {name for name, text in step.bound_inputs.items() if ".jobs." in text}
     ports = [name for name, p in step.inputs.items() if p.is_port and name not in from_steps]
     return [snapshot.digest(snapshot.tree(Path(str(values[name])))) for name in ports if values[name] is not None]
+
+
+def record_file(output: Path, item: Prepared) -> Path:
+    """Written when the step has run to its end."""
+    return output / "steps" / item.step.name / "step.json"
 
 
 def finished(record: Path, item: Prepared) -> bool:

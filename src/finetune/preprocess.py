@@ -4,15 +4,16 @@ python -m finetune.preprocess --task question_answering --train_file_path F --mo
 """
 
 import random
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from finetune import lengths
 from finetune.cli import parse_task
 from finetune.console import progress, quiet_libraries, say, start
 from finetune.errors import DataError, Fault, ParameterError, run_main
 from finetune.handoff import SPLITS, Preprocessed, SelectedModel, SplitReport, write_rows
 from finetune.params import DataFiles
-from finetune.tables import Audit, Row, Table, read_hub, read_mltable, read_table
+from finetune.tables import Audit, Row, read_hub, read_mltable, read_table
 
 if TYPE_CHECKING:
     from finetune.tasks.task import Columns, Task
@@ -34,16 +35,12 @@ def main(argv: list[str]) -> None:
     tokenizer = load_tokenizer(model_folder)
     model_length = longest_window(load_config(model_folder), tokenizer)
 
-    audits = {name: Audit() for name in SPLITS}
-    rows, split_source = read_splits(params, task, audits)
-    read = {name: len(rows[name]) + audits[name].dropped for name in SPLITS}
-    refuse_losses(rows, audits, params.max_dropped_fraction)
-    limits = {"train": params.max_train_samples, "validation": params.max_eval_samples, "test": params.max_eval_samples}
-    left_out = {name: max(0, len(rows[name]) - limits[name]) if limits[name] >= 0 else 0 for name in SPLITS}
-    rows = {name: sample(rows[name], limits[name]) for name in SPLITS}
-
+    splits = usable_rows(params, task)
+    rows, audits = splits.rows, splits.audits
     state = task.fit(params, rows["train"], model_length, tokenizer.num_special_tokens_to_add(pair=True))
-    say_overrides(params, state, model_length)
+    say_derived(params, task, state, model_length)
+    for line in lengths.describe(lengths.measure(rows["train"], task, tokenizer, state), state.max_seq_length):
+        say(line)
     Preprocessed.clear(params.output_dir)
     windows, unencoded = {}, {name: Audit() for name in SPLITS}
     for name in SPLITS:
@@ -52,45 +49,73 @@ def main(argv: list[str]) -> None:
     tokenizer.save_pretrained(Preprocessed.tokenizer_folder(params.output_dir))
     reports = {
         name: SplitReport(
-            rows_read=read[name],
-            rows_left_out=left_out[name],
+            rows_read=splits.read[name],
+            rows_left_out=splits.left_out[name],
             rows_kept=len(rows[name]),
             windows=windows[name],
             problems=audits[name].problems | unencoded[name].problems,
         )
         for name in SPLITS
     }
-    Preprocessed(task_name, asdict(state), reports, selected.model_type, split_source).write(params.output_dir)
-    report(reports, split_source)
+    Preprocessed(task_name, asdict(state), reports, selected.model_type, splits.source).write(params.output_dir)
+    report(reports, splits.source)
 
 
-def read_splits(params: Any, task: "Task", audits: dict[str, Audit]) -> tuple[dict[str, list[Row]], str]:
-    """(usable rows of each split, where validation and test come from). Raises: ParameterError, DataError."""
-    rows = {name: task.validate(table, params, audits[name]) for name, table in read_tables(params).items()}
-    rows, split_source = split(rows, task)
+@dataclass(frozen=True)
+class Splits:
+    """Rows that can be used, of each split, and the account of the others."""
+
+    rows: dict[str, list[Row]]
+    audits: dict[str, Audit]
+    read: dict[str, int]
+    left_out: dict[str, int]  # by max_train_samples or max_eval_samples
+    source: str  # where validation and test come from
+
+
+def usable_rows(params: Any, task: "Task") -> Splits:
+    """Read, validate, split and sample. Raises: ParameterError, DataError with the faults of all files."""
+    audits = {name: Audit() for name in SPLITS}
+    rows, source = split(read_splits(params, task, audits), task)
     for name in ("train", "validation"):
         rows[name] = with_gold(rows[name], task, audits[name])
-    return rows, split_source
+    read = {name: len(rows[name]) + audits[name].dropped for name in SPLITS}
+    refuse_losses(rows, audits, params.max_dropped_fraction)
+    limits = {"train": params.max_train_samples, "validation": params.max_eval_samples, "test": params.max_eval_samples}
+    left_out = {name: max(0, len(rows[name]) - limits[name]) if limits[name] >= 0 else 0 for name in SPLITS}
+    return Splits({name: sample(rows[name], limits[name]) for name in SPLITS}, audits, read, left_out, source)
 
 
-def read_tables(params: DataFiles) -> dict[str, Table]:
-    """The given splits; train is always among them. Raises: ParameterError, DataError."""
-    tables = {}
+def read_splits(params: DataFiles, task: "Task", audits: dict[str, Audit]) -> dict[str, list[Row]]:
+    """The valid rows of the given splits; train is always among them. Raises: ParameterError, DataError."""
+    refuse_no_rows(params)
+    rows: dict[str, list[Row]] = {}
+    faults: list[Fault] = []
     for name in SPLITS:
         file, folder = vars(params)[f"{name}_file_path"], vars(params)[f"{name}_mltable_path"]
         if file or folder:
-            tables[name] = read_mltable(folder) if folder else read_table(file)
-    if "train" not in tables and params.dataset_name:
-        tables |= {
-            name: table
-            for name, table in read_hub(params.dataset_name, params.dataset_config_name).items()
-            if name in SPLITS and name not in tables
-        }
-    if "train" not in tables:
-        raise ParameterError(
-            Fault("there are no training rows", fix="give --train_file_path, --train_mltable_path or --dataset_name")
-        )
-    return tables
+            try:
+                table = read_mltable(folder) if folder else read_table(file)
+                rows[name] = task.validate(table, params, audits[name])
+            except DataError as error:
+                faults += error.faults
+    if faults:
+        raise DataError(*faults)
+    if "train" not in rows and params.dataset_name:
+        for name, table in read_hub(params.dataset_name, params.dataset_config_name).items():
+            if name in SPLITS and name not in rows:
+                rows[name] = task.validate(table, params, audits[name])
+        if "train" not in rows:
+            raise DataError(
+                Fault(f"data set {params.dataset_name} has no split named train", fix="--train_file_path FILE")
+            )
+    return rows
+
+
+def refuse_no_rows(params: DataFiles) -> None:
+    """Raises: ParameterError."""
+    if not (params.train_file_path or params.train_mltable_path or params.dataset_name):
+        fix = "give --train_file_path, --train_mltable_path or --dataset_name"
+        raise ParameterError(Fault("there are no training rows", fix=fix))
 
 
 def split(rows: dict[str, list[Row]], task: "Task") -> tuple[dict[str, list[Row]], str]:
@@ -167,6 +192,9 @@ def write_split(
         for first in range(0, len(rows), params.batch_size):
             batch = rows[first : first + params.batch_size]
             columns = task.encode(batch, tokenizer, state)
+            if name != "train":
+                for i in sorted(set(range(len(batch))) - set(columns.get("row", []))):
+                    audit.add("kept", "gives no window, so its prediction is empty", batch[i]["row"])
             if name != "test":
                 batch, columns = _labelled(name, batch, columns, task, audit)
             if "row" in columns:
@@ -207,16 +235,15 @@ def _labelled(
     return [row for i, row in enumerate(rows) if i not in lost], columns
 
 
-def say_overrides(params: Any, state: Any, model_length: int) -> None:
+def say_derived(params: Any, task: "Task", state: Any, model_length: int) -> None:
     """One line for each value that was derived rather than taken."""
     asked = params.max_seq_length
     if asked == -1:
         say(f"max_seq_length: {state.max_seq_length}, the model's maximum")
     elif asked > model_length:
         say(f"max_seq_length: {model_length} instead of {asked}, the model's maximum")
-    if state.doc_stride != params.doc_stride:
-        reason = f"so that windows of {state.max_seq_length} tokens move on"
-        say(f"doc_stride: {state.doc_stride} instead of {params.doc_stride}, {reason}")
+    for line in task.derived(params, state):
+        say(line)
 
 
 def report(reports: dict[str, SplitReport], split_source: str) -> None:

@@ -8,15 +8,19 @@ import gc
 import os
 import time
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune import __version__
 from finetune.allocator import keep_freed_memory
 from finetune.cli import parse_task
 from finetune.console import is_main_process, quiet_libraries, say, start
 from finetune.errors import Fault, HandoffError, ModelError, run_main
-from finetune.handoff import Preprocessed, SelectedModel, read_rows
+from finetune.handoff import Preprocessed, SelectedModel, Trained, read_rows
 from finetune.params import FinetuneParams, refuse_unsupported, without_effect
+from finetune.schedule import processes, refuse_unsupported_here, schedule
+from finetune.schema import non_default
 
 if TYPE_CHECKING:
     from finetune.tasks.task import Task
@@ -35,20 +39,20 @@ def main(argv: list[str]) -> None:
         say(f"note: {line}")
 
     keep_freed_memory()
-    from finetune import adapt, settings, tracking
+    from finetune import adapt, tracking
     from finetune.tasks import load_task
 
     quiet_libraries()
-    settings.refuse_unsupported_here(params)
+    refuse_unsupported_here(params, processes())
     adapt.refuse(params, selected.model_type)
     task = load_task(task_name)
     data = load_windows(params)
-    settings.schedule(params, len(data["train"]), settings.processes())
+    schedule(params, len(data["train"]), processes())
     resume = checkpoint_to_resume(params)
     with tracking.tracked(params):
-        trainer, restore = train(params, task, preprocessed, data, resume)
+        trainer, restore, speed = train(params, task, preprocessed, data, resume)
         if is_main_process():
-            save_and_prove(trainer, restore, params, task)
+            save_and_prove(trainer, restore, params, task, account(trainer, params, selected, preprocessed, speed))
 
 
 def leave_lone_process_group() -> None:
@@ -90,10 +94,10 @@ def checkpoint_to_resume(params: FinetuneParams) -> Path | None:
 
 def train(
     asked: FinetuneParams, task: "Task", preprocessed: Preprocessed, data: dict[str, Any], resume: Path | None
-) -> tuple["FinetuneTrainer", Any]:
+) -> tuple["FinetuneTrainer", Any, dict[str, float]]:
     """Train; where memory runs out and auto_find_batch_size is true, halve the batch and start from the first weights.
 
-    -> (trainer with the best model, what undoes the adaptations of the model).
+    -> (trainer with the best model, what undoes the adaptations of the model, seconds and rates).
     """
     from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
@@ -102,8 +106,7 @@ def train(
         params = replace(asked, per_device_train_batch_size=batch_size)
         trainer, restore = build(params, asked, task, preprocessed, data)
         try:
-            fit(trainer, resume)
-            return trainer, restore
+            return trainer, restore, fit(trainer, resume)
         except RuntimeError as error:
             if not asked.auto_find_batch_size or batch_size == 1 or not should_reduce_batch_size(error):
                 raise
@@ -124,7 +127,7 @@ def build(
     from finetune.model import load_model, load_tokenizer, store_state
     from finetune.training import FinetuneTrainer
 
-    steps = settings.schedule(params, len(data["train"]), settings.processes())
+    steps = schedule(params, len(data["train"]), processes())
     args = settings.training_arguments(params, steps)
     derived = settings.derived(params, asked, steps)
     for line in derived:
@@ -153,13 +156,13 @@ def build(
         keep_batches=params.eval_accumulation_steps,
         callbacks=settings.callbacks(params, task),
     )
-    where = f"{settings.processes()} x {args.device.type}, precision {params.precision}"
+    where = f"{processes()} x {args.device.type}, precision {params.precision}"
     say(f"{len(data['train'])} windows, {steps.total_steps} steps of {steps.global_batch}, {where}")
     return trainer, adapted.restore
 
 
-def fit(trainer: "FinetuneTrainer", resume: Path | None) -> None:
-    """Train to the end with the best model loaded. Raises: ParameterError, ModelError."""
+def fit(trainer: "FinetuneTrainer", resume: Path | None) -> dict[str, float]:
+    """Train to the end with the best model loaded. -> seconds and rates. Raises: ParameterError, ModelError."""
     import torch
 
     from finetune import checkpoints
@@ -182,12 +185,43 @@ def fit(trainer: "FinetuneTrainer", resume: Path | None) -> None:
     samples = int(trainer.accelerator.gather(trainer.windows_seen).sum())
     tokens = int(trainer.accelerator.gather(trainer.tokens_seen).sum())  # padding not counted
     rates = {"train_samples_per_second": samples / seconds, "train_tokens_per_second": tokens / seconds}
-    log_summary({"train_seconds": seconds, **rates, "per_device_train_batch_size": trainer.args.train_batch_size})
+    speed = {"train_seconds": seconds, **rates}
+    log_summary({**speed, "per_device_train_batch_size": trainer.args.train_batch_size})
     say(f"trained {seconds:.0f} s: {samples / seconds:.1f} samples/s, {tokens / seconds:.0f} tokens/s")
     say(f"best at step {state.best_global_step}: {trainer.args.metric_for_best_model} {state.best_metric:.4f}")
+    return speed
 
 
-def save_and_prove(trainer: "FinetuneTrainer", restore: Any, params: FinetuneParams, task: "Task") -> None:
+def account(
+    trainer: "FinetuneTrainer",
+    params: FinetuneParams,
+    selected: SelectedModel,
+    preprocessed: Preprocessed,
+    speed: dict[str, float],
+) -> Trained:
+    """What is known of the model when training ends, for its card and its report."""
+    used = replace(params, per_device_train_batch_size=trainer.args.per_device_train_batch_size)
+    return Trained(
+        task=selected.task,
+        base_model=selected.source_name,
+        source=selected.source,
+        model_type=selected.model_type,
+        metric=params.metric_for_best_model,
+        greater_is_better=trainer.args.greater_is_better,
+        best_step=trainer.state.best_global_step,
+        validation=trainer.best_metrics(),
+        log=[entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry],
+        device=f"{processes()} x {trainer.args.device.type}",
+        speed=speed,
+        splits=preprocessed.splits,
+        parameters=non_default(used),
+        versions={"finetune": __version__, **{name: version(name) for name in ("torch", "transformers")}},
+    )
+
+
+def save_and_prove(
+    trainer: "FinetuneTrainer", restore: Any, params: FinetuneParams, task: "Task", trained: Trained
+) -> None:
     """Write both model folders and load them again."""
     from finetune import save
     from finetune.model import store_state
@@ -207,7 +241,8 @@ def save_and_prove(trainer: "FinetuneTrainer", restore: Any, params: FinetunePar
     model = restore(adapted)
     if not unmerged:
         save.save_pytorch(model, tokenizer, params.pytorch_model_folder)
-    save.save_mlflow(model, tokenizer, task, params.mlflow_model_folder)
+    save.document(params.pytorch_model_folder, task, state, trained)
+    save.save_mlflow(model, tokenizer, task, state, trained, params.mlflow_model_folder)
     rows = save.prove(
         model,
         tokenizer,

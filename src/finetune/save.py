@@ -9,8 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from finetune import __version__
+from finetune import __version__, card
 from finetune.errors import Fault, ModelError
+from finetune.handoff import Trained
 from finetune.model import BASE_MODEL, STATE_KEY, load_model, load_tokenizer
 from finetune.prediction import predict_rows
 from finetune.tables import Row
@@ -20,13 +21,14 @@ PROOF_ROWS = 8
 SCORE_TOLERANCE = 1e-4
 # What the served model imports; torch and transformers would be guessed wrong by MLflow's own inference.
 SERVING_PACKAGES = ("mlflow", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas")
+MLFLOW_TYPES = {bool: "boolean", int: "long", float: "double", str: "string"}
 PACKAGE = Path(__file__).parent
 
 
 def clear(folder: Path) -> None:
     """Take away the model of an earlier run; its checkpoints stay."""
     shutil.rmtree(folder / BASE_MODEL, ignore_errors=True)
-    for pattern in ("adapter_*", "model*.safetensors*", "config.json"):
+    for pattern in (Trained.FILE, "README.md", "adapter_*", "model*.safetensors*", "config.json"):
         for path in folder.glob(pattern):
             path.unlink()
 
@@ -45,15 +47,24 @@ def save_adapter(adapted: Any, base: Path, tokenizer: Any, folder: Path) -> None
     tokenizer.save_pretrained(folder)
 
 
-def save_mlflow(model: Any, tokenizer: Any, task: Task, folder: Path) -> None:
+def document(folder: Path, task: Task, state: Any, trained: Trained) -> None:
+    """README.md, over the stub that peft leaves, and last training.json: its existence means a whole folder."""
+    card.write(folder, task, state, trained, unmerged=(folder / BASE_MODEL).is_dir())
+    trained.write(folder)
+
+
+def save_mlflow(model: Any, tokenizer: Any, task: Task, state: Any, trained: Trained, folder: Path) -> None:
     """Staged and copied, since MLflow refuses a folder that holds anything and a mounted output may."""
     import mlflow
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, Schema
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    defaults = {name: vars(state)[name] for name in task.inference_params}
 
     with tempfile.TemporaryDirectory() as temporary:
         weights, staged = Path(temporary) / "model", Path(temporary) / "mlflow"
         save_pytorch(model, tokenizer, weights)
+        document(weights, task, state, trained)
         code = shutil.copytree(
             PACKAGE, Path(temporary) / "code" / "finetune", ignore=shutil.ignore_patterns("__pycache__")
         )
@@ -66,8 +77,9 @@ def save_mlflow(model: Any, tokenizer: Any, task: Task, folder: Path) -> None:
             signature=ModelSignature(
                 inputs=Schema([ColSpec(kind, name) for name, kind in task.input_types.items()]),
                 outputs=Schema([ColSpec(kind, name) for name, kind in task.output_types.items()]),
+                params=ParamSchema([ParamSpec(name, MLFLOW_TYPES[type(v)], v) for name, v in defaults.items()]),
             ),
-            input_example=[task.example],
+            input_example=([task.example], defaults),
             metadata={STATE_KEY: {"task": task.name, "version": __version__}},
         )
         for name in ("artifacts", "code"):  # of an earlier run

@@ -4,6 +4,8 @@ MLflow runs this file when it loads the model (models from code).
 """
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,15 @@ import mlflow
 import pandas as pd
 
 BATCH_SIZE = 8
+SHOWN = 5  # faulty values in an error
 
 
 class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
-    """DataFrame or list of records in, DataFrame of predictions out, in the same order."""
+    """DataFrame of the task's input columns in, DataFrame of predictions out, in the same order.
+
+    MLflow makes the DataFrame of whatever it is given, and by the signature refuses missing columns and parameters of
+    another type, fills in the defaults, and leaves out, with a warning, parameters that it doesn't know.
+    """
 
     def load_context(self, context: Any) -> None:
         """Called once by MLflow; `context.artifacts["model"]` is the folder of weights, config and tokenizer."""
@@ -32,12 +39,27 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """`params` override fields of the stored state (`Task.inference_params`); None leaves a field as it is.
+
+        Raises: MlflowException for a value that isn't text.
+        """
         from finetune.prediction import predict_rows
 
-        records = model_input if isinstance(model_input, list) else model_input.to_dict("records")
+        records = model_input.to_dict("records")
+        refuse_other_than_text(records, [name for name, kind in self.task.input_types.items() if kind == "string"])
+        state = replace(self.state, **{name: value for name, value in (params or {}).items() if value is not None})
         rows = self.task.serve(records)
-        predictions = predict_rows(self.model, self.tokenizer, rows, self.task, self.state, BATCH_SIZE)
+        predictions = predict_rows(self.model, self.tokenizer, rows, self.task, state, BATCH_SIZE)
         return pd.DataFrame([self.task.present(p) for p in predictions], columns=list(self.task.output_types))
+
+
+def refuse_other_than_text(records: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+    """Raises: MlflowException, which a server answers with status 400."""
+    wrong = [(i, name) for i, r in enumerate(records) for name in columns if not isinstance(r[name], str)]
+    if wrong:
+        shown = [f"{name} of row {i} is {records[i][name]!r:.40}" for i, name in wrong[:SHOWN]]
+        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise mlflow.MlflowException.invalid_parameter_value(f"not text: {', '.join(shown)}{more}")
 
 
 mlflow.models.set_model(ServedModel())

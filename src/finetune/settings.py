@@ -1,7 +1,5 @@
 """Parameters -> TrainingArguments and callbacks, and the account of every value that was derived."""
 
-import math
-import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,8 @@ import yaml
 from transformers import EarlyStoppingCallback, TrainingArguments
 
 from finetune.console import say
-from finetune.errors import Fault, ParameterError, UnsupportedError
 from finetune.params import FinetuneParams
+from finetune.schedule import Schedule
 from finetune.schema import params_of
 from finetune.tasks.task import Task
 from finetune.tracking import MlflowMetrics, Progress
@@ -31,52 +29,6 @@ class Derived:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.value} ({self.reason})"
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Steps of a run."""
-
-    steps_per_epoch: int
-    total_steps: int
-    evaluation_steps: int  # between two evaluations
-    global_batch: int  # windows in one optimizer step, over all processes
-
-
-def schedule(params: FinetuneParams, windows: int, processes: int) -> Schedule:
-    """Raises: ParameterError if no evaluation falls into the run."""
-    batches = math.ceil(windows / (params.per_device_train_batch_size * processes))
-    per_epoch = math.ceil(batches / params.gradient_accumulation_steps)
-    total = params.max_steps if params.max_steps > 0 else per_epoch * params.num_train_epochs
-    every = per_epoch
-    if params.evaluation_strategy == "steps":
-        interval = params.evaluation_steps_interval
-        every = max(1, round(interval * per_epoch)) if interval else params.eval_steps
-        if every > total:
-            why = (
-                f"the run has {total} steps, and an evaluation comes every {every}; without one there is no best model"
-            )
-            raise ParameterError(
-                Fault(
-                    "the run would end before its first evaluation", why=why, fix=f"--eval_steps {max(1, total // 2)}"
-                )
-            )
-    global_batch = params.per_device_train_batch_size * params.gradient_accumulation_steps * processes
-    return Schedule(per_epoch, total, every, global_batch)
-
-
-def refuse_unsupported_here(params: FinetuneParams) -> None:
-    """Raises: UnsupportedError for what this machine or this launch can't do."""
-    faults = []
-    if params.precision == "16" and not torch.cuda.is_available():
-        # transformers would take it and compute in 32 bits.
-        why = "fp16 needs a GPU, and none is visible here"
-        faults.append(Fault("--precision 16", why=why, fix="--precision bf16"))
-    if params.auto_find_batch_size and processes() > 1:
-        why = f"with {processes()} processes, one that runs out of memory leaves the others waiting"
-        faults.append(Fault("--auto_find_batch_size true", why=why, fix="--auto_find_batch_size false"))
-    if faults:
-        raise UnsupportedError(*faults)
 
 
 def training_arguments(params: FinetuneParams, steps: Schedule) -> TrainingArguments:
@@ -172,8 +124,3 @@ def write_resolved(params: FinetuneParams, found: list[Derived], folder: Path) -
     text = yaml.safe_dump(entries | extra, sort_keys=False, allow_unicode=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "resolved_config.yaml").write_text(text, encoding="utf-8")
-
-
-def processes() -> int:
-    """Processes of this run, one for each device."""
-    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -1,10 +1,13 @@
 """Files of rows -> rows, and the account of what was wrong with them, row by row."""
 
+import codecs
 import csv
 import gzip
 import io
 import json
+import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +18,7 @@ from finetune.schema import did_you_mean
 
 Row = dict[str, Any]
 FIRST_ROWS_SHOWN = 5
+_MARKS = (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Table:
 
 @dataclass
 class Audit:
-    """What was dropped or repaired: reason -> action and row numbers."""
+    """What was dropped, repaired or kept with a remark: reason -> action and row numbers."""
 
     problems: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -85,9 +89,14 @@ def read_table(path: Path) -> Table:
 
 
 def _text(path: Path, newline: str = "") -> io.TextIOWrapper:
-    """An open text file; newline "" leaves line ends to the csv reader, "\\n" splits JSON lines at \\n alone."""
+    """An open text file; newline "" leaves line ends to the csv reader, "\n" splits JSON lines at \n alone."""
     raw = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-    return io.TextIOWrapper(raw, encoding="utf-8-sig", newline=newline)
+    begin = raw.peek(1024)
+    encoding = next((name for mark, name in _MARKS if begin.startswith(mark)), "utf-8-sig")
+    if encoding == "utf-8-sig" and b"\0" in begin:
+        why = "it holds zero bytes: a binary file, or UTF-16 without its byte order mark"
+        raise DataError(Fault(f"{path} is not a text file", why=why, fix=f"file {path}; iconv -f utf-16le -t utf-8"))
+    return io.TextIOWrapper(raw, encoding=encoding, newline=newline)
 
 
 def _checked(reader: Callable[[Path], Iterator[tuple[int, Row]]]) -> Callable[[Path], Iterator[tuple[int, Row]]]:
@@ -99,7 +108,7 @@ def _checked(reader: Callable[[Path], Iterator[tuple[int, Row]]]) -> Callable[[P
         except UnicodeDecodeError as error:
             fix = f"iconv -f cp1252 -t utf-8 {path}"
             raise DataError(Fault(f"{path} is not UTF-8", why=str(error), fix=fix)) from None
-        except (OSError, EOFError, zlib.error, csv.Error) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise DataError(Fault(f"{path} can't be read", why=str(error))) from None
 
     return read
@@ -119,6 +128,8 @@ def _json(text: str, path: Path, line: int) -> Any:
         shown = text.split("\n")[error.lineno - 1][:80]
         where = f"{path}, line {line + error.lineno - 1}: {shown!r}"
         raise DataError(Fault("not valid JSON", where=where, why=f"{error.msg} at column {error.colno}")) from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of open brackets
+        raise DataError(Fault("not usable JSON", where=f"{path}, line {line}", why=str(error))) from None
 
 
 def _object(value: Any, path: Path, number: int) -> Row:
@@ -130,37 +141,86 @@ def _object(value: Any, path: Path, number: int) -> Row:
 
 def _json_list(path: Path) -> Iterator[tuple[int, Row]]:
     with _text(path) as file:
-        value = _json(file.read(), path, 1)
+        text = file.read()
+    if _is_json_lines(text):
+        yield from _json_lines(path)
+        return
+    value = _json(text, path, 1)
     if isinstance(value, dict) and isinstance(value.get("data"), list):
         value = value["data"]
     if not isinstance(value, list):
-        fix = "write a list of objects, or rename the file to .jsonl if each line is an object"
+        fix = "write a list of objects, as pandas does with orient='records'"
         raise DataError(Fault(f"{path} holds no list of rows", fix=fix))
     for number, row in enumerate(value, start=1):
         yield number, _object(row, path, number)
 
 
+def _is_json_lines(text: str) -> bool:
+    """Whether the first line is an object by itself and more follows, as in files that only lack the l of .jsonl."""
+    first, _, rest = text.strip().partition("\n")
+    if not (first.startswith("{") and rest.strip()):
+        return False
+    try:
+        return isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
 def _delimited(delimiter: str) -> Callable[[Path], Iterator[tuple[int, Row]]]:
     def read(path: Path) -> Iterator[tuple[int, Row]]:
-        csv.field_size_limit(2**31 - 1)
         with _text(path) as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            header: list[str] = []
-            number = 1  # the line where a record begins
-            for fields in reader:
-                if fields and not header:
-                    header = fields
-                elif fields:
-                    if len(fields) != len(header):
-                        why = f"it has {len(fields)} fields, the header {len(header)}"
-                        fix = "quote fields that hold the delimiter"
-                        raise DataError(
-                            Fault("wrong number of fields", where=f"{path}, line {number}", why=why, fix=fix)
-                        )
-                    yield number, dict(zip(header, fields, strict=True))
-                number = reader.line_num + 1
+            records = _loosely_quoted(file.read(), delimiter) if delimiter == "\t" else None
+            if records is None:
+                file.seek(0)
+                records = _quoted(file, path, delimiter)
+            yield from _rows(records, path)
 
     return read
+
+
+def _rows(records: Iterator[tuple[int, list[str]]], path: Path) -> Iterator[tuple[int, Row]]:
+    _, header = next(records, (0, []))
+    if twice := [name for name, count in Counter(header).items() if count > 1]:
+        raise DataError(Fault(f"two columns are named {twice[0]!r}", where=str(path), fix="rename one of them"))
+    for number, fields in records:
+        if len(fields) != len(header):
+            why = f"it has {len(fields)} fields, the header {len(header)}"
+            fix = "quote fields that hold the delimiter"
+            raise DataError(Fault("wrong number of fields", where=f"{path}, line {number}", why=why, fix=fix))
+        yield number, dict(zip(header, fields, strict=True))
+
+
+def _quoted(file: io.TextIOWrapper, path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """(line where it begins, fields) of each record, quoted as RFC 4180 has it."""
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.reader(file, delimiter=delimiter, strict=True)
+    number = 1
+    try:
+        for fields in reader:
+            if fields:
+                yield number, fields
+            number = reader.line_num + 1
+    except csv.Error as error:
+        fix = 'put a field that holds quotes into quotes and double them: "He said ""yes"""'
+        raise DataError(Fault("broken quotes", where=f"{path}, line {number}", why=str(error), fix=fix)) from None
+
+
+def _loosely_quoted(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]] | None:
+    """The same, line by line, for files whose quotes may mean nothing; None where a line alone isn't a record."""
+    lines = [(number, line) for number, line in enumerate(re.split("\r\n|\n|\r", text), start=1) if line]
+    width = lines[0][1].count(delimiter) if lines else 0
+    if any(line.count(delimiter) != width for _, line in lines):
+        return None
+    return ((number, _fields(line, delimiter)) for number, line in lines)
+
+
+def _fields(line: str, delimiter: str) -> list[str]:
+    plain = line.split(delimiter)
+    try:
+        fields = next(csv.reader([line], delimiter=delimiter, strict=True))
+    except csv.Error:
+        return plain
+    return fields if len(fields) == len(plain) else plain
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Row]]:
@@ -170,7 +230,7 @@ def _parquet(path: Path) -> Iterator[tuple[int, Row]]:
     try:
         raw = gzip.open(path, "rb").read() if path.suffix == ".gz" else path.read_bytes()
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(raw))
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowException, pyarrow.ArrowInvalid) as error:
         raise DataError(Fault(f"{path} is not a Parquet file", why=str(error).splitlines()[0])) from None
     yield from enumerate(table.to_pylist(), start=1)
 

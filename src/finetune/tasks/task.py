@@ -20,8 +20,28 @@ Prediction = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Examined:
+    """One prediction beside its row, in terms that hold for every task."""
+
+    id: str
+    row: int
+    score: float | None  # the head metric of this row alone, 0 to 100; None where there is no gold
+    confidence: float | None  # 0 to 1
+    length: int  # words of the input
+    group: str  # kind of row that is also scored apart; "" where there is none
+    title: str  # what was asked
+    text: str  # what it was asked of, "" where the title is all there is
+    marks: tuple[tuple[int, int, str], ...]  # (start, end, "predicted" or "gold") in the text, predicted ones first
+    predicted: str
+    gold: tuple[str, ...]  # right answers, any of which would do
+
+
+@dataclass(frozen=True, kw_only=True)
 class Task:
-    """One task. `State` is a frozen dataclass of the task: what encoding and decoding need, stored in config.json."""
+    """One task. `State` is a frozen dataclass of the task: what encoding and decoding need, stored in config.json.
+
+    It has at least max_seq_length and pad_to_max_length.
+    """
 
     name: str
     auto_model: Any
@@ -42,8 +62,14 @@ class Task:
     fit: Callable[[Any, list[Row], int, int], Any]
     """(preprocess parameters, training rows, longest window of the model, special tokens) -> state."""
 
+    derived: Callable[[Any, Any], list[str]]
+    """(preprocess parameters, state) -> a line for each value that `fit` found in the data or changed."""
+
     state: Callable[..., Any]
     """(**stored) -> state, from what preprocess.json or config.json holds."""
+
+    inference_params: tuple[str, ...]
+    """Fields of the state that a request to the served model, or the evaluation component, may override."""
 
     encode: Callable[[Sequence[Row], Any, Any], Columns]
     """(rows, tokenizer, state) -> one column per model input, plus what decoding needs; a "row" column says whose."""
@@ -90,6 +116,12 @@ class Task:
     head_metric: str
     """The metric to show first."""
 
+    hub_metrics: dict[str, str]
+    """The metrics of 0 to 100 that describe a model -> what the Hugging Face hub calls them."""
+
+    examine: Callable[[Prediction, Row], Examined]
+    """What the report shows of a prediction."""
+
     show: Callable[[Prediction, Row], str]
     """One prediction, marked in its text, for a terminal."""
 
@@ -107,3 +139,12 @@ class Task:
 
     example: Row
     """One input record of the served model."""
+
+    pipeline_tag: str
+    """The hub's name of the task."""
+
+    usage: str
+    """Lines of Python that use `model` and `tokenizer`, for the model card."""
+
+    limits: Callable[[Any], list[str]]
+    """(state) -> what the model can't do, a sentence each, for the model card."""

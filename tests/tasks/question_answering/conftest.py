@@ -1,8 +1,11 @@
 """Tokenizers of several kinds, and rows and states to try them on."""
 
+import io
+from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
 import torch
 from hypothesis import strategies as st
 from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer
@@ -11,37 +14,72 @@ from transformers import (
     BertConfig,
     BertForQuestionAnswering,
     BertTokenizerFast,
+    LlamaTokenizerFast,
     PreTrainedTokenizerFast,
+    XLMRobertaTokenizerFast,
 )
 
 from finetune.params import QuestionAnsweringColumns
+from finetune.prediction import as_windows, collate
 from finetune.tables import Audit, Row, Table
 from finetune.tasks.question_answering import rows as qa_rows
 from finetune.tasks.question_answering import windows as qa_windows
+from finetune.tasks.task import Columns
 
-TEXTS = st.text(st.sampled_from("aábcdeABÉ 019.,-'한국漢字東仮🙂👩‍👧½ﬁñ\u0301\u0308\u200b\u2028\n\t  "), max_size=12)
+TEXTS = st.text(
+    st.sampled_from("aábcdeABÉ 019.,-'한국漢字東仮🙂👩‍👧½ﬁñשלع\u0301\u0308\u200b\u2028\ufeff\u3000\r\n\t  "),
+    max_size=12,
+)
 PARAGRAPHS = st.lists(TEXTS, min_size=1, max_size=60).map(" ".join).filter(str.strip)
 QUESTIONS = st.lists(TEXTS, min_size=1, max_size=5).map(" ".join).filter(str.strip)
-TRAINED_ON = ["abcde ABE a\u0301 n\u0303 019 .,-' 한국 漢字 東 仮 🙂 👩 👧 1⁄2 fi"] * 3
+TRAINED_ON = ["abcde ABE a\u0301 n\u0303 019 .,-' 한국 漢字 東 仮 🙂 👩 👧 1⁄2 fi", "abc bcd  cde fib ab"] * 3
 WHOLE = 10_000  # longer than any context here: one window
 
 
-@pytest.fixture(scope="module", params=["wordpiece", "byte_level"])
-def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Two kinds that differ in what one character becomes: accents stripped, jamo and bytes as tokens of their own."""
-    if request.param == "wordpiece":
-        wordpiece = BertWordPieceTokenizer(lowercase=True)
-        wordpiece.train_from_iterator(TRAINED_ON, vocab_size=200, min_frequency=1, show_progress=False)
-        file = tmp_path_factory.mktemp("wordpiece") / "tokenizer.json"
-        wordpiece.save(str(file))
-        return BertTokenizerFast(tokenizer_file=str(file))
+def wordpiece(folder: Path) -> Any:
+    """As BERT's: accents stripped, Chinese characters one by one, unknown words one token."""
+    made = BertWordPieceTokenizer(lowercase=True)
+    made.train_from_iterator(TRAINED_ON, vocab_size=200, min_frequency=1, show_progress=False)
+    made.save(str(folder / "tokenizer.json"))
+    return BertTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+
+
+def byte_level(folder: Path) -> Any:
+    """As RoBERTa's: bytes as tokens of their own, the space before a word part of it."""
     names = ["<s>", "<pad>", "</s>"]
-    byte_level = ByteLevelBPETokenizer()
-    byte_level.train_from_iterator(["abcde abc"] * 3, vocab_size=270, special_tokens=names, show_progress=False)
-    byte_level._tokenizer.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0))
+    made = ByteLevelBPETokenizer()
+    made.train_from_iterator(["abcde abc"] * 3, vocab_size=270, special_tokens=names, show_progress=False)
+    made._tokenizer.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0))
     return PreTrainedTokenizerFast(
-        tokenizer_object=byte_level._tokenizer, cls_token="<s>", pad_token="<pad>", sep_token="</s>"
+        tokenizer_object=made._tokenizer, cls_token="<s>", pad_token="<pad>", sep_token="</s>"
     )
+
+
+def bpe(folder: Path) -> Any:
+    """As Llama's: nothing normalized, runs of spaces kept, unknown characters as bytes, no token for a class."""
+    options = {"byte_fallback": True, "normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+    train_sentencepiece(folder / "tokenizer.model", model_type="bpe", vocab_size=360, **options)
+    return LlamaTokenizerFast.from_pretrained(folder, add_bos_token=True, pad_token="</s>")
+
+
+def unigram(folder: Path) -> Any:
+    """As XLM-R's: NFKC (ﬁ is two letters, ½ three signs, a letter and its accent one), white space dropped."""
+    train_sentencepiece(folder / "sentencepiece.bpe.model", model_type="unigram", vocab_size=70)
+    return XLMRobertaTokenizerFast.from_pretrained(folder)
+
+
+def train_sentencepiece(file: Path, **options: Any) -> None:
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TRAINED_ON), model_writer=model, hard_vocab_limit=False, minloglevel=2, **options
+    )
+    file.write_bytes(model.getvalue())
+
+
+@pytest.fixture(scope="module", params=[wordpiece, byte_level, bpe, unigram], ids=lambda kind: kind.__name__)
+def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Kinds that differ in what one character becomes."""
+    return request.param(tmp_path_factory.mktemp(request.param.__name__))
 
 
 def state(**values: Any) -> qa_windows.State:
@@ -55,6 +93,15 @@ def state(**values: Any) -> qa_windows.State:
 def row(context: str, question: str = "a?", text: str | None = None, start: int = 0) -> Row:
     answers = {"text": [], "answer_start": []} if text is None else {"text": [text], "answer_start": [start]}
     return {"id": "1", "row": 1, "question": question, "context": context, "answers": answers}
+
+
+def peaked(columns: Columns, labels: Columns, window: int) -> tuple[Any, Any]:
+    """Outputs and batch of one window in which the model is sure of the labelled span."""
+    length = len(columns["input_ids"][window])
+    start, end = torch.zeros(1, length), torch.zeros(1, length)
+    start[0, labels["start_positions"][window]] = end[0, labels["end_positions"][window]] = 50.0
+    batch = collate([as_windows(columns)[window]], {})
+    return {"start_logits": start, "end_logits": end}, batch
 
 
 def tiny_bert(vocab_size: int) -> BertForQuestionAnswering:

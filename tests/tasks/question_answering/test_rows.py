@@ -23,6 +23,12 @@ def asked(answers: Any) -> Row:
         {"text": ["Ada Lovelace", None], "answer_start": [7, None]},
         '{"text": ["Ada Lovelace"], "answer_start": [7]}',
         '{"text": "Ada Lovelace", "answer_start": "7"}',
+        {"text": ["Ada Lovelace"], "answer_start": [7.0]},
+        {"text": ["Ada Lovelace", float("nan"), " "], "answer_start": [7, float("nan"), 0]},
+        [{"text": "Ada Lovelace", "answer_start": 7}],
+        '[{"text": "Ada Lovelace", "answer_start": 7}]',
+        "{'text': ['Ada Lovelace'], 'answer_start': [7]}",
+        "{'text': array(['Ada Lovelace'], dtype=object), 'answer_start': array([7], dtype=int32)}",
     ],
 )
 def test_answers_are_read(answers: Any) -> None:
@@ -32,7 +38,17 @@ def test_answers_are_read(answers: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "answers", [{"text": [], "answer_start": []}, {"text": None, "answer_start": None}, '{"text":[],"answer_start":[]}']
+    "answers",
+    [
+        {"text": [], "answer_start": []},
+        {"text": None, "answer_start": None},
+        '{"text":[],"answer_start":[]}',
+        [],
+        "[]",
+        {"text": [""], "answer_start": [0]},
+        {"text": [""], "answer_start": [None]},
+        "{'text': array([], dtype=object), 'answer_start': array([], dtype=int32)}",
+    ],
 )
 def test_empty_lists_mean_no_answer(answers: Any) -> None:
     (made,), _ = validated(asked(answers))
@@ -40,7 +56,7 @@ def test_empty_lists_mean_no_answer(answers: Any) -> None:
     assert qa_rows.has_gold(made)
 
 
-@pytest.mark.parametrize("answers", [None, ""])
+@pytest.mark.parametrize("answers", [None, "", "  ", float("nan")])
 def test_no_answers_mean_not_annotated(answers: Any) -> None:
     (made,), _ = validated(asked(answers))
     assert made["answers"] is None
@@ -64,7 +80,10 @@ def test_file_without_answers_column() -> None:
         ({"answers": {"text": [7], "answer_start": [7]}}, "no string"),
         ({"answers": {"text": ["Ada"]}}, "no object with 'text' and 'answer_start'"),
         ({"answers": ["Ada"]}, "no object"),
-        ({"answers": "Ada"}, "not valid JSON"),
+        ({"answers": "Ada"}, "neither JSON nor"),
+        ({"answers": "{'text': exit(), 'answer_start': [7]}"}, "neither JSON nor"),
+        ({"answers": [{"text": "Ada", "answer_start": 7}, {"text": "Ada"}]}, "no object with"),
+        ({"answers": {"text": ["Ada"], "answer_start": [7.5]}}, "offset no number"),
         ({"answers": {"text": ["Grace"], "answer_start": [7]}}, "not in the context"),
         ({"answers": {"text": ["Ada"], "answer_start": [-400]}}, "not in the context"),
         ({"answers": {"text": ["Ada"], "answer_start": [400]}}, "not in the context"),

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune.params import QuestionAnsweringPreprocessParams
-from finetune.prediction import as_windows, collate, predict_rows
+from finetune.prediction import predict_rows
 from finetune.tables import Row
 from finetune.tasks.question_answering import TASK
 from finetune.tasks.question_answering import spans as qa_spans
@@ -21,6 +20,7 @@ from tests.tasks.question_answering.conftest import (
     PARAGRAPHS,
     QUESTIONS,
     WHOLE,
+    peaked,
     row,
     state,
     state_whole,
@@ -86,7 +86,8 @@ def test_windows(tokenizer: Any, context: str, question: str, length: int, strid
         assert all(min(mask) == 1 for mask in columns["attention_mask"])
     for name in ("attention_mask", "offset_start", "offset_end"):
         assert [len(values) for values in columns[name]] == lengths
-    assert all(ids[null] == tokenizer.cls_token_id for ids, null in _pairs(columns, "input_ids", "null_position"))
+    first = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
+    assert all(ids[null] == first for ids, null in _pairs(columns, "input_ids", "null_position"))
 
     windows = _windows(columns)
     whole = qa_windows.encode([row(context, question)], tokenizer, state_whole())
@@ -120,15 +121,6 @@ def answered(data: st.DataObject, context: str, question: str) -> Row:
     start = data.draw(st.sampled_from(starts))
     end = data.draw(st.sampled_from([i for i in starts if i >= start][:20])) + 1
     return row(context, question, context[start:end], start)
-
-
-def peaked(columns: Columns, labels: Columns, window: int) -> tuple[Any, Any]:
-    """Outputs and batch of one window in which the model is sure of the labelled span."""
-    length = len(columns["input_ids"][window])
-    start, end = torch.zeros(1, length), torch.zeros(1, length)
-    start[0, labels["start_positions"][window]] = end[0, labels["end_positions"][window]] = 50.0
-    batch = collate([as_windows(columns)[window]], {})
-    return {"start_logits": start, "end_logits": end}, batch
 
 
 @settings(max_examples=200, deadline=None)

@@ -5,6 +5,13 @@ from transformers import MODEL_FOR_QUESTION_ANSWERING_MAPPING, AutoModelForQuest
 from finetune.tasks.question_answering import rows, spans, windows
 from finetune.tasks.task import Task
 
+USAGE = """\
+inputs = tokenizer("Who wrote the report?", "The report was written by Ada Lovelace in 1843.", return_tensors="pt")
+outputs = model(**inputs)
+start, end = outputs.start_logits.argmax(), outputs.end_logits.argmax()
+print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))
+"""
+
 TASK = Task(
     name="question_answering",
     auto_model=AutoModelForQuestionAnswering,
@@ -13,7 +20,9 @@ TASK = Task(
     validate=rows.validate,
     group=lambda row: row["context"],
     fit=windows.fit,
+    derived=windows.derived,
     state=windows.State,
+    inference_params=("null_threshold",),
     encode=windows.encode,
     label=windows.label,
     decode_columns=frozenset({"row", "null_position", "offset_start", "offset_end"}),
@@ -30,10 +39,15 @@ TASK = Task(
     for_metrics=lambda prediction: {key: prediction[key] for key in ("text", "span_text", "null_score")},
     calibrate=spans.calibrate,
     head_metric="f1",
+    hub_metrics={"exact": "exact_match", "f1": "f1"},
+    examine=spans.examine,
     show=spans.show,
     serve=rows.serve,
     present=spans.present,
     input_types={"question": "string", "context": "string"},
     output_types={"answer": "string", "score": "double", "start": "long", "end": "long"},
     example={"question": "Who wrote the report?", "context": "The report was written by Ada Lovelace in 1843."},
+    pipeline_tag="question-answering",
+    usage=USAGE,
+    limits=spans.limits,
 )

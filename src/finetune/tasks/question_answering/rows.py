@@ -1,14 +1,23 @@
 """Rows of a question, a context and answers, out of whatever a file holds."""
 
+import ast
 import json
 import re
 from collections.abc import Sequence
+from math import isnan
 from typing import Any
 
+from finetune.errors import DataError, Fault
 from finetune.params import QuestionAnsweringColumns
 from finetune.tables import Audit, Row, Table
 
 REPAIR_DISTANCE = 50  # characters around a wrong offset in which the answer is looked for
+_OFFSET = re.compile(r"\s*([+-]?[0-9]+)(\.0+)?\s*")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class _Unusable(Exception):
+    """Why a row has to be dropped."""
 
 
 def validate(table: Table, columns: QuestionAnsweringColumns, audit: Audit) -> list[Row]:
@@ -16,96 +25,163 @@ def validate(table: Table, columns: QuestionAnsweringColumns, audit: Audit) -> l
 
     Raises: DataError for a missing column. A file without any answers column is for prediction only.
     """
+    table = flatten(table)
     needed = {"question_key": columns.question_key, "context_key": columns.context_key}
     if columns.answers_key != QuestionAnsweringColumns.answers_key:
         needed["answers_key"] = columns.answers_key  # asked for by name, so a slip of the pen is not "no answers"
     table.require(needed)
-    rows = []
+    rows, ids = [], set()
     for number, row in zip(table.numbers, table.rows, strict=True):
-        made = _row(row, number, columns)
-        if isinstance(made, str):
-            audit.add("dropped", made, number)
-        else:
-            placed, repaired = _place_answers(made)
-            if placed is None:
-                audit.add("dropped", "the answer is not in the context", number)
-            else:
-                rows.append(placed)
-                if repaired:
-                    audit.add("repaired", "answer_start was off; the answer stands near by", number)
+        repairs: list[str] = []
+        try:
+            made = _row(row, number, columns, repairs)
+        except _Unusable as reason:
+            audit.add("dropped", str(reason), number)
+            continue
+        for repair in dict.fromkeys(repairs):
+            audit.add("repaired", repair, number)
+        if made["id"] in ids:
+            audit.add("kept", "its id has occurred before; `row` tells them apart", number)
+        ids.add(made["id"])
+        rows.append(made)
     return rows
 
 
-def _row(row: Row, number: int, columns: QuestionAnsweringColumns) -> Row | str:
-    question, context = row.get(columns.question_key), row.get(columns.context_key)
-    if not isinstance(question, str) or not question.strip():
-        return "no question"
-    if not isinstance(context, str) or not context.strip():
-        return "no context"
+def flatten(table: Table) -> Table:
+    """A SQuAD file as published, articles of paragraphs of questions, as one row for each question.
+
+    Rows are then numbered by question. Raises: DataError where the nesting is broken.
+    """
+    if "paragraphs" not in table.columns:
+        return table
+    rows: list[Row] = []
+    for number, article in enumerate(table.rows, start=1):
+        try:
+            for paragraph in article["paragraphs"]:
+                rows += [{**asked, "context": paragraph["context"]} for asked in paragraph["qas"]]
+        except (KeyError, TypeError) as error:
+            why = f"an article is an object of paragraphs, each with context and qas ({error})"
+            raise DataError(Fault("broken SQuAD file", where=f"{table.name}, article {number}", why=why)) from None
+    columns = tuple(dict.fromkeys(name for row in rows for name in row))
+    return Table(table.name, columns, rows, list(range(1, len(rows) + 1)))
+
+
+def _row(row: Row, number: int, columns: QuestionAnsweringColumns, repairs: list[str]) -> Row:
+    question = _text(row.get(columns.question_key), "no question", repairs)
+    context = _text(row.get(columns.context_key), "no context", repairs)
     answers = _answers(row.get(columns.answers_key), columns)
-    if isinstance(answers, str):
-        return answers
+    if answers is not None:
+        answers = [(text, _placed(context, text, start, repairs)) for text, start in answers]
     return {
-        "id": str(row.get("id", number)),
+        "id": without_surrogates(str(number if _missing(row.get("id")) else row["id"])),
         "row": number,
         "question": question,
         "context": context,
-        "answers": answers,
+        "answers": None
+        if answers is None
+        else {"text": [text for text, _ in answers], "answer_start": [start for _, start in answers]},
     }
 
 
-def _answers(value: Any, columns: QuestionAnsweringColumns) -> dict[str, list[Any]] | str | None:
-    if value is None or value == "":
+def _text(value: Any, reason: str, repairs: list[str]) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise _Unusable(reason)
+    if _LONE_SURROGATE.search(value):
+        repairs.append("half a surrogate pair is no character; U+FFFD instead")
+    return without_surrogates(value)
+
+
+def without_surrogates(text: str) -> str:
+    """JSON may hold half a surrogate pair, which no tokenizer takes. As long as before, so that offsets hold."""
+    return _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _missing(value: Any) -> bool:
+    return (
+        value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, float) and isnan(value))
+    )
+
+
+def _answers(value: Any, columns: QuestionAnsweringColumns) -> list[tuple[str, int]] | None:
+    """(text, offset) of each answer out of {"text": …, "answer_start": …}, a list of such, or either as a string."""
+    if _missing(value):
         return None
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            return "answers are not valid JSON"
-    if not isinstance(value, dict) or not {columns.answer_text_key, columns.answer_start_key} <= value.keys():
-        return f"answers are no object with {columns.answer_text_key!r} and {columns.answer_start_key!r}"
-    texts, starts = _listed(value[columns.answer_text_key]), _listed(value[columns.answer_start_key])
-    if len(texts) != len(starts):
-        return "answers have another number of texts than of offsets"
-    kept = [(text, start) for text, start in zip(texts, starts, strict=True) if text]
-    if not all(isinstance(text, str) and _is_offset(start) for text, start in kept):
-        return "an answer text is no string or its offset no number"
-    return {"text": [text for text, _ in kept], "answer_start": [int(start) for _, start in kept]}
+        value = _parsed(value)
+    keys = columns.answer_text_key, columns.answer_start_key
+    found: list[tuple[Any, Any]] = []
+    for part in value if isinstance(value, list) else [value]:
+        if not isinstance(part, dict) or not set(keys) <= part.keys():
+            raise _Unusable(f"answers are no object with {keys[0]!r} and {keys[1]!r}")
+        texts, starts = (_listed(part[key]) for key in keys)
+        if len(texts) != len(starts):
+            raise _Unusable("answers have another number of texts than of offsets")
+        found += zip(texts, starts, strict=True)
+    return [_answer(text, start) for text, start in found if not _missing(text)]
+
+
+def _answer(text: Any, start: Any) -> tuple[str, int]:
+    offset = None if isinstance(start, bool) else _OFFSET.fullmatch(str(start))
+    if not isinstance(text, str) or offset is None:
+        raise _Unusable("an answer text is no string or its offset no number")
+    return without_surrogates(text), int(offset[1])
 
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
 
 
-def _is_offset(value: Any) -> bool:
-    return not isinstance(value, bool) and re.fullmatch(r"\s*[+-]?[0-9]+\s*", str(value)) is not None
+def _parsed(text: str) -> Any:
+    """JSON, or the repr that pandas writes into a CSV file: {'text': array(['a'], dtype=object), …}."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return ast.literal_eval(_WithoutArrays().visit(ast.parse(text.strip(), mode="eval")))
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        raise _Unusable("answers are neither JSON nor a Python literal") from None
 
 
-def _place_answers(row: Row) -> tuple[Row | None, bool]:
-    """The row with every offset at its text, and whether one had to be moved; None where a text isn't in reach."""
-    if row["answers"] is None:
-        return row, False
-    context, starts = row["context"], []
-    for text, start in zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True):
-        if start >= 0 and context.startswith(text, start):
-            starts.append(start)
-            continue
-        low = max(0, start - REPAIR_DISTANCE)
-        found = [i for i in range(low, start + REPAIR_DISTANCE + 1) if context.startswith(text, i)]
-        if not found:
-            return None, False
-        starts.append(min(found, key=lambda i: abs(i - start)))
-    moved = starts != row["answers"]["answer_start"]
-    return {**row, "answers": {"text": row["answers"]["text"], "answer_start": starts}}, moved
+class _WithoutArrays(ast.NodeTransformer):
+    """array([...], dtype=...) -> [...]; anything else that calls is left for literal_eval to refuse."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        is_array = isinstance(node.func, ast.Name) and node.func.id == "array" and len(node.args) == 1
+        return self.visit(node.args[0]) if is_array else node
+
+
+def _placed(context: str, text: str, start: int, repairs: list[str]) -> int:
+    """Where the answer stands: at its offset, at the same offset counted otherwise, or near by."""
+    if start >= 0 and context.startswith(text, start):
+        return start
+    for unit, encoding, width in (("UTF-16 units", "utf-16-le", 2), ("bytes", "utf-8", 1)):
+        counted = len(context.encode(encoding)[: max(0, start) * width].decode(encoding, "ignore"))
+        if counted != start and context.startswith(text, counted):
+            repairs.append(f"answer_start counted {unit}")
+            return counted
+    low = max(0, start - REPAIR_DISTANCE)
+    found = [i for i in range(low, start + REPAIR_DISTANCE + 1) if context.startswith(text, i)]
+    if not found:
+        raise _Unusable("the answer is not in the context")
+    repairs.append("answer_start was off; the answer stands near by")
+    return min(found, key=lambda i: abs(i - start))
 
 
 def has_gold(row: Row) -> bool:
+    """Whether it is known what the answer is, or that there is none."""
     return row["answers"] is not None
 
 
 def serve(records: Sequence[Row]) -> list[Row]:
     """Rows without answers."""
     return [
-        {"id": str(i), "row": i, "question": record["question"], "context": record["context"], "answers": None}
+        {
+            "id": str(i),
+            "row": i,
+            "question": without_surrogates(record["question"]),
+            "context": without_surrogates(record["context"]),
+            "answers": None,
+        }
         for i, record in enumerate(records)
     ]

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from finetune.tables import Row
 from finetune.tasks.question_answering.windows import NO_SPAN, State
-from finetune.tasks.task import Batch, Prediction, Reduced
+from finetune.tasks.task import Batch, Examined, Prediction, Reduced
 
 
 def loss(outputs: Any, batch: Batch) -> torch.Tensor:
@@ -148,6 +148,47 @@ def show(prediction: Prediction, row: Row) -> str:
     high = context.find(" ", min(len(context), end + 60))
     shown = f"{context[low:start]}[[{prediction['text']}]]{context[end : high if high >= 0 else None]}"
     return f"Q: {row['question']}\nA: … {shown.strip()} …"
+
+
+def examine(prediction: Prediction, row: Row) -> Examined:
+    """F1 is that of the official script; the confidence is the probability of the answer among the n best."""
+    from finetune.metrics import squad_scores
+
+    start, end = prediction["start"], prediction["end"]
+    gold = row["answers"] or {"text": [], "answer_start": []}
+    placed = dict.fromkeys(zip(gold["answer_start"], gold["text"], strict=True))
+    predicted = () if start == NO_SPAN else ((start, end, "predicted"),)
+    annotated = row["answers"] is not None
+    return Examined(
+        id=row["id"],
+        row=row["row"],
+        score=100 * squad_scores(gold["text"], prediction["text"])[1] if annotated else None,
+        confidence=prediction["score"],
+        length=len(row["context"].split()),
+        group=("HasAns" if gold["text"] else "NoAns") if annotated else "",
+        title=row["question"],
+        text=row["context"],
+        marks=(*predicted, *((at, at + len(text), "gold") for at, text in placed)),
+        predicted=prediction["text"],
+        gold=tuple(dict.fromkeys(gold["text"])),
+    )
+
+
+def limits(state: State) -> list[str]:
+    """What decoding rules out."""
+    lines = [
+        "An answer is a span of the given context; nothing is generated.",
+        f"A longer context is read in windows of {state.max_seq_length} tokens, question included, "
+        f"that share {state.doc_stride}.",
+        f"An answer has at most {state.max_answer_length_in_tokens} tokens.",
+    ]
+    if not state.no_answer:
+        return [*lines, "Every training question had an answer: the model never says that there is none."]
+    return [
+        *lines,
+        f"An answer is withheld where the null answer beats it by more than {state.null_threshold:.4g}. That is the "
+        "threshold with the best F1 on validation, `best_f1`; `exact` and `f1` were measured with threshold 0.",
+    ]
 
 
 def present(prediction: Prediction) -> dict[str, Any]:

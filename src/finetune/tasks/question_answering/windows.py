@@ -32,12 +32,23 @@ def fit(params: QuestionAnsweringPreprocessParams, rows: list[Row], model_length
     room = length - special_tokens - 1
     return State(
         max_seq_length=length,
-        doc_stride=params.doc_stride if params.doc_stride < room else room // 4,
+        doc_stride=params.doc_stride if params.doc_stride < room else max(0, room // 4),
         pad_to_max_length=params.pad_to_max_length,
         n_best_size=params.n_best_size,
         max_answer_length_in_tokens=params.max_answer_length_in_tokens,
         no_answer=any(row["answers"] is not None and not row["answers"]["text"] for row in rows),
     )
+
+
+def derived(params: QuestionAnsweringPreprocessParams, state: State) -> list[str]:
+    """What `fit` found or changed."""
+    lines = []
+    if state.doc_stride != params.doc_stride:
+        reason = f"so that windows of {state.max_seq_length} tokens move on"
+        lines.append(f"doc_stride: {state.doc_stride} instead of {params.doc_stride}, {reason}")
+    if state.no_answer:
+        lines.append("questions without an answer: found in the training rows, so the model may withhold its answer")
+    return lines
 
 
 def encode(rows: Sequence[Row], tokenizer: Any, state: State) -> Columns:
@@ -64,7 +75,10 @@ def encode(rows: Sequence[Row], tokenizer: Any, state: State) -> Columns:
     )
     columns: Columns = {name: encoded[name] for name in tokenizer.model_input_names if name in encoded}
     columns["row"] = [fitting[i] for i in encoded["overflow_to_sample_mapping"]]
-    columns["null_position"] = [_null_position(ids, tokenizer.cls_token_id) for ids in encoded["input_ids"]]
+    columns["null_position"] = [
+        _null_position(ids, mask, tokenizer.cls_token_id)
+        for ids, mask in zip(encoded["input_ids"], encoded["attention_mask"], strict=True)
+    ]
     columns["offset_start"], columns["offset_end"] = [], []
     for window, offsets in enumerate(encoded["offset_mapping"]):
         spans = np.asarray(offsets, dtype=np.int32)
@@ -74,8 +88,9 @@ def encode(rows: Sequence[Row], tokenizer: Any, state: State) -> Columns:
     return columns
 
 
-def _null_position(input_ids: list[int], cls_token_id: int | None) -> int:
-    return input_ids.index(cls_token_id) if cls_token_id in input_ids else 0
+def _null_position(input_ids: list[int], attention_mask: list[int], cls_token_id: int | None) -> int:
+    """The class token, else the first one that is no padding, which some tokenizers put on the left."""
+    return input_ids.index(cls_token_id) if cls_token_id in input_ids else attention_mask.index(1)
 
 
 def label(rows: Sequence[Row], windows: Columns) -> tuple[Columns, set[int]]:

@@ -1,0 +1,413 @@
+"""Every kind of bad input through the command line of preprocess: the same rows, an account of them, or one error.
+
+The table in docs/data.md is written from these cases: `python -m tests.test_bad_input`.
+"""
+
+import csv
+import errno
+import gzip
+import io
+import json
+import os
+import resource
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from finetune import preprocess
+from finetune.errors import run_main, storage_error
+from finetune.handoff import Preprocessed, read_rows
+from tests.conftest import ROOT, write_jsonl
+
+Row = dict[str, Any]
+PAGE = ROOT / "docs" / "data.md"
+BEGIN, END = "<!-- cases -->\n", "<!-- end of cases -->\n"
+
+
+def row(question: str, context: str, text: str, **more: Any) -> Row:
+    answers = {"text": [text], "answer_start": [context.index(text)]}
+    return {"id": question, "question": question, "context": context, "answers": answers, **more}
+
+
+GOOD = [
+    row("Who wrote it?", "Ada Lovelace wrote the note in 1843.", "Ada Lovelace"),
+    row("When did it sail?", "The ship sailed north in May.", "May"),
+    row("Where is it kept?", "The map is kept in a museum in Oslo.", "Oslo"),
+    row("What grows there?", "Short grass grows on the dunes.", "Short grass"),
+]
+FIRST = GOOD[0]
+
+
+def but(**changes: Any) -> Row:
+    """The first good row, changed; None takes a column away."""
+    return {key: value for key, value in {**FIRST, "id": "x", **changes}.items() if value is not None}
+
+
+def answer(text: Any, start: Any) -> Row:
+    return but(answers={"text": text, "answer_start": start})
+
+
+def lines(*rows: Any) -> bytes:
+    return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows).encode()
+
+
+def delimited(rows: list[Row], delimiter: str, form: Any = json.dumps) -> bytes:
+    """A delimited file whose answers are text."""
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows({**r, "answers": form(r["answers"])} for r in rows)
+    return file.getvalue().encode()
+
+
+def tsv(*contexts: str) -> bytes:
+    """A TSV file whose fields are written as they are, without a thought for quotes."""
+    wanted = [row(f"Who? {i}", context, "Ada") for i, context in enumerate(contexts)]
+    body = [f"{r['id']}\t{r['question']}\t{r['context']}\t{json.dumps(r['answers'])}" for r in wanted]
+    return "\n".join(["id\tquestion\tcontext\tanswers", *body]).encode()
+
+
+def as_pandas_writes(answers: Row) -> str:
+    return f"{{'text': array({answers['text']!r}, dtype=object), 'answer_start': array({answers['answer_start']!r})}}"
+
+
+def nested(*contexts: str) -> bytes:
+    paragraphs = []
+    for r in GOOD:
+        answers = [{"text": r["answers"]["text"][0], "answer_start": r["answers"]["answer_start"][0]}]
+        paragraphs.append(
+            {"context": r["context"], "qas": [{"id": r["id"], "question": r["question"], "answers": answers}]}
+        )
+    impossible = {"id": "n", "question": "Why?", "answers": [], "is_impossible": True, "plausible_answers": answers}
+    paragraphs[-1]["qas"].append(impossible)
+    return json.dumps({"version": "v2.0", "data": [{"title": "All", "paragraphs": paragraphs}]}).encode()
+
+
+def parquet(rows: list[Row]) -> bytes:
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), buffer)
+    return buffer.getvalue()
+
+
+def text_row(context: str, text: str) -> Row:
+    return row("Who?", context, text)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training file and what becomes of it: the rows kept, by default the good ones; problems; or an error."""
+
+    name: str
+    content: bytes
+    says: str
+    file: str = "rows.jsonl"
+    kept: list[Row] = field(default_factory=lambda: GOOD)
+    problems: dict[str, list[int]] = field(default_factory=dict)  # reason -> row numbers
+    exit_code: int = 0
+    parts: tuple[str, ...] = ()  # of the error
+    parameters: tuple[str, ...] = ()
+
+
+def refused(name: str, content: bytes, says: str, *parts: str, file: str = "rows.jsonl", **more: Any) -> Case:
+    return Case(name, content, says, file, exit_code=3, parts=parts, **more)
+
+
+def dropped(name: str, wrong: Row, reason: str, says: str = "", **more: Any) -> Case:
+    """Two good rows, the wrong one as row 3, the other good rows."""
+    says = says or f"dropped, counted as “{reason}”"
+    return Case(name, lines(*GOOD[:2], wrong, *GOOD[2:]), says, problems={reason: [3]}, **more)
+
+
+def repaired(name: str, wrong: Row, mended: Row, reason: str, says: str = "", kind: str = "repaired") -> Case:
+    says = says or f"{kind}, counted as “{reason}”"
+    kept = [*GOOD[:2], mended, *GOOD[2:]]
+    return Case(name, lines(*GOOD[:2], wrong, *GOOD[2:]), says, kept=kept, problems={reason: [3]})
+
+
+def same(name: str, content: bytes, file: str, says: str = "the same rows", kept: list[Row] | None = None) -> Case:
+    return Case(name, content, says, file, kept=GOOD if kept is None else kept)
+
+
+UNANSWERED = but(answers={"text": [], "answer_start": []})
+EMOJI = "🙂🙂🙂 by Ada, not by Ada Lovelace; Ada"
+LONG = ("A dull sentence about nothing. " * 1600) + "Ada wrote it."
+SEPARATORS = "By\u2028Ada\u2029and\x85no\x0bone"
+OFF = "answer_start was off; the answer stands near by"
+GONE = "the answer is not in the context"
+SURROGATE = "half a surrogate pair is no character; U+FFFD instead"
+
+CASES = [
+    # files
+    refused("an empty file", b"", "error", "no rows"),
+    refused("a CSV file of a header only", b"question,context,answers\n", "error", "no rows", file="rows.csv"),
+    refused("blank lines only", b"\n \n\r\n", "error", "no rows"),
+    refused(
+        "a malformed JSON line", lines(*GOOD[:2]) + b'{"question": oops}\n', "error with the line and its text",
+        "line 3", "not valid JSON", "oops",
+    ),
+    refused(
+        "a truncated last JSON line", lines(*GOOD)[:-20], "error with the line: the file was cut off",
+        "line 4", "not valid JSON",
+    ),
+    refused("a JSON line that is no object", lines(*GOOD, [1, 2]), "error with the row", "row 5", "list"),
+    refused("JSON nested thousands deep", b"[" * 99_999, "error with the line", "line 1", "not usable JSON"),
+    refused("binary junk", bytes(range(256)) * 4, "error", "not a text file", "zero bytes"),
+    refused("binary junk named .parquet", bytes(range(256)) * 4, "error", "not a Parquet file", file="rows.parquet"),
+    refused("a damaged gzip file", gzip.compress(lines(*GOOD))[:-30], "error", "can't be read", file="rows.jsonl.gz"),
+    refused("an unknown ending", lines(*GOOD), "error with the endings that are known", ".tsv", file="rows.txt"),
+    refused(
+        "cp1252", '{"question": "Où?"}\n'.encode("cp1252"), "error with the iconv command that converts it",
+        "not UTF-8", "iconv -f cp1252",
+    ),
+    refused(
+        "UTF-16 without its mark", lines(*GOOD).decode().encode("utf-16-le"), "error that names the likely encoding",
+        "UTF-16 without its byte order mark",
+    ),
+    same("UTF-16 with its mark", lines(*GOOD).decode().encode("utf-16"), "rows.jsonl"),
+    same("UTF-8 with a byte order mark", b"\xef\xbb\xbf" + lines(*GOOD), "rows.jsonl"),
+    same("CRLF line ends", lines(*GOOD).replace(b"\n", b"\r\n"), "rows.jsonl"),
+    same("blank lines between rows", lines(*GOOD).replace(b"\n", b"\n\n  \n"), "rows.jsonl",
+         "the same rows; line numbers stay those of the file"),
+    same("gzip", gzip.compress(lines(*GOOD)), "rows.jsonl.gz"),
+    same("JSON lines in a file named .json", lines(*GOOD), "rows.json"),
+    same("one JSON list", json.dumps(GOOD).encode(), "rows.json"),
+    refused("one JSON object of columns, as pandas writes it", b'{"question": {"0": "Who?"}}',
+            "error with the option that writes rows", "orient='records'", file="rows.json"),
+    same("Parquet", parquet(GOOD), "rows.parquet"),
+    same(
+        "nested SQuAD, as published", nested(), "rows.json",
+        "one row for each question, numbered in that order; questions without answers are unanswerable",
+        [*GOOD, {**UNANSWERED, "id": "n", "question": "Why?", "context": GOOD[3]["context"]}],
+    ),
+    refused("nested SQuAD without contexts", b'{"data": [{"paragraphs": [{"qas": [{}]}]}]}',
+            "error with the article", "article 1", "context", file="rows.json"),
+    same("CSV with quoted newlines", delimited([*GOOD, text_row("By Ada,\nsaid \"he\".", "Ada")], ","), "rows.csv",
+         kept=[*GOOD, text_row('By Ada,\nsaid "he".', "Ada")]),
+    refused("CSV with a broken quote", b'question,context\na,b\n"He" said,c\n', "error with the line and how to quote",
+            "broken quotes", "line 3", file="rows.csv"),
+    refused("CSV with a field too many", b"question,context\na,b,c\n", "error with the line", "line 2", "3 fields",
+            file="rows.csv"),
+    refused("two columns of one name", b"question,context,question\na,b,c\n", "error", "two columns", file="rows.csv"),
+    same(
+        "TSV with loose quotes", tsv('"Ada" wrote', 'He is 5" short, Ada', '"Ada began'), "rows.tsv",
+        "the same rows: a quote counts only where it encloses the field",
+        [row(f"Who? {i}", c, "Ada") for i, c in enumerate(['"Ada" wrote', 'He is 5" short, Ada', '"Ada began'])],
+    ),
+    # columns
+    refused(
+        "a missing column", lines({"questions": "q", "context": "c"}), "error with the columns there are",
+        "no column 'question'", "did you mean questions?", "questions, context",
+    ),
+    refused("a column parameter with a slip", lines(*GOOD), "error with the likely name", "did you mean answers?",
+            parameters=("--answers_key", "answer")),
+    refused(
+        "no usable row at all", lines(but(question=""), but(context="")), "error with the reasons and their rows",
+        "no usable row is left", "no question (rows 1)", "no context (rows 2)",
+    ),
+    refused(
+        "more than max_dropped_fraction of the rows unusable", lines(*GOOD, but(question="")),
+        "error with the reasons and the value that allows it", "1 of 5 rows", "--max_dropped_fraction 0.21",
+        parameters=("--max_dropped_fraction", "0.1"),
+    ),
+    # rows
+    dropped("no question in some rows", but(question=None), "no question"),
+    dropped("a blank question", but(question=" \t"), "no question"),
+    dropped("a context that is a number", but(context=7), "no context"),
+    dropped("null answers", but(answers=None), "no answers",
+            "dropped from training and validation as “no answers”; predicted and not scored in evaluation"),
+    repaired("[\"\"] as answers", answer([""], [0]), UNANSWERED, "", "an unanswerable question"),
+    repaired("empty lists as answers", answer([], []), UNANSWERED, "", "an unanswerable question"),
+    repaired("an answer in place of lists", answer("Ada Lovelace", 0), but(), "", "the same row"),
+    repaired("a list of answer objects", but(answers=[{"text": "Ada Lovelace", "answer_start": 0}]), but(), "",
+             "the same row"),
+    repaired("offsets as strings", answer(["1843"], ["31"]), answer(["1843"], [31]), "", "the same row"),
+    repaired("offsets as whole floats", answer(["1843"], [31.0]), answer(["1843"], [31]), "", "the same row"),
+    same("answers as JSON text in CSV", delimited(GOOD, ","), "rows.csv"),
+    same("answers as a Python repr in CSV", delimited(GOOD, ",", repr), "rows.csv"),
+    same("answers as NumPy's repr in CSV, as pandas writes them", delimited(GOOD, ",", as_pandas_writes), "rows.csv"),
+    dropped("answers that are neither", but(answers="Ada"), "answers are neither JSON nor a Python literal"),
+    dropped("answers of another shape", but(answers={"span": [0, 3]}),
+            "answers are no object with 'text' and 'answer_start'"),
+    dropped("more texts than offsets", answer(["Ada", "1843"], [0]),
+            "answers have another number of texts than of offsets"),
+    dropped("an offset that is no number", answer(["Ada"], ["first"]),
+            "an answer text is no string or its offset no number"),
+    repaired("an offset a little off", answer(["1843"], [20]), answer(["1843"], [31]), OFF),
+    dropped("an answer that stands nowhere near its offset", answer(["Grace"], [0]), GONE),
+    repaired(
+        "offsets in UTF-16 units", {**text_row(EMOJI, "Ada"), "answers": {"text": ["Ada"], "answer_start": [22]}},
+        {**text_row(EMOJI, "Ada"), "answers": {"text": ["Ada"], "answer_start": [19]}},
+        "answer_start counted UTF-16 units",
+    ),
+    repaired(
+        "offsets in bytes", {**text_row(EMOJI, "Ada"), "answers": {"text": ["Ada"], "answer_start": [28]}},
+        {**text_row(EMOJI, "Ada"), "answers": {"text": ["Ada"], "answer_start": [19]}}, "answer_start counted bytes",
+    ),
+    repaired("duplicate ids", but(id=GOOD[0]["id"]), but(id=GOOD[0]["id"]),
+             "its id has occurred before; `row` tells them apart", kind="kept"),
+    same("no ids", lines(*({k: v for k, v in r.items() if k != "id"} for r in GOOD)), "rows.jsonl",
+         "the row number is the id", [{**r, "id": str(i)} for i, r in enumerate(GOOD, start=1)]),
+    same("integer ids", lines(*({**r, "id": i} for i, r in enumerate(GOOD))), "rows.jsonl", "the same, as text",
+         [{**r, "id": str(i)} for i, r in enumerate(GOOD)]),
+    dropped("a question longer than the window", but(question="why " * 300),
+            "the question is too long for a window, or no window holds the whole answer",
+            "dropped from training and counted; in validation and test kept, counted, answered with nothing"),
+    same("a context of 50,000 characters", lines(*GOOD, text_row(LONG, "Ada")), "rows.jsonl",
+         "the same row, in as many windows as it takes", [*GOOD, text_row(LONG, "Ada")]),
+    # characters
+    same("U+2028 and other separators inside values", lines(*GOOD, text_row(SEPARATORS, "Ada")), "rows.jsonl",
+         kept=[*GOOD, text_row(SEPARATORS, "Ada")]),
+    same("emoji", lines(*GOOD, text_row(EMOJI, "Ada Lovelace")), "rows.jsonl",
+         kept=[*GOOD, text_row(EMOJI, "Ada Lovelace")]),
+    same("right-to-left text", lines(*GOOD, text_row("كتبت آدا لوفليس الملاحظة", "لوفليس")), "rows.jsonl",
+         kept=[*GOOD, text_row("كتبت آدا لوفليس الملاحظة", "لوفليس")]),
+    same("Chinese, Japanese, Korean", lines(*GOOD, text_row("東京は日本の首都である。서울", "日本")), "rows.jsonl",
+         kept=[*GOOD, text_row("東京は日本の首都である。서울", "日本")]),
+    Case("half a surrogate pair",
+         lines(*GOOD) + json.dumps({**text_row("By Ada.", "Ada"), "question": "Who \ud83d?"}).encode(),
+         f"repaired, counted as “{SURROGATE}”", kept=[*GOOD, {**text_row("By Ada.", "Ada"), "question": "Who \ufffd?"}],
+         problems={SURROGATE: [5]}),
+]  # fmt: skip
+
+
+def preprocessed(prepared: Path, folder: Path, train: Path, *more: str) -> int:
+    """The exit code of preprocess."""
+    words = ["--task", "question_answering", "--train_file_path", str(train), *more]
+    words += ["--model_selector_output", str(prepared / "model"), "--output_dir", str(folder / "out")]
+    for split in ("validation", "test"):
+        words += [f"--{split}_file_path", str(write_jsonl(folder / f"{split}.jsonl", GOOD))]
+    try:
+        run_main(
+            preprocess.main,
+            ["--max_dropped_fraction", "0.5", *words] if "--max_dropped_fraction" not in words else words,
+        )
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def normal(row: Row) -> Row:
+    return {key: row[key] for key in ("id", "question", "context", "answers")}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_bad_input(case: Case, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / case.file
+    file.write_bytes(case.content)
+    assert preprocessed(prepared, tmp_path, file, *case.parameters) == case.exit_code
+    shown = capsys.readouterr()
+    if case.exit_code:
+        assert "Traceback" not in shown.err
+        assert str(file) in shown.err or "where: train" in shown.err
+        assert [part for part in case.parts if part not in shown.err] == []
+        return
+    report = Preprocessed.read(tmp_path / "out", "question_answering").splits["train"]
+    rows = read_rows(Preprocessed.rows_file(tmp_path / "out", "train"))
+    assert [normal(r) for r in rows] == [normal(r) for r in case.kept]
+    expected = {reason: numbers for reason, numbers in case.problems.items() if reason}
+    assert {reason: problem["rows"] for reason, problem in report.problems.items()} == expected
+    assert all(reason in shown.out for reason in expected)
+    assert report.rows_read == report.rows_kept + sum(
+        p["count"] for p in report.problems.values() if p["action"] == "dropped"
+    )
+
+
+def test_folder_for_a_file(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rows.jsonl").mkdir()
+    assert preprocessed(prepared, tmp_path, tmp_path / "rows.jsonl") == 3
+    assert f"{tmp_path / 'rows.jsonl'} is a folder" in capsys.readouterr().err
+
+
+def test_unreadable_file(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """/proc/self/mem opens, also for root, and fails when it is read."""
+    (tmp_path / "rows.jsonl").symlink_to("/proc/self/mem")
+    assert preprocessed(prepared, tmp_path, tmp_path / "rows.jsonl") == 3
+    error = capsys.readouterr().err
+    assert "rows.jsonl can't be read" in error
+    assert "Input/output error" in error
+
+
+def test_question_too_long_in_validation(prepared: Path, tmp_path: Path) -> None:
+    rows = [*GOOD, but(question="why " * 300)]
+    files = {split: str(write_jsonl(tmp_path / f"{split}.jsonl", rows)) for split in ("validation", "test")}
+    words = ["--task", "question_answering", "--model_selector_output", str(prepared / "model")]
+    words += [
+        "--train_file_path",
+        str(write_jsonl(tmp_path / "train.jsonl", GOOD)),
+        "--output_dir",
+        str(tmp_path / "o"),
+    ]
+    preprocess.main([*words, *(word for split, file in files.items() for word in (f"--{split}_file_path", file))])
+    for split in files:
+        report = Preprocessed.read(tmp_path / "o", "question_answering").splits[split]
+        assert (report.rows_kept, report.windows) == (5, 4)
+        expected = {"action": "kept", "count": 1, "rows": [5]}
+        assert report.problems == {"gives no window, so its prediction is empty": expected}
+
+
+def test_full_disk(prepared: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: writing fails in the middle of the encoded rows."""
+    rows = [row(f"Who {i}?", f"Ada wrote note {i} in {1800 + i}.", "Ada") for i in range(200)]
+    words = ["--task", "question_answering", "--train_file_path", str(write_jsonl(tmp_path / "rows.jsonl", rows))]
+    words += ["--model_selector_output", str(prepared / "model"), "--output_dir", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-m", "finetune.preprocess", *words],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 8
+    assert "storage error:" in done.stderr
+    assert "can't be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out" / "preprocess.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/data/out"), "/data/out can't be written"),
+        (PermissionError(errno.EACCES, "Permission denied", "/data/out"), "that you may write to"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "more room"),
+        (RuntimeError("(sqlite3.OperationalError) database or disk is full"), "more room"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/data/out"), None),
+        (RuntimeError("shapes differ"), None),
+    ],
+)
+def test_storage_errors(error: Exception, found: str | None) -> None:
+    known = storage_error(error)
+    assert (known is None) if found is None else (known is not None and found in str(known))
+
+
+OTHERS = [
+    ("a folder for a file", "error", 3),
+    ("a file that can't be read", "error with the reason of the system", 3),
+    ("a full disk", "error with the file; the folder lacks preprocess.json, so no later step takes it", 8),
+]
+
+
+def table() -> str:
+    """The table in docs/data.md."""
+    entries = [(case.name, case.says, case.exit_code) for case in CASES] + OTHERS
+    cells = [f"| {name} | {says} | {code or ''} |".replace("\u2028", " ") for name, says, code in entries]
+    return "\n".join(["| input | what happens | exit code |", "| --- | --- | --- |", *cells]) + "\n"
+
+
+def test_the_page_lists_every_case() -> None:
+    """If this fails: python -m tests.test_bad_input."""
+    text = PAGE.read_text(encoding="utf-8")
+    assert text[text.index(BEGIN) + len(BEGIN) : text.index(END)] == table()
+
+
+if __name__ == "__main__":
+    page = PAGE.read_text(encoding="utf-8")
+    page = page[: page.index(BEGIN) + len(BEGIN)] + table() + page[page.index(END) :]
+    PAGE.write_text(page, encoding="utf-8")
+    print(f"wrote {os.path.relpath(PAGE, ROOT)}")

@@ -1,0 +1,131 @@
+"""`finetune check` through its command line, and as the beginning of `finetune pipeline`."""
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune import check
+from finetune.errors import DataError, FinetuneError, ParameterError, UnsupportedError
+from finetune.pipeline import main as run_pipeline
+from tests.conftest import ROOT, SAMPLE, sample_rows, write_jsonl
+
+PIPELINE = str(ROOT / "components" / "question_answering" / "pipeline.yaml")
+
+
+def words(tiny_model: Path, **values: Any) -> list[str]:
+    given = {"pytorch_model_path": tiny_model, "train_file_path": SAMPLE / "train.jsonl", **values}
+    return [PIPELINE, "--set", *(f"{name}={value}" for name, value in given.items())]
+
+
+def test_what_a_run_will_do(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = words(
+        tiny_model, max_seq_length=96, doc_stride=24, num_train_epochs=2, per_device_train_batch_size=8, eval_steps=3
+    )
+    check.main(given)
+    shown = capsys.readouterr().out
+    rows = len(sample_rows("train"))
+    assert "max_seq_length 96" in shown
+    assert "eval_steps 3 has no effect with evaluation_strategy epoch" in shown
+    assert "model: bert, 2 layers" in shown
+    assert sum(map(int, re.findall(r"(?:train|validation|test): (\d+) rows", shown))) == rows
+    assert "10% of the training rows each" in shown
+    assert "over 96" in shown
+    assert "several windows" in shown
+    assert "memory: about 0." in shown
+    assert "time: about " in shown
+
+
+def test_steps_are_those_of_the_run(prepared: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fewer rows than the sample: the expected windows are exact."""
+    train = write_jsonl(prepared / "t.jsonl", sample_rows("train")[:48])
+    validation = write_jsonl(prepared / "v.jsonl", sample_rows("validation")[:12])
+    files = {"train_file_path": train, "validation_file_path": validation, "test_file_path": validation}
+    check.main(words(tiny_model, **files, max_seq_length=128, doc_stride=32, per_device_train_batch_size=4))
+    windows = json.loads((prepared / "data" / "preprocess.json").read_text())["splits"]["train"]["windows"]
+    assert f"steps: {-(-windows // 4)} of 4 windows, about {windows} windows in an epoch" in capsys.readouterr().out
+
+
+def faults_of(given: list[str], kind: type[FinetuneError] = ParameterError) -> str:
+    with pytest.raises(kind) as caught:
+        check.main(given)
+    return str(caught.value)
+
+
+def test_all_faults_of_all_steps_at_once() -> None:
+    told = faults_of(
+        [PIPELINE, "--set", "learning_rate=-1", "num_epochs=3", "apply_ort=true", "max_dropped_fraction=3"]
+    )
+    for part in (
+        "learning_rate=-1 must be at least 0",
+        "did you mean num_train_epochs?",
+        "max_dropped_fraction=3 must be at most 1",
+        "no model is given",
+        "there are no training rows",
+        "--apply_ort true",
+    ):
+        assert part in told
+
+
+def test_unsupported_is_told_before_any_data_are_read(tiny_model: Path) -> None:
+    given = words(tiny_model, train_file_path=Path(__file__), apply_deepspeed="true")
+    assert "--apply_deepspeed true" in faults_of(given, UnsupportedError)
+
+
+def test_faults_of_all_files_at_once(tiny_model: Path, tmp_path: Path) -> None:
+    files = {f"{split}_file_path": tmp_path / f"{split}.jsonl" for split in ("train", "validation", "test")}
+    files["train_file_path"].write_text("oops\n")
+    files["validation_file_path"].write_text('{"question": "q"}\n')
+    write_jsonl(files["test_file_path"], sample_rows("test")[:2])
+    told = faults_of(words(tiny_model, **files), DataError)
+    assert "not valid JSON" in told
+    assert "no column 'context'" in told
+
+
+def test_no_evaluation_inside_the_run(tiny_model: Path) -> None:
+    told = faults_of(words(tiny_model, evaluation_strategy="steps", eval_steps=5000))
+    assert "the run would end before its first evaluation" in told
+
+
+def test_a_model_that_cannot_be_finetuned_so(tiny_model: Path) -> None:
+    assert "fp16 needs a GPU" in faults_of(words(tiny_model, precision="16"), UnsupportedError)
+    told = faults_of(
+        words(tiny_model, auto_find_batch_size="true", number_of_gpu_to_use_finetuning=2), UnsupportedError
+    )
+    assert "with 2 processes" in told
+
+
+def test_weights_are_not_loaded(tiny_model: Path, tmp_path: Path) -> None:
+    """A model folder whose weights are junk passes."""
+    for path in tiny_model.iterdir():
+        (tmp_path / path.name).write_bytes(b"junk" if path.suffix == ".safetensors" else path.read_bytes())
+    check.main(words(tmp_path, max_seq_length=96))
+
+
+def test_a_warning_where_memory_is_short(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("finetune.estimate.available_bytes", lambda: 1_000_000)
+    check.main(words(tiny_model, max_seq_length=96, per_device_train_batch_size=8))
+    assert "warning: that may not fit; --per_device_train_batch_size 4" in capsys.readouterr().out
+
+
+def test_a_pipeline_begins_with_the_check(tiny_model: Path, tmp_path: Path) -> None:
+    """A fault of the last step's data ends the run before the first step."""
+    bad = write_jsonl(tmp_path / "bad.jsonl", [{"q": "?", "context": "c"}])
+    with pytest.raises(DataError, match="no column 'question'"):
+        run_pipeline([*words(tiny_model, test_file_path=bad), "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_fast_enough_for_100_000_rows(tiny_model: Path, tmp_path: Path) -> None:
+    rows = sample_rows("train")
+    many = [{**rows[i % len(rows)], "id": str(i)} for i in range(100_000)]
+    file = write_jsonl(tmp_path / "many.jsonl", many)
+    started = time.perf_counter()
+    check.main(words(tiny_model, train_file_path=file, per_device_train_batch_size=16))
+    assert time.perf_counter() - started < 60  # 10 on an idle machine; see docs/results.md

@@ -1,0 +1,72 @@
+"""A run that is killed and goes on ends with the weights of one that wasn't."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import finetune_words
+
+pytestmark = pytest.mark.slow
+CADENCE = 10
+STEPS = {
+    "per_device_train_batch_size": 4,
+    "per_device_eval_batch_size": 16,
+    "num_train_epochs": 2,
+    "learning_rate": 1e-3,
+    "evaluation_strategy": "steps",
+    "eval_steps": CADENCE,
+    "logging_strategy": "steps",
+    "logging_steps": 1,
+}
+
+
+def start(prepared: Path, output: Path, resume: str = "false") -> "subprocess.Popen[str]":
+    words = finetune_words(prepared, output, **STEPS, resume_from_checkpoint=resume)
+    env = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    command = [sys.executable, "-m", "finetune.run", *words]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def steps(lines: list[str]) -> list[tuple[int, int]]:
+    """(step, steps in all) of every line that logs a training loss."""
+    found = (re.match(r"step (\d+)/(\d+) .*gradient norm", line) for line in lines)
+    return [(int(match[1]), int(match[2])) for match in found if match]
+
+
+def complete(folder: Path) -> list[int]:
+    """The steps of the whole checkpoints."""
+    return sorted(int(path.parent.name.removeprefix("checkpoint-")) for path in folder.glob("checkpoint-*/complete"))
+
+
+def test_killed_in_mid_epoch(prepared: Path, tmp_path: Path) -> None:
+    unbroken = start(prepared, tmp_path / "unbroken")
+    said, _ = unbroken.communicate()
+    assert unbroken.returncode == 0, said
+    (_, total), *_ = reached = steps(said.splitlines())
+    assert len(reached) == total and total // 2 > 2 * CADENCE
+
+    broken = start(prepared, tmp_path / "broken")
+    assert broken.stdout is not None
+    lines: list[str] = []
+    for line in broken.stdout:
+        lines.append(line)
+        if steps([line]) and steps([line])[0][0] > CADENCE + 2:  # far from the next checkpoint
+            broken.kill()
+    assert broken.wait() == -9, "".join(lines)
+    folder = tmp_path / "broken" / "pytorch"
+    last = steps(lines)[-1][0]
+    assert complete(folder) == [CADENCE] and CADENCE < last < 2 * CADENCE < total // 2
+    assert not (folder / "model.safetensors").exists()
+
+    resumed = start(prepared, tmp_path / "broken", resume="true")
+    said, _ = resumed.communicate()
+    assert resumed.returncode == 0, said
+    assert f"going on from checkpoint-{CADENCE}\n" in said
+    assert [step for step, _ in steps(said.splitlines())] == list(range(CADENCE + 1, total + 1))
+    for name in ("model.safetensors", f"checkpoint-{max(complete(folder))}/model.safetensors"):
+        wanted, got = ((tmp_path / run / "pytorch" / name).read_bytes() for run in ("unbroken", "broken"))
+        assert got == wanted, name

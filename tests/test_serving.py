@@ -1,0 +1,273 @@
+"""The MLflow model answers as the evaluation component does, where `finetune` isn't installed."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune import evaluation, preprocess, run
+from tests.conftest import finetune_words, sample_rows, write_jsonl
+
+TASK = ["--task", "question_answering"]
+LORA = {"apply_lora": "true", "merge_lora_weights": "false", "lora_r": 4}
+# Contexts of many windows, and more rows than are predicted at a time.
+ROWS = [{key: row[key] for key in ("question", "context")} for row in sample_rows("test")[:8]] + [
+    {"question": "Who wrote it?", "context": f"Ada wrote page {i}, Émile 🙂 page {i + 1}."} for i in range(250)
+]
+ASK = """
+import json, sys
+from pathlib import Path
+
+sys.path = [folder for folder in sys.path if not Path(folder, "finetune").is_dir()]  # as if it were not installed
+try:
+    import finetune
+except ImportError:
+    pass
+else:
+    raise SystemExit(f"finetune comes from {finetune.__file__}")
+
+import mlflow, pandas
+
+model = mlflow.pyfunc.load_model(sys.argv[1])
+answers = {}
+for name, (data, params) in json.load(sys.stdin).items():
+    data = pandas.DataFrame(**data) if isinstance(data, dict) and "columns" in data else data
+    try:
+        answers[name] = model.predict(data, params=params).to_dict("records")
+    except mlflow.MlflowException as error:
+        answers[name] = error.message
+
+import finetune
+loaded = sorted(sys.modules.keys() & {"datasets", "evaluate", "peft"})
+print(json.dumps({**answers, "code": finetune.__file__, "loaded": loaded, "example": model.input_example}))
+"""
+
+
+@pytest.fixture(scope="module", params=["full", pytest.param("lora", marks=pytest.mark.slow)])
+def trained(request: pytest.FixtureRequest, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on data with unanswerable questions: `pytorch/` and `mlflow/`."""
+    folder = tmp_path_factory.mktemp("served")
+    words = [*TASK, "--model_selector_output", str(prepared / "model"), "--output_dir", str(folder / "data")]
+    for split in ("train", "validation", "test"):
+        rows = sample_rows(split)[:24]
+        for row in rows[::3]:
+            row["answers"] = {"text": [], "answer_start": []}
+        words += [f"--{split}_file_path", str(write_jsonl(folder / f"{split}.jsonl", rows))]
+    preprocess.main([*words, "--max_seq_length", "64", "--doc_stride", "16"])
+    shutil.copytree(prepared / "model", folder / "model")
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    given = LORA if request.param == "lora" else {}
+    run.main(finetune_words(folder, folder, max_steps=2, per_device_train_batch_size=16, **given))
+    return folder
+
+
+def evaluated(trained: Path, **parameters: Any) -> list[dict[str, Any]]:
+    """What the evaluation component answers to ROWS."""
+    rows = write_jsonl(trained / "rows.jsonl", ROWS)
+    words = [*TASK, "--test_data", str(rows), "--pytorch_model_folder", str(trained / "pytorch")]
+    words += [word for name, value in parameters.items() for word in (f"--{name}", str(value))]
+    evaluation.main([*words, "--evaluation_result", str(trained / "scores")])
+    lines = (trained / "scores" / "predictions.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def expected(trained: Path) -> dict[str, Any]:
+    """Evaluation's answers with the stored threshold and with another one: half of all answers withheld."""
+    stored = evaluated(trained)
+    threshold = sorted(prediction["null_score"] for prediction in stored)[len(stored) // 2]
+    other = evaluated(trained, null_threshold=threshold)
+    withheld = [sum(p["text"] == "" for p in found) for found in (stored, other)]
+    assert withheld[0] != withheld[1] and 0 < withheld[1] < len(ROWS)
+    return {"stored": stored, "other": other, "threshold": threshold}
+
+
+def requests(threshold: float) -> dict[str, tuple[Any, Any]]:
+    """name -> (data, parameters), each with one answer."""
+    split = {"columns": ["question", "context"], "data": [[row["question"], row["context"]] for row in ROWS]}
+    null = {"question": None, "context": "Ada."}
+    return {
+        "frame": (split, None),
+        "records": (ROWS[:20], {}),
+        "single": (ROWS[0], None),
+        "null parameter": (ROWS[:2], {"null_threshold": None}),
+        "other": (split, {"null_threshold": threshold}),
+        "whole number": (ROWS[:20], {"null_threshold": 1000}),
+        "unknown parameter": (ROWS[:2], {"nul_threshold": threshold}),
+        "wrong parameter": (ROWS, {"null_threshold": "high"}),
+        "empty": ({**split, "data": []}, None),
+        "empty texts": ([{"question": "", "context": "Ada."}, {"question": "Who?", "context": ""}], None),
+        "missing column": ([{"question": "Who?"}], None),
+        "null": ([ROWS[0], null, {"question": "Who?"}], None),
+        "many nulls": ([null] * 9, None),
+    }
+
+
+@pytest.fixture(scope="module")
+def served(trained: Path, expected: dict[str, Any]) -> dict[str, Any]:
+    """The MLflow model's answers, from a process in which finetune can't be imported but from the model's folder."""
+    words = [sys.executable, "-I", "-c", ASK, str(trained / "mlflow")]
+    asked = json.dumps(requests(expected["threshold"]))
+    env = {name: value for name, value in os.environ.items() if name != "MLFLOW_LOGGING_LEVEL"}  # finetune silences it
+    ran = subprocess.run(words, input=asked, env=env, capture_output=True, text=True, cwd=trained, check=False)
+    assert ran.returncode == 0, ran.stderr
+    answers: dict[str, Any] = json.loads(ran.stdout)
+    return {**answers, "said": ran.stderr}
+
+
+def assert_same(answers: list[dict[str, Any]], predictions: list[dict[str, Any]]) -> None:
+    exact = [(answer["answer"], answer["start"], answer["end"]) for answer in answers]
+    assert exact == [(p["text"], p["start"], p["end"]) for p in predictions]
+    assert [a["score"] for a in answers] == pytest.approx([p["score"] for p in predictions], abs=1e-5)
+
+
+def test_code_comes_from_the_model_folder(trained: Path, served: dict[str, Any]) -> None:
+    assert served["code"] == str(trained / "mlflow" / "code" / "finetune" / "__init__.py")
+    assert served["loaded"] == []  # what requirements.txt of the model leaves out
+
+
+def test_answers_are_those_of_evaluation(served: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert_same(served["frame"], expected["stored"])
+    assert_same(served["records"], expected["stored"][:20])
+    assert_same(served["single"], expected["stored"][:1])
+
+
+def test_threshold_of_a_request(served: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert_same(served["other"], expected["other"])
+    assert_same(served["null parameter"], expected["stored"][:2])
+    assert "" not in [answer["answer"] for answer in served["whole number"]]
+    assert "Invalid parameters" in served["wrong parameter"] and "null_threshold" in served["wrong parameter"]
+    assert_same(served["unknown parameter"], expected["stored"][:2])
+    assert "Unrecognized params ['nul_threshold'] are ignored" in served["said"]
+
+
+def test_rows_without_text(served: dict[str, Any]) -> None:
+    assert served["empty"] == []
+    assert [answer["answer"] for answer in served["empty texts"]][1] == ""
+    assert "missing inputs ['context']" in served["missing column"]
+    assert served["null"] == "not text: question of row 1 is None, context of row 2 is nan"
+    assert served["many nulls"].endswith("question of row 4 is None and 4 more")
+
+
+def test_signature_and_example(trained: Path, served: dict[str, Any]) -> None:
+    import mlflow
+
+    signature = mlflow.models.get_model_info(str(trained / "mlflow")).signature
+    stored = json.loads((trained / "pytorch" / "config.json").read_text())["finetune"]["state"]["null_threshold"]
+    assert signature.inputs.to_dict() == [
+        {"type": "string", "name": name, "required": True} for name in ("question", "context")
+    ]
+    assert [(column.name, column.type.name) for column in signature.outputs] == [
+        ("answer", "string"), ("score", "double"), ("start", "long"), ("end", "long"),
+    ]  # fmt: skip
+    assert [(p.name, p.dtype.name, p.default) for p in signature.params] == [("null_threshold", "double", stored)]
+    assert stored != 0
+    assert served["example"][0].keys() == {"question", "context"}
+
+
+# --- over HTTP, in an environment made from the model's own requirements ---
+
+
+@pytest.fixture(scope="module")
+def environment(trained: Path) -> Iterator[Path]:
+    """The bin folder of a venv with nothing but requirements.txt of the model."""
+    folder = trained / "environment"
+    venv.create(folder, with_pip=True, symlinks=True)
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-compile"]
+    ran = subprocess.run(
+        [*pip, "-r", str(trained / "mlflow" / "requirements.txt")], capture_output=True, text=True, check=False
+    )
+    unreachable = ("Failed to establish a new connection", "Temporary failure in name resolution", "timed out")
+    if ran.returncode and any(sign in ran.stderr for sign in unreachable):
+        pytest.skip("the package index can't be reached")
+    assert ran.returncode == 0, ran.stderr
+    yield folder / "bin"
+    shutil.rmtree(folder)  # 1 GB
+
+
+@contextlib.contextmanager
+def server(environment: Path, model: Path) -> Iterator[str]:
+    """The address of `mlflow models serve`, as it runs in that environment."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [
+        str(environment / "mlflow"),
+        "models",
+        "serve",
+        "-m",
+        str(model),
+        "--env-manager",
+        "local",
+        "-p",
+        str(port),
+    ]
+    clean = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy") and k != "PYTHONPATH"}
+    env = {**clean, "PATH": f"{environment}:{os.environ['PATH']}"}
+    log = model.parent / "server.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(words, env=env, cwd=model.parent, stdout=file, stderr=file, start_new_session=True)
+    try:
+        until = time.monotonic() + 120
+        while ask(f"http://127.0.0.1:{port}/ping")[0] != 200:
+            assert process.poll() is None and time.monotonic() < until, log.read_text()
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/invocations"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
+def ask(address: str, body: Any = None) -> tuple[int, Any]:
+    """(status, reply); status 0 where nobody listens."""
+    data = None if body is None else json.dumps(body).encode()
+    asked = urllib.request.Request(address, data, {"Content-Type": "application/json"})
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(asked) as reply:
+            return reply.status, json.loads(reply.read().strip() or "null")
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+    except OSError:
+        return 0, None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trained", ["full"], indirect=True)
+def test_server_in_its_own_environment(trained: Path, environment: Path, expected: dict[str, Any]) -> None:
+    installed = subprocess.run([environment / "python", "-c", "import finetune"], cwd=trained, check=False)
+    assert installed.returncode == 1
+    split = {"columns": ["question", "context"], "data": [[row["question"], row["context"]] for row in ROWS]}
+    with server(environment, trained / "mlflow") as address:
+        for body, wanted in (
+            ({"dataframe_split": split}, expected["stored"]),
+            ({"dataframe_records": ROWS}, expected["stored"]),
+            ({"inputs": ROWS[:3]}, expected["stored"][:3]),
+            ({"dataframe_split": split, "params": {"null_threshold": expected["threshold"]}}, expected["other"]),
+            ({"dataframe_split": {**split, "data": []}}, []),
+        ):
+            status, reply = ask(address, body)
+            assert status == 200, reply
+            assert_same(reply["predictions"], wanted)
+        example = json.loads((trained / "mlflow" / "serving_input_example.json").read_text())
+        assert ask(address, example)[0] == 200
+        for body, said in (
+            ({"dataframe_records": [{"question": "Who?"}]}, "missing inputs ['context']"),
+            ({"dataframe_records": [{**ROWS[0], "question": None}]}, "not text: question of row 0 is None"),
+            ({"dataframe_records": ROWS[:1], "params": {"null_threshold": "high"}}, "Invalid parameters"),
+        ):
+            status, reply = ask(address, body)
+            assert status == 400 and said in reply["message"] and "stack_trace" not in reply, reply
