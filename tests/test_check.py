@@ -113,11 +113,13 @@ def test_a_warning_where_memory_is_short(
     assert "warning: that may not fit; --per_device_train_batch_size 4" in capsys.readouterr().out
 
 
-def test_a_pipeline_begins_with_the_check(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_pipeline_begins_with_the_check(tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """A fault of the last step's data ends the run before the first step."""
     bad = write_jsonl(tmp_path / "bad.jsonl", [{"q": "?", "context": "c"}])
-    with pytest.raises(DataError, match="no column 'question'"):
+    with pytest.raises(SystemExit) as end:
         run_pipeline([*words(tiny_model, test_file_path=bad), "--output", str(tmp_path / "out")])
+    assert end.value.code == DataError.exit_code
+    assert "no column 'question'" in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

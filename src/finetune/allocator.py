@@ -19,6 +19,6 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """For evaluation: batches of ever other lengths leave gaps in the heap, which would grow with the rows."""
+    """Batches of ever other lengths leave gaps in the heap, which would grow with their number."""
     if _GLIBC:
         ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.cli import parse_task
-from finetune.console import quiet_libraries, say, start
+from finetune.console import say, start
 from finetune.errors import Fault, ParameterError, UnsupportedError, run_main
 from finetune.params import FinetuneParams, ModelImportParams, refuse_unsupported, without_effect
 from finetune.schema import non_default, to_text
@@ -60,7 +60,6 @@ def check(commands: Sequence[tuple[str, int]], faults: Sequence[Fault]) -> None:
 
     from finetune.tasks import load_task
 
-    quiet_libraries()
     with tempfile.TemporaryDirectory() as folder:
         config, tokenizer = import_tokenizer(params["model_import"], Path(folder))
     say(f"model: {config.model_type}, {config.get_text_config().num_hidden_layers} layers")
@@ -175,6 +174,8 @@ def look_at_training(
     free, wanted = estimate.available_bytes(), need.state_bytes + need.activation_bytes
     parts = f"{gigabytes(need.state_bytes)} of it weights, gradients and optimizer"
     say(f"memory: about {gigabytes(wanted)} for each process, {parts}; {gigabytes(free)} are free here")
+    if not estimate.on_gpu():
+        say("  (on a CPU, gaps in the heap between batches of other lengths may add half as much again)")
     if wanted * processes > free:
         smaller = max(1, params.per_device_train_batch_size // 2)
         say(f"warning: that may not fit; --per_device_train_batch_size {smaller}")

@@ -8,13 +8,15 @@ skipped. Everything lies under --output: the pipeline's outputs, steps/JOB/ with
 
 import hashlib
 import json
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finetune import processes, snapshot
-from finetune.check import check
+from finetune.check import parse_steps
 from finetune.errors import Fault, ParameterError, run_main
 from finetune.graph import Pipeline, Step, fill_command, load_pipeline, needs, parent_output, resolve
 from finetune.schema import did_you_mean
@@ -133,8 +135,9 @@ def run(words: Words) -> list[Done]:
     """Check the run, then its steps in order. Raises: StepError when one fails; the steps before it stay finished."""
     pipeline, output = load_pipeline(words.file), words.output
     prepared, faults = prepare(pipeline, words.values, output)
-    if faults or words.force or not all(finished(record_file(output, item), item) for item in prepared):
-        check([(item.command, item.world) for item in prepared], faults)
+    parse_steps([item.command for item in prepared], faults)
+    if words.force or not all(finished(record_file(output, item), item) for item in prepared):
+        check(words)
     done: list[Done] = []
     for number, item in enumerate(prepared, start=1):
         name = item.step.name
@@ -158,6 +161,14 @@ def run(words: Words) -> list[Done]:
         done.append(Done(name, "ran", seconds, log))
     summarize(pipeline, done, output)
     return done
+
+
+def check(words: Words) -> None:
+    """`finetune check` in a process of its own, whose memory is free when the steps run; its error ends the run."""
+    given = [f"{name}={value}" for name, value in words.values.items()]
+    done = subprocess.run([sys.executable, "-m", "finetune", "check", str(words.file), "--set", *given], check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
 
 
 def prepare(pipeline: Pipeline, given: dict[str, str], output: Path) -> tuple[list[Prepared], list[Fault]]:

@@ -62,6 +62,7 @@ def predict(
         if len(kept) == keep_batches:
             moved.append(_concatenate(kept))
             kept = []
+        return_freed_memory()
     moved += [_concatenate(kept)] if kept else []
     arrays = {name: np.concatenate([part[name].numpy() for part in moved]) for name in (moved[0] if moved else ())}
     loss = float(arrays["loss"].sum(dtype=np.float64) / arrays["items"].sum()) if "loss" in arrays else None
@@ -85,7 +86,6 @@ def batches_by_length(
     for i in range(0, len(order), batch_size):
         batch = collate([windows[k] for k in order[i : i + batch_size]], padding)
         yield {name: tensor.to(device) for name, tensor in batch.items()}
-        return_freed_memory()
 
 
 def predict_parts(

@@ -3,6 +3,7 @@
 python -m finetune.preprocess --task question_answering --train_file_path F --model_selector_output M --output_dir OUT
 """
 
+import gc
 import random
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,12 @@ class Splits:
 def usable_rows(params: Any, task: "Task") -> Splits:
     """Read, validate, split and sample. Raises: ParameterError, DataError with the faults of all files."""
     audits = {name: Audit() for name in SPLITS}
-    rows, source = split(read_splits(params, task, audits), task)
+    gc.disable()  # a hundred thousand rows are no garbage, but looking for some among them takes seconds
+    try:
+        rows, source = split(read_splits(params, task, audits), task)
+    finally:
+        gc.freeze()
+        gc.enable()
     for name in ("train", "validation"):
         rows[name] = with_gold(rows[name], task, audits[name])
     read = {name: len(rows[name]) + audits[name].dropped for name in SPLITS}

@@ -8,13 +8,27 @@ from typing import Any
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
 from datasets import Dataset
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback
 
+from finetune.allocator import return_freed_memory
 from finetune.errors import Fault, ModelError
 from finetune.prediction import collate, forward, predict
 from finetune.sampling import LengthGroupedSampler, by_length
 from finetune.tables import Row
 from finetune.tasks.task import Batch, Task
+
+RETURN_STEPS = 10  # at no cost that could be measured, 110 s for 112 s without
+
+
+class ReturnMemory(TrainerCallback):  # type: ignore[misc]
+    """Give back, now and then, what is free of the heap that is kept for speed (allocator.py).
+
+    Batches of ever other lengths leave gaps in it, so that it would grow to twice what a step needs.
+    """
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step % RETURN_STEPS == 0:
+            return_freed_memory()
 
 
 class FinetuneTrainer(Trainer):  # type: ignore[misc]
@@ -53,6 +67,7 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
             callbacks=callbacks,
         )
         self.remove_callback(PrinterCallback)  # Progress in tracking.py speaks instead
+        self.add_callback(ReturnMemory())
         self.task = task
         self.task_state = state
         self.validation_rows = validation_rows

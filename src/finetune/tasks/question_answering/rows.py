@@ -86,14 +86,15 @@ def _row(row: Row, number: int, columns: QuestionAnsweringColumns, repairs: list
 def _text(value: Any, reason: str, repairs: list[str]) -> str:
     if not isinstance(value, str) or not value.strip():
         raise _Unusable(reason)
-    if _LONE_SURROGATE.search(value):
+    text = without_surrogates(value)
+    if text != value:
         repairs.append("half a surrogate pair is no character; U+FFFD instead")
-    return without_surrogates(value)
+    return text
 
 
 def without_surrogates(text: str) -> str:
     """JSON may hold half a surrogate pair, which no tokenizer takes. As long as before, so that offsets hold."""
-    return _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
+    return text if text.isascii() else _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _missing(value: Any) -> bool:
@@ -111,7 +112,7 @@ def _answers(value: Any, columns: QuestionAnsweringColumns) -> list[tuple[str, i
     keys = columns.answer_text_key, columns.answer_start_key
     found: list[tuple[Any, Any]] = []
     for part in value if isinstance(value, list) else [value]:
-        if not isinstance(part, dict) or not set(keys) <= part.keys():
+        if not isinstance(part, dict) or keys[0] not in part or keys[1] not in part:
             raise _Unusable(f"answers are no object with {keys[0]!r} and {keys[1]!r}")
         texts, starts = (_listed(part[key]) for key in keys)
         if len(texts) != len(starts):
