@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +94,14 @@ def finetune_words(prepared: Path, output: Path, **parameters: Any) -> list[str]
     words += ["--model_selector_output", str(prepared / "model")]
     words += ["--pytorch_model_folder", str(output / "pytorch"), "--mlflow_model_folder", str(output / "mlflow")]
     return words + [word for name, value in parameters.items() for word in (f"--{name}", str(value))]
+
+
+def peak_bytes(code: str, *argv: str) -> int:
+    """Peak resident memory of a Python process of its own that runs `code`.
+
+    From /proc: what getrusage and wait4 say begins with the memory of the process that started it.
+    """
+    tell = "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{tell}", *argv], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return 1024 * int(done.stdout.split()[-2])

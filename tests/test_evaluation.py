@@ -1,17 +1,14 @@
 """The evaluation component: what it refuses, and that its memory does not grow with the rows."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from finetune import evaluation
 from finetune.errors import DataError, HandoffError, ParameterError
-from tests.conftest import build_tiny_model, sample_rows, write_jsonl
+from tests.conftest import build_tiny_model, peak_bytes, sample_rows, write_jsonl
 
 TASK = ["--task", "question_answering"]
 
@@ -93,25 +90,8 @@ def test_memory_does_not_grow_with_rows(real_data: Path, tmp_path: Path) -> None
     few = rows.iloc[:: len(rows) // 300][:300]
     few.to_parquet(tmp_path / "few.parquet")
     assert len(rows) == 3438
-    peaks = [
-        peak_megabytes(file, model, tmp_path)
-        for file in (tmp_path / "few.parquet", real_data / "squad_v1" / "validation.parquet")
-    ]
-    assert peaks[1] - peaks[0] < 300, peaks
-
-
-def peak_megabytes(rows: Path, model: Path, folder: Path) -> float:
-    """Peak resident memory of an evaluation in a process of its own."""
-    words = [
-        *TASK,
-        "--test_data",
-        str(rows),
-        "--pytorch_model_folder",
-        str(model),
-        "--evaluation_result",
-        str(folder / rows.stem),
-    ]
-    process = subprocess.Popen([sys.executable, "-m", "finetune.evaluation", *words])
-    _, status, usage = os.wait4(process.pid, 0)
-    assert status == 0
-    return usage.ru_maxrss / 1024
+    code = "import sys; from finetune.evaluation import main; main(sys.argv[1:])"
+    words = [*TASK, "--pytorch_model_folder", str(model), "--evaluation_result", str(tmp_path), "--test_data"]
+    files = (tmp_path / "few.parquet", real_data / "squad_v1" / "validation.parquet")
+    few_peak, all_peak = (peak_bytes(code, *words, str(file)) / 2**20 for file in files)
+    assert all_peak - few_peak < 300
