@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.cli import parse_task
 from finetune.console import say, start
+from finetune.declare import COMPONENTS
 from finetune.errors import Fault, ParameterError, UnsupportedError, run_main
 from finetune.params import FinetuneParams, ModelImportParams, refuse_unsupported, without_effect
 from finetune.schema import non_default, to_text
@@ -22,12 +23,7 @@ if TYPE_CHECKING:
     from finetune.lengths import Lengths
     from finetune.tasks.task import Task
 
-MODULES = {  # module of a step -> field of params.TaskComponents
-    "finetune.model_selector": "model_import",
-    "finetune.preprocess": "datapreprocess",
-    "finetune.run": "finetune",
-    "finetune.evaluation": "evaluation",
-}
+MODULES = {c.module: c.name for c in COMPONENTS}  # module of a step -> field of params.TaskComponents
 
 
 def main(argv: list[str]) -> None:
