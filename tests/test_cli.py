@@ -128,7 +128,11 @@ def test_an_unexpected_error_is_not_swallowed() -> None:
     ("words", "code", "lines"),
     [
         (["finetune", "rum"], 2, ["parameter error: unknown command 'rum'; did you mean run?"]),
-        (["finetune.run"], 2, ["parameter error: --task is missing", "  fix: --task question_answering"]),
+        (
+            ["finetune.run"],
+            2,
+            ["parameter error: --task is missing", "  fix: --task question_answering | token_classification"],
+        ),
         (
             ["finetune.run", "--task", "question_answer"],
             2,

@@ -1,4 +1,4 @@
-"""The five YAMLs of question answering, read and validated by azure-ai-ml."""
+"""The five YAMLs of each task, read and validated by azure-ai-ml."""
 
 import logging
 from pathlib import Path
@@ -30,12 +30,13 @@ def spec(path: Path) -> dict[str, Any]:
     return loaded
 
 
-def test_there_are_five() -> None:
+def test_there_are_five_of_each_task() -> None:
     names = ["datapreprocess", "evaluation", "finetune", "model_import", "pipeline"]
-    assert [(path.parent.name, path.stem) for path in FILES] == [("question_answering", name) for name in names]
+    tasks = ["question_answering", "token_classification"]
+    assert [(path.parent.name, path.stem) for path in FILES] == [(task, name) for task in tasks for name in names]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}_{path.stem}")
 def test_azure_accepts_it(path: Path) -> None:
     component = load(path)
     result = component._validate()
@@ -44,7 +45,7 @@ def test_azure_accepts_it(path: Path) -> None:
     assert component.type == ("pipeline" if path.stem == "pipeline" else "command")
 
 
-@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: f"{path.parent.name}_{path.stem}")
 def test_azure_reads_the_types_and_defaults_that_the_parser_has(path: Path) -> None:
     inputs = load(path).inputs
     declared = {p.name: p for p in params_of(vars(TASKS[path.parent.name])[path.stem]) if not p.output}
@@ -55,7 +56,7 @@ def test_azure_reads_the_types_and_defaults_that_the_parser_has(path: Path) -> N
         assert inputs[name].default == (p.default_text if p.kind == "boolean" else p.default)
 
 
-@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: f"{path.parent.name}_{path.stem}")
 def test_the_environment_is_a_file_of_the_checkout(path: Path) -> None:
     text = spec(path)["environment"]
     assert text.startswith("file:")
@@ -63,13 +64,14 @@ def test_the_environment_is_a_file_of_the_checkout(path: Path) -> None:
     assert load(path).environment.image == environment["image"]
 
 
-@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: f"{path.parent.name}_{path.stem}")
 def test_code_and_includes_exist(path: Path) -> None:
     assert (path.parent / spec(path)["code"] / "finetune" / "__init__.py").is_file()
     assert all((path.parent / folder).is_dir() for folder in spec(path)["additional_includes"])
 
 
-def test_the_jobs_are_the_four_components() -> None:
-    pipeline = next(path for path in FILES if path.stem == "pipeline")
+@pytest.mark.parametrize("pipeline", sorted(set(FILES) - set(COMMANDS)), ids=lambda path: path.parent.name)
+def test_the_jobs_are_the_four_components(pipeline: Path) -> None:
     jobs = spec(pipeline)["jobs"].values()
-    assert {pipeline.parent / job["component"].removeprefix("file:./") for job in jobs} == set(COMMANDS)
+    components = {path for path in COMMANDS if path.parent == pipeline.parent}
+    assert {pipeline.parent / job["component"].removeprefix("file:./") for job in jobs} == components

@@ -7,6 +7,7 @@ import pytest
 
 from finetune import lengths
 from finetune.model import load_tokenizer
+from finetune.tasks import load_task
 from finetune.tasks.question_answering import TASK
 from tests.conftest import sample_rows
 from tests.tasks.question_answering.conftest import state, validated
@@ -15,7 +16,7 @@ from tests.tasks.question_answering.conftest import state, validated
 @pytest.fixture
 def sampled(tiny_model: Path) -> tuple[list[dict[str, Any]], Any]:
     rows, _ = validated(*sample_rows("train")[:80])
-    return rows, load_tokenizer(tiny_model)
+    return rows, load_tokenizer(tiny_model, load_task("question_answering"))
 
 
 def test_lengths_of_rows_and_windows(sampled: tuple[list[dict[str, Any]], Any]) -> None:
@@ -27,7 +28,7 @@ def test_lengths_of_rows_and_windows(sampled: tuple[list[dict[str, Any]], Any]) 
     encoded = TASK.encode(rows, tokenizer, state(max_seq_length=64, doc_stride=16))
     assert sorted(found.windows) == sorted(map(len, encoded["input_ids"]))
     assert found.expected_windows == len(encoded["row"])
-    assert found.lost == len(TASK.label(rows, encoded)[1])
+    assert found.lost == len(TASK.label(rows, encoded, state())[1])
 
 
 def test_a_seeded_sample_of_many_rows(

@@ -30,7 +30,7 @@ def select(output: Path, **sources: Any) -> SelectedModel:
 
 def loaded(output: Path) -> dict[str, torch.Tensor]:
     """The encoder's weights as finetuning will load them."""
-    model, _ = load_model(SelectedModel.model_folder(output), load_task("question_answering"))
+    model, _ = load_model(SelectedModel.model_folder(output), load_task("question_answering"), None)
     weights: dict[str, torch.Tensor] = model.base_model.state_dict()
     return weights
 

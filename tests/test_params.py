@@ -7,16 +7,16 @@ import pytest
 import yaml
 
 from finetune.errors import UnsupportedError
-from finetune.params import QuestionAnsweringParams, refuse_unsupported, without_effect
+from finetune.params import TASKS, QuestionAnsweringParams, refuse_unsupported, without_effect
 from finetune.schema import params_of, to_text
 from tests.conftest import ROOT
 
-YAML = ROOT / "components" / "question_answering" / "finetune.yaml"
 BOOL = ("true", "false")
 SCHEDULERS = ("linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup")
 
-# question_answering_finetune 0.0.17: name, type, default, enum. All are optional but for the two folders.
-SPEC: tuple[tuple[str, str, Any, tuple[str, ...]], ...] = (
+# question_answering_finetune 0.0.17 and token_classification_finetune 0.0.2 alike: name, type, default, enum. All are
+# optional but for the two folders.
+SHARED: tuple[tuple[str, str, Any, tuple[str, ...]], ...] = (
     ("apply_lora", "string", "false", BOOL),
     ("merge_lora_weights", "string", "true", BOOL),
     ("lora_alpha", "integer", 128, ()),
@@ -35,7 +35,6 @@ SPEC: tuple[tuple[str, str, Any, tuple[str, ...]], ...] = (
     ("adam_beta2", "number", 0.999, ()),
     ("adam_epsilon", "number", 1e-08, ()),
     ("gradient_accumulation_steps", "integer", 1, ()),
-    ("eval_accumulation_steps", "integer", 1, ()),
     ("lr_scheduler_type", "string", "linear", SCHEDULERS),
     ("precision", "string", "32", ("32", "16")),
     ("seed", "integer", 42, ()),
@@ -48,7 +47,6 @@ SPEC: tuple[tuple[str, str, Any, tuple[str, ...]], ...] = (
     ("eval_steps", "integer", 500, ()),
     ("logging_strategy", "string", "epoch", ("epoch", "steps")),
     ("logging_steps", "integer", 500, ()),
-    ("metric_for_best_model", "string", "loss", ("loss", "f1", "exact")),
     ("resume_from_checkpoint", "string", "false", BOOL),
     ("save_total_limit", "integer", -1, ()),
     ("apply_early_stopping", "string", "false", BOOL),
@@ -60,6 +58,15 @@ SPEC: tuple[tuple[str, str, Any, tuple[str, ...]], ...] = (
     ("preprocess_output", "uri_folder", None, ()),
     ("model_selector_output", "uri_folder", None, ()),
 )
+OWN: dict[str, tuple[tuple[str, str, Any, tuple[str, ...]], ...]] = {
+    "question_answering": (
+        ("eval_accumulation_steps", "integer", 1, ()),
+        ("metric_for_best_model", "string", "loss", ("loss", "f1", "exact")),
+    ),
+    "token_classification": (
+        ("metric_for_best_model", "string", "loss", ("loss", "f1", "accuracy", "precision", "recall")),
+    ),
+}
 OUTPUTS = {"pytorch_model_folder": "uri_folder", "mlflow_model_folder": "mlflow_model"}
 FOLDERS = {"preprocess_output", "model_selector_output"}
 
@@ -69,25 +76,38 @@ def finetune_params(**changed: Any) -> QuestionAnsweringParams:
     return QuestionAnsweringParams(**{**folders, **changed})
 
 
-def component() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load(YAML.read_text(encoding="utf-8"))
+def component(task: str) -> dict[str, Any]:
+    path = ROOT / "components" / task / "finetune.yaml"
+    loaded: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return loaded
 
 
-def test_every_input_of_the_spec_in_its_order() -> None:
-    names = [name for name, *_ in SPEC]
-    assert len(set(names)) == len(names) == 42
-    assert [p.name for p in params_of(QuestionAnsweringParams) if p.name in names] == names
-    assert [name for name in component()["inputs"] if name in names] == names
+def test_every_shared_input_in_the_order_of_the_spec() -> None:
+    names = [name for name, *_ in SHARED]
+    assert len(set(names)) == len(names) == 40
+    for task in OWN:
+        assert [p.name for p in params_of(TASKS[task].finetune) if p.name in names] == names
+        assert [name for name in component(task)["inputs"] if name in names] == names
 
 
-@pytest.mark.parametrize(("name", "kind", "default", "enum"), SPEC, ids=[row[0] for row in SPEC])
-def test_input(name: str, kind: str, default: Any, enum: tuple[str, ...]) -> None:
-    p = next(p for p in params_of(QuestionAnsweringParams) if p.name == name)
+def test_nothing_besides_the_spec() -> None:
+    """eval_accumulation_steps is an input of question answering alone."""
+    names = {name for name, *_ in SHARED}
+    for task, own in OWN.items():
+        assert set(component(task)["inputs"]) - names == {name for name, *_ in own}
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "kind", "default", "enum"),
+    [(task, *row) for task, own in OWN.items() for row in (*SHARED, *own)],
+    ids=[f"{task}-{row[0]}" for task, own in OWN.items() for row in (*SHARED, *own)],
+)
+def test_input(task: str, name: str, kind: str, default: Any, enum: tuple[str, ...]) -> None:
+    p = next(p for p in params_of(TASKS[task].finetune) if p.name == name)
     assert ("string" if p.kind == "boolean" else p.kind, p.required, p.output) == (kind, name in FOLDERS, False)
     assert p.default_text == (None if default is None else to_text(default))
 
-    entry = component()["inputs"][name]
+    entry = component(task)["inputs"][name]
     assert (entry["type"], entry.get("optional", False)) == (kind, name not in FOLDERS)
     assert (entry.get("default"), type(entry.get("default"))) == (default, type(default))
 
@@ -96,14 +116,16 @@ def test_input(name: str, kind: str, default: Any, enum: tuple[str, ...]) -> Non
         assert bool(enum) == bool(allowed)
 
 
-def test_only_the_two_folders_are_required() -> None:
-    assert {p.name for p in params_of(QuestionAnsweringParams) if p.required and not p.output} == FOLDERS
-    assert {name for name, entry in component()["inputs"].items() if not entry.get("optional")} == FOLDERS
+@pytest.mark.parametrize("task", TASKS)
+def test_only_the_two_folders_are_required(task: str) -> None:
+    assert {p.name for p in params_of(TASKS[task].finetune) if p.required and not p.output} == FOLDERS
+    assert {name for name, entry in component(task)["inputs"].items() if not entry.get("optional")} == FOLDERS
 
 
-def test_the_two_outputs() -> None:
-    assert {p.name: p.kind for p in params_of(QuestionAnsweringParams) if p.output} == OUTPUTS
-    assert {name: entry["type"] for name, entry in component()["outputs"].items()} == OUTPUTS
+@pytest.mark.parametrize("task", TASKS)
+def test_the_two_outputs(task: str) -> None:
+    assert {p.name: p.kind for p in params_of(TASKS[task].finetune) if p.output} == OUTPUTS
+    assert {name: entry["type"] for name, entry in component(task)["outputs"].items()} == OUTPUTS
 
 
 def test_refuses_deepspeed_and_ort_at_once_and_says_what_to_set() -> None:

@@ -369,9 +369,16 @@ def test_proof_catches_a_model_that_was_not_saved_as_trained(trained: Path, prep
     from finetune.tasks import load_task
 
     task = load_task("question_answering")
-    model, _ = load_model(trained, task)
+    model, _ = load_model(trained, task, stored_state(trained, task))
     rows = read_rows(prepared / "data" / "validation" / "rows.jsonl")
-    arguments = (load_tokenizer(trained), rows, task, stored_state(trained, task), trained, trained.parent / "mlflow")
+    arguments = (
+        load_tokenizer(trained, task),
+        rows,
+        task,
+        stored_state(trained, task),
+        trained,
+        trained.parent / "mlflow",
+    )
     assert save.prove(model, *arguments) == 8
     kept = weights(trained)
     try:

@@ -56,10 +56,10 @@ def check(commands: Sequence[tuple[str, int]], faults: Sequence[Fault]) -> None:
 
     from finetune.tasks import load_task
 
-    with tempfile.TemporaryDirectory() as folder:
-        config, tokenizer = import_tokenizer(params["model_import"], Path(folder))
-    say(f"model: {config.model_type}, {config.get_text_config().num_hidden_layers} layers")
     record = load_task(task)
+    with tempfile.TemporaryDirectory() as folder:
+        config, tokenizer = import_tokenizer(params["model_import"], record, Path(folder))
+    say(f"model: {config.model_type}, {config.get_text_config().num_hidden_layers} layers")
     lengths, evaluated = look_at_data(params["datapreprocess"], record, config, tokenizer)
     if "finetune" in params:
         processes = next(world for command, world in commands if "finetune.run" in command)
@@ -114,7 +114,7 @@ def described(params: Mapping[str, Any]) -> list[str]:
     return lines + [f"note: {line}" for line in (without_effect(params["finetune"]) if "finetune" in params else [])]
 
 
-def import_tokenizer(params: ModelImportParams, folder: Path) -> tuple[Any, Any]:
+def import_tokenizer(params: ModelImportParams, task: "Task", folder: Path) -> tuple[Any, Any]:
     """(config, tokenizer) of the model that will be imported. Raises: ParameterError, ModelError."""
     from finetune.model import load_config, load_tokenizer
     from finetune.model_selector import choose_source, fetch, find_files
@@ -122,13 +122,13 @@ def import_tokenizer(params: ModelImportParams, folder: Path) -> tuple[Any, Any]
     source, name = choose_source(params)
     if source == "huggingface_id" and not Path(name).is_dir():
         found = fetch(name, weights=False)
-        return load_config(found), load_tokenizer(found)
+        return load_config(found), load_tokenizer(found, task)
     if (Path(name) / "adapter_config.json").is_file():
-        return load_config(Path(name)), load_tokenizer(Path(name))
+        return load_config(Path(name)), load_tokenizer(Path(name), task)
     files = find_files(Path(name))
     for path in (files.config, *files.tokenizer):
         shutil.copyfile(path, folder / path.name)
-    return load_config(folder), load_tokenizer(folder)
+    return load_config(folder), load_tokenizer(folder, task)
 
 
 def look_at_data(params: Any, task: "Task", config: Any, tokenizer: Any) -> tuple["Lengths", int]:
@@ -139,8 +139,8 @@ def look_at_data(params: Any, task: "Task", config: Any, tokenizer: Any) -> tupl
     splits = preprocess.usable_rows(params, task)
     rows, audits = splits.rows, splits.audits
     model_length = longest_window(config, tokenizer)
-    state = task.fit(params, rows["train"], model_length, tokenizer.num_special_tokens_to_add(pair=True))
-    preprocess.say_derived(params, task, state, model_length)
+    state = task.fit(params, rows, model_length, tokenizer)
+    preprocess.say_derived(params, task, state, rows, model_length)
     say(f"validation and test: {splits.source}")
     for name, kept in rows.items():
         say(f"{name}: {len(kept):,} rows")

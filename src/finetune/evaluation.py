@@ -1,4 +1,4 @@
-"""Evaluation: a model and rows -> predictions.jsonl, report.html, and metrics.json where the rows have answers.
+"""Evaluation: a model and rows -> predictions.jsonl, report.html, and metrics.json where the rows have gold.
 
 python -m finetune.evaluation --task question_answering --test_data F --pytorch_model_folder M --evaluation_result OUT
 """
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from finetune.cli import parse_task
 from finetune.console import progress, quiet_libraries, say, start
 from finetune.errors import DataError, Fault, ParameterError, run_main
-from finetune.handoff import Preprocessed, Trained, read_rows
+from finetune.handoff import SPLITS, Preprocessed, Trained, read_rows
 from finetune.params import EvaluationParams
 from finetune.schema import non_default
 from finetune.tables import Audit, Row, read_table
 
 if TYPE_CHECKING:
     from finetune.report import Findings
-    from finetune.tasks.task import Prediction, Task
+    from finetune.tasks.task import Breakdown, Prediction, Task
 
 
 def main(argv: list[str]) -> None:
@@ -48,30 +48,30 @@ def main(argv: list[str]) -> None:
     given = {name: vars(params)[name] for name in task.inference_params}
     state = replace(state, **{name: value for name, value in given.items() if value is not None})
     set_seed(params.seed)
-    model, new = load_model(folder, task, ignore_mismatched_sizes=True)
+    model, new = load_model(folder, task, state, ignore_mismatched_sizes=True)
     if new:
         say(f"warning: these weights are random, the scores are those of an untrained model: {', '.join(new)}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parts = predict_parts(
         model.to(device),
-        load_tokenizer(folder),
+        load_tokenizer(folder, task),
         rows,
         task,
         state,
         params.per_device_eval_batch_size,
-        params.eval_accumulation_steps,
+        task.keep_batches(params),
         autocast_for(params.precision, device),
     )
     started = time.perf_counter()
     findings = report.Findings()
-    kept = write_predictions(params.evaluation_result / "predictions.jsonl", rows, parts, task, findings)
+    kept = write_predictions(params.evaluation_result / "predictions.jsonl", rows, parts, task, state, findings)
     seconds = time.perf_counter() - started
     say(f"{len(rows)} rows in {seconds:.1f} s on {device} ({len(rows) / seconds:.0f} rows/s)")
     facts = {"device": device, "seconds": seconds, "rows_per_second": len(rows) / seconds, **asdict(audit)}
-    scores = write_metrics(params.evaluation_result / "metrics.json", rows, kept, task, facts)
+    scores, breakdown = write_metrics(params.evaluation_result / "metrics.json", rows, kept, task, state, facts)
     name = trained.base_name if trained else folder.name
     page = params.evaluation_result / "report.html"
-    report.write(page, task, name, findings, scores, facts, asdict(state), non_default(params), trained)
+    report.write(page, task, name, findings, scores, breakdown, facts, state, non_default(params), trained)
     say(f"report: {page}")
 
 
@@ -102,7 +102,8 @@ def read_test_rows(params: Any, task: "Task", preprocessed: Preprocessed | None)
 
 
 def state_of(folder: Path, task: "Task", preprocessed: Preprocessed | None) -> Any:
-    """How to decode: as the model was trained, else as its data were prepared, else by the defaults."""
+    """How to decode: as the model was trained, else as its data were prepared, else by the defaults; a model that comes
+    from elsewhere may know better by its config."""
     from finetune.model import load_config, load_tokenizer, longest_window, stored_state
     from finetune.params import TASKS
     from finetune.schema import params_of
@@ -110,17 +111,23 @@ def state_of(folder: Path, task: "Task", preprocessed: Preprocessed | None) -> A
     stored = stored_state(folder, task)
     if stored is not None:
         return stored
+    config = load_config(folder)
     if preprocessed is not None:
-        return task.state(**preprocessed.state)
+        return task.adopt(task.state(**preprocessed.state), config)
     component = TASKS[task.name].datapreprocess
     nowhere = {p.name: Path() for p in params_of(component) if p.required}
-    tokenizer = load_tokenizer(folder)
-    length = longest_window(load_config(folder), tokenizer)
-    return task.fit(component(**nowhere), [], length, tokenizer.num_special_tokens_to_add(pair=True))
+    tokenizer = load_tokenizer(folder, task)
+    no_rows: dict[str, list[Row]] = {name: [] for name in SPLITS}
+    return task.adopt(task.fit(component(**nowhere), no_rows, longest_window(config, tokenizer), tokenizer), config)
 
 
 def write_predictions(
-    path: Path, rows: list[Row], parts: Iterable[list["Prediction"]], task: "Task", findings: "Findings"
+    path: Path,
+    rows: list[Row],
+    parts: Iterable[list["Prediction"]],
+    task: "Task",
+    state: Any,
+    findings: "Findings",
 ) -> list["Prediction"]:
     """One line for each row, as the predictions come. -> what the metrics need of each; the findings grow along."""
     kept: list[Prediction] = []
@@ -131,29 +138,33 @@ def write_predictions(
                 row = rows[len(kept)]
                 file.write(json.dumps({"id": row["id"], "row": row["row"], **prediction}) + "\n")
                 kept.append(task.for_metrics(prediction))
-                findings.add(task.examine(prediction, row))
+                findings.add(task.examine(prediction, row, state))
             bar.update(len(part))
     return kept
 
 
 def write_metrics(
-    path: Path, rows: list[Row], kept: list["Prediction"], task: "Task", facts: dict[str, Any]
-) -> dict[str, float]:
-    """metrics.json if any row has gold answers. -> the metrics; none without."""
+    path: Path, rows: list[Row], kept: list["Prediction"], task: "Task", state: Any, facts: dict[str, Any]
+) -> tuple[dict[str, float], "Breakdown"]:
+    """metrics.json if any row has gold. -> the metrics and where they come from; none without."""
+    from finetune.tasks.task import Breakdown
+
     path.unlink(missing_ok=True)  # of an earlier run
     scored = [i for i, row in enumerate(rows) if task.has_gold(row)]
     if not scored:
-        say("no row has answers: predictions only")
-        return {}
-    metrics = task.metrics([kept[i] for i in scored], [rows[i] for i in scored])
-    record = {**metrics, "rows": len(rows), "rows_without_answers": len(rows) - len(scored), **facts}
-    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    say(
-        "  ".join(
-            f"{name} {value:.2f}" if isinstance(value, float) else f"{name} {value}" for name, value in metrics.items()
-        )
-    )
-    return metrics
+        say(f"no row has {task.gold}: predictions only")
+        return {}, Breakdown()
+    golden = [kept[i] for i in scored], [rows[i] for i in scored]
+    metrics, breakdown = task.metrics(*golden, state), task.breakdown(*golden, state)
+    counts = {"rows": len(rows), f"rows_without_{task.gold}": len(rows) - len(scored)}
+    record = {**metrics, **counts, **{key: value for key, value in asdict(breakdown).items() if value}, **facts}
+    path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    say("  ".join(f"{name} {shown(value)}" for name, value in metrics.items()))
+    return metrics, breakdown
+
+
+def shown(value: float) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def measure(rows: Sequence[Row], task: "Task", tokenizer: Any, state: Any) -> Le
     unlimited = replace(state, pad_to_max_length=False, max_seq_length=UNLIMITED)
     whole = task.encode([sample[i] for i in others], tokenizer, unlimited) if others else {}
     tokens |= {others[row]: len(ids) for row, ids in zip(whole.get("row", []), whole.get("input_ids", []), strict=True)}
-    lost = task.label(sample, columns)[1] if all(task.has_gold(row) for row in sample) else set()
+    lost = task.label(sample, columns, state)[1] if all(task.has_gold(row) for row in sample) else set()
     windowed = sum(count > 1 for count in counts.values())
     return Lengths(len(rows), [tokens.get(i, 0) for i in range(len(sample))], windows, windowed, len(lost))
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
+from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoTokenizer
 
 from finetune.errors import Fault, ModelError, first_line
@@ -47,18 +48,28 @@ def load_config(folder: Path) -> Any:
         ) from None
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """A fast tokenizer. Raises: ModelError if there is none, or it can't map tokens to characters."""
+def load_tokenizer(folder: Path, task: Task) -> Any:
+    """A fast tokenizer. Raises: ModelError if there is none, or it can't map tokens to words and characters."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(Fault(f"{folder} has no tokenizer that loads", why=first_line(error))) from None
     if not tokenizer.is_fast:
-        why = "answers are found by character offsets, which only fast tokenizers give"
+        why = "only fast tokenizers say which word and which characters a token stands for"
         raise ModelError(Fault(f"{folder}: {type(tokenizer).__name__} is not a fast tokenizer", why=why))
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if task.pretokenized:
+        _set_space_before_words(tokenizer.backend_tokenizer.pre_tokenizer)
     return tokenizer
+
+
+def _set_space_before_words(pre_tokenizer: Any) -> None:
+    """Let GPT-2's and RoBERTa's tokenizers read each word of a list as they read it inside a text."""
+    is_sequence = isinstance(pre_tokenizer, pre_tokenizers.Sequence)
+    for part in iter(pre_tokenizer) if is_sequence else [pre_tokenizer]:
+        if isinstance(part, pre_tokenizers.ByteLevel):
+            part.add_prefix_space = True
 
 
 def architecture(task: Task, config: Any) -> str:
@@ -72,17 +83,20 @@ def architecture(task: Task, config: Any) -> str:
     return str(task.families[type(config)].__name__)
 
 
-def load_model(folder: Path, task: Task, ignore_mismatched_sizes: bool = False) -> tuple[Any, list[str]]:
+def load_model(
+    folder: Path, task: Task, state: Any | None, ignore_mismatched_sizes: bool = False
+) -> tuple[Any, list[str]]:
     """(model in fp32 on the CPU, names of weights that the folder lacks and that start at random).
 
+    Without a state the head is what the folder says, with one it is the state's: a head of other classes is replaced.
     An unmerged LoRA folder is loaded with its adapters merged. Raises: ModelError.
     """
     base = folder / BASE_MODEL
     source = base if base.is_dir() else folder
-    config = load_config(source)
+    config = load_config(folder)
     architecture(task, config)
-    if task.num_labels is not None and config.num_labels != task.num_labels:
-        config.num_labels = task.num_labels  # of another task's head, which is replaced
+    before = config.id2label
+    config.update(task.head(state))
     try:
         model, info = task.auto_model.from_pretrained(
             source,
@@ -91,6 +105,7 @@ def load_model(folder: Path, task: Task, ignore_mismatched_sizes: bool = False) 
             use_safetensors=True,
             trust_remote_code=False,
             ignore_mismatched_sizes=ignore_mismatched_sizes or base.is_dir(),  # the adapter brings the head
+            key_mapping=None if config.id2label == before else _set_aside(head_modules(meta_model(config, task))),
             output_loading_info=True,
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
@@ -105,9 +120,29 @@ def load_model(folder: Path, task: Task, ignore_mismatched_sizes: bool = False) 
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, folder).merge_and_unload()
-        model.config = load_config(folder)
+        model.config = config
         new = []
     return model, new
+
+
+def meta_model(config: Any, task: Task) -> Any:
+    """The model without content: its tensors have shapes only."""
+    with torch.device("meta"):
+        return task.auto_model.from_config(config)
+
+
+def head_modules(model: Any) -> list[str]:
+    """Names of the modules outside the pretrained body: what the task added."""
+    return [
+        name
+        for name, module in model.named_children()
+        if name != model.base_model_prefix and any(True for _ in module.parameters())
+    ]
+
+
+def _set_aside(modules: list[str]) -> dict[str, str]:
+    """Renames that let from_pretrained find no weights for these modules: same size is not same classes."""
+    return {rf"^({'|'.join(modules)})\.": r"replaced.\1."}
 
 
 def _not_loaded(folder: Path, error: Exception) -> Fault:

@@ -42,10 +42,10 @@ def main(argv: list[str]) -> None:
         merge_adapter(folder, task, target)
     else:
         copy_model(find_files(folder), target)
-    load_tokenizer(target)
+    load_tokenizer(target, task)
     config = load_config(target)
     chosen = architecture(task, config)
-    model, new = load_model(target, task, ignore_mismatched_sizes=True)
+    model, new = load_model(target, task, None, ignore_mismatched_sizes=True)
     say(f"{source} {name}: {config.model_type}, {model.num_parameters() / 1e6:.1f} million parameters, as {chosen}")
     if new:
         say(f"new weights, random until trained: {', '.join(new)}")
@@ -133,9 +133,9 @@ def merge_adapter(folder: Path, task: "Task", target: Path) -> None:
     """An unmerged LoRA model of an earlier run, as one plain model."""
     from finetune.model import load_model, load_tokenizer
 
-    model, _ = load_model(folder, task)
+    model, _ = load_model(folder, task, None)
     model.save_pretrained(target)
-    load_tokenizer(folder).save_pretrained(target)
+    load_tokenizer(folder, task).save_pretrained(target)
 
 
 def save_as_safetensors(pickled: list[Path], target: Path) -> None:

@@ -112,6 +112,29 @@ class QuestionAnsweringPreprocessParams(QuestionAnsweringColumns, QuestionAnswer
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenClassificationColumns:
+    """Columns."""
+
+    token_key: str = param("tokens", "Column of the words: a list, or the same as JSON or Python text.")
+    tag_key: str = param("ner_tags", "Column of the tags, one for each word: a list, or the same as text.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenClassificationDecoding:
+    """Windows."""
+
+    doc_stride: int = param(64, "Tokens that two neighbouring windows of a long row share.", min=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenClassificationPreprocessParams(TokenClassificationColumns, TokenClassificationDecoding, DataFiles, Encoding):
+    """Folders."""
+
+    model_selector_output: Path = port("uri_folder", "Output of model import.")
+    output_dir: Path = port("uri_folder", "Encoded splits, their rows, the tokenizer and preprocess.json.", output=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lora:
     """LoRA."""
 
@@ -152,9 +175,6 @@ class Optimizer:
     adam_beta2: float = param(0.999, "Second beta of AdamW, below 1.", min=0, max=0.999999)
     adam_epsilon: float = param(1e-8, "Epsilon of AdamW.", min=0)
     gradient_accumulation_steps: int = param(1, "Batches whose gradients are added up before a step.", min=1)
-    eval_accumulation_steps: int = param(
-        1, "Evaluation batches whose best spans stay on the device before they move to the CPU.", min=1
-    )
     lr_scheduler_type: SchedulerName = param("linear", "Course of the learning rate after warm-up.")
 
 
@@ -250,6 +270,19 @@ class QuestionAnsweringParams(FinetuneParams):
     metric_for_best_model: Literal["loss", "f1", "exact"] = param(
         "loss", "Metric by which the best checkpoint is chosen: the lowest loss, the highest f1 or exact."
     )  # type: ignore[assignment]
+    eval_accumulation_steps: int = param(
+        1, "Evaluation batches whose best spans stay on the device before they move to the CPU.", min=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenClassificationParams(FinetuneParams):
+    """Token classification."""
+
+    metric_for_best_model: Literal["loss", "f1", "accuracy", "precision", "recall"] = param(
+        "loss",
+        "Metric by which the best checkpoint is chosen: the lowest loss, the highest f1, accuracy, precision or recall.",
+    )  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,7 +294,7 @@ class EvaluationParams:
     )
     test_data: Path | None = port(
         "uri_file",
-        "A file of rows to score, instead of preprocess_output. Rows without answers are predicted only.",
+        "A file of rows to score, instead of preprocess_output. Rows without gold are predicted only.",
         optional=True,
     )
     pytorch_model_folder: Path | None = port(
@@ -271,9 +304,6 @@ class EvaluationParams:
         "mlflow_model", "The model to score, instead of pytorch_model_folder.", optional=True
     )
     per_device_eval_batch_size: int = param(16, "Windows scored at a time.", min=1)
-    eval_accumulation_steps: int = param(
-        1, "Batches whose best spans stay on the device before they move to the CPU.", min=1
-    )
     precision: Literal["32", "bf16"] = param("32", "Numbers used in the forward pass.")
     seed: int = param(42, "Seed of the head, where the model has none yet.", min=0, max=2**32 - 1)
     evaluation_result: Path = port("uri_folder", "metrics.json, predictions.jsonl and report.html.", output=True)
@@ -281,12 +311,21 @@ class EvaluationParams:
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionAnsweringEvaluationParams(EvaluationParams, QuestionAnsweringColumns):
-    """Unanswerable questions."""
+    """Question answering."""
+
+    eval_accumulation_steps: int = param(
+        1, "Batches whose best spans stay on the device before they move to the CPU.", min=1
+    )
 
     null_threshold: float | None = param(
         None,
         "Withhold an answer where the null answer beats it by more than this. Left out, the threshold is the one stored in the model. Matters only for models trained with unanswerable questions.",
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenClassificationEvaluationParams(EvaluationParams, TokenClassificationColumns):
+    """Folders."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,6 +365,13 @@ TASKS = {
         datapreprocess=QuestionAnsweringPreprocessParams,
         finetune=QuestionAnsweringParams,
         evaluation=QuestionAnsweringEvaluationParams,
+    ),
+    "token_classification": TaskComponents(
+        title="Token Classification",
+        model_import=ModelImportParams,
+        datapreprocess=TokenClassificationPreprocessParams,
+        finetune=TokenClassificationParams,
+        evaluation=TokenClassificationEvaluationParams,
     ),
 }
 

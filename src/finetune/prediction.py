@@ -60,17 +60,17 @@ def predict(
             reduced |= {"loss": task.loss(outputs, batch), "items": task.items(batch)}
         kept.append(gather(reduced))
         if len(kept) == keep_batches:
-            moved.append(_concatenate(kept))
+            moved.append(task.compact(_concatenate(kept)))
             kept = []
         return_freed_memory()
-    moved += [_concatenate(kept)] if kept else []
-    arrays = {name: np.concatenate([part[name].numpy() for part in moved]) for name in (moved[0] if moved else ())}
+    moved += [task.compact(_concatenate(kept))] if kept else []
+    arrays = {name: np.concatenate([part[name] for part in moved]) for name in (moved[0] if moved else ())}
     loss = float(arrays["loss"].sum(dtype=np.float64) / arrays["items"].sum()) if "loss" in arrays else None
     return arrays, loss
 
 
 def _concatenate(kept: Sequence[Reduced]) -> Reduced:
-    return {name: torch.cat([part[name] for part in kept]).cpu() for name in kept[0]}
+    return {name: torch.cat([part[name] for part in kept]).cpu().numpy() for name in kept[0]}
 
 
 def as_windows(columns: Columns) -> list[dict[str, Any]]:

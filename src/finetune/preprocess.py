@@ -33,13 +33,13 @@ def main(argv: list[str]) -> None:
     quiet_libraries()
     task = load_task(task_name)
     model_folder = SelectedModel.model_folder(params.model_selector_output)
-    tokenizer = load_tokenizer(model_folder)
+    tokenizer = load_tokenizer(model_folder, task)
     model_length = longest_window(load_config(model_folder), tokenizer)
 
     splits = usable_rows(params, task)
     rows, audits = splits.rows, splits.audits
-    state = task.fit(params, rows["train"], model_length, tokenizer.num_special_tokens_to_add(pair=True))
-    say_derived(params, task, state, model_length)
+    state = task.fit(params, rows, model_length, tokenizer)
+    say_derived(params, task, state, rows, model_length)
     for line in lengths.describe(lengths.measure(rows["train"], task, tokenizer, state), state.max_seq_length):
         say(line)
     Preprocessed.clear(params.output_dir)
@@ -139,7 +139,10 @@ def split(rows: dict[str, list[Row]], task: "Task") -> tuple[dict[str, list[Row]
     if len(groups) <= len(missing):
         fix = " ".join(f"--{name}_file_path FILE" for name in missing)
         raise DataError(
-            Fault(f"{len(groups)} distinct contexts can't be split into train, {', '.join(missing)}", fix=f"give {fix}")
+            Fault(
+                f"{len(groups)} distinct {task.grouped_by}s can't be split into train, {', '.join(missing)}",
+                fix=f"give {fix}",
+            )
         )
     shuffled = list(groups.values())
     random.Random(SPLIT_SEED).shuffle(shuffled)
@@ -149,14 +152,14 @@ def split(rows: dict[str, list[Row]], task: "Task") -> tuple[dict[str, list[Row]
         while shuffled and len(filled[name]) < share * len(rows["train"]) and len(shuffled) > 1:
             filled[name] += shuffled.pop()
     filled["train"] = [row for group in shuffled for row in group]
-    return filled, f"{share:.0%} of the training rows each for {' and '.join(missing)}, by context"
+    return filled, f"{share:.0%} of the training rows each for {' and '.join(missing)}, by {task.grouped_by}"
 
 
 def with_gold(rows: list[Row], task: "Task", audit: Audit) -> list[Row]:
     """Only the rows that can be learnt from or scored; the others are counted."""
     for row in rows:
         if not task.has_gold(row):
-            audit.add("dropped", "no answers", row["row"])
+            audit.add("dropped", f"no {task.gold}", row["row"])
     return [row for row in rows if task.has_gold(row)]
 
 
@@ -200,9 +203,9 @@ def write_split(
             columns = task.encode(batch, tokenizer, state)
             if name != "train":
                 for i in sorted(set(range(len(batch))) - set(columns.get("row", []))):
-                    audit.add("kept", "gives no window, so its prediction is empty", batch[i]["row"])
+                    audit.add("kept", task.windowless, batch[i]["row"])
             if name != "test":
-                batch, columns = _labelled(name, batch, columns, task, audit)
+                batch, columns = _labelled(name, batch, columns, task, state, audit)
             if "row" in columns:
                 columns["row"] = [row + len(kept) for row in columns["row"]]
             kept += batch
@@ -226,10 +229,10 @@ def _type(values: list[Any]) -> Any:
 
 
 def _labelled(
-    name: str, rows: list[Row], windows: "Columns", task: "Task", audit: Audit
+    name: str, rows: list[Row], windows: "Columns", task: "Task", state: Any, audit: Audit
 ) -> tuple[list[Row], "Columns"]:
     """Add labels. Training drops the rows it can't learn from; validation keeps them, since users will ask them too."""
-    labels, lost = task.label(rows, windows)
+    labels, lost = task.label(rows, windows, state)
     if name != "train":
         return rows, windows | labels
     for i in sorted(lost):
@@ -241,14 +244,14 @@ def _labelled(
     return [row for i, row in enumerate(rows) if i not in lost], columns
 
 
-def say_derived(params: Any, task: "Task", state: Any, model_length: int) -> None:
+def say_derived(params: Any, task: "Task", state: Any, rows: dict[str, list[Row]], model_length: int) -> None:
     """One line for each value that was derived rather than taken."""
     asked = params.max_seq_length
     if asked == -1:
         say(f"max_seq_length: {state.max_seq_length}, the model's maximum")
     elif asked > model_length:
         say(f"max_seq_length: {model_length} instead of {asked}, the model's maximum")
-    for line in task.derived(params, state):
+    for line in task.derived(params, state, rows):
         say(line)
 
 

@@ -4,7 +4,9 @@ import heapq
 import itertools
 import math
 from array import array
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +18,10 @@ from finetune.charts import CONFIDENCE_BINS, Bin
 from finetune.handoff import Trained
 from finetune.pages import fill, label
 from finetune.params import TASKS
-from finetune.tasks.task import Examined, Task
+from finetune.tasks.task import Breakdown, Examined, Task
 
 WORST = 30
+MOST_CLASSES = 24  # of the table of confusion
 AROUND = 120  # characters shown on either side of a mark
 MARKS = 8  # marks around which text is cut out; what lies near by is marked all the same
 Mark = tuple[int, int, str]
@@ -56,16 +59,18 @@ def write(
     model_name: str,
     findings: Findings,
     scores: dict[str, float],
+    breakdown: Breakdown,
     facts: dict[str, Any],
-    settings: dict[str, Any],
+    state: Any,
     parameters: dict[str, Any],
     trained: Trained | None,
 ) -> None:
     """Write the page.
 
-    `scores` and `facts` are what metrics.json says, no scores where no row has gold; `settings` is how outputs were
-    decoded, `parameters` what was given to evaluation; `trained` is None where training left no record.
+    `scores`, `breakdown` and `facts` are what metrics.json says, no scores where no row has gold; `state` is how
+    outputs were decoded, `parameters` what was given to evaluation; `trained` is None where training left no record.
     """
+    head = task.head_metric(state)
     groups = sorted({group for group in findings.groups if group})
     columns = [name for name in task.hub_metrics if name in scores]
     tabled = {*columns, *(f"{group}_{name}" for group in groups for name in columns)}
@@ -74,20 +79,45 @@ def write(
         "report.html.j2",
         title=TASKS[task.name].title,
         model=model_name,
-        head=task.head_metric,
+        head=head,
         scores=scores,
+        full=task.full_score,
+        breakdown=breakdown,
+        confusion=confusion(breakdown),
         facts={**facts, "rows": len(findings.groups)},
         columns=columns,
         shares=shares(findings, groups) if scores else [],
         further={k: v for k, v in scores.items() if k not in tabled and not k.endswith("total")},
         calibration_error=error,
-        charts={**training_charts(task, trained), **score_charts(findings, bins, label(task.head_metric))},
+        charts={**training_charts(task, trained), **score_charts(findings, bins, label(head))},
         worst=[(found, cut_outs(found.text, found.marks)) for found in findings.worst()],
-        settings=settings,
+        settings=asdict(state),
         parameters={"training": trained.parameters if trained else {}, "evaluation": parameters},
         trained=trained,
     )
     path.write_text(page, encoding="utf-8")
+
+
+class Cell(NamedTuple):
+    """One pair of classes in the table of confusion."""
+
+    words: int
+    share: float  # of the rows of its gold class, 0 to 1
+
+
+def confusion(breakdown: Breakdown) -> dict[str, dict[str, Cell]]:
+    """Gold class -> predicted class -> cell, for the MOST_CLASSES that occur most, in the order of their names."""
+    totals = Counter({gold: sum(row.values()) for gold, row in breakdown.confusion.items()})
+    for row in breakdown.confusion.values():
+        totals.update(dict.fromkeys(row, 0))  # a class that is predicted but never gold
+    names = sorted(name for name, _ in totals.most_common(MOST_CLASSES))
+    return {
+        gold: {
+            name: Cell(count, count / max(1, totals[gold]))
+            for name, count in ((name, breakdown.confusion.get(gold, {}).get(name, 0)) for name in names)
+        }
+        for gold in names
+    }
 
 
 class Share(NamedTuple):

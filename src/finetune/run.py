@@ -137,10 +137,10 @@ def build(
 
     (enable_full_determinism if params.enable_full_determinism else set_seed)(params.seed)
     source = SelectedModel.model_folder(params.model_selector_output)
-    model, new = load_model(source, task, params.ignore_mismatched_sizes)
+    state = task.state(**preprocessed.state)
+    model, new = load_model(source, task, state, params.ignore_mismatched_sizes)
     if new:
         say(f"weights that start at random: {', '.join(new)}")
-    state = task.state(**preprocessed.state)
     store_state(model, state, task)
     adapted = adapt.adapt(model, params)
     trainer = FinetuneTrainer(
@@ -151,10 +151,10 @@ def build(
         train=data["train"],
         validation=data["validation"],
         validation_rows=read_rows(Preprocessed.rows_file(params.preprocess_output, "validation")),
-        tokenizer=load_tokenizer(Preprocessed.tokenizer_folder(params.preprocess_output)),
+        tokenizer=load_tokenizer(Preprocessed.tokenizer_folder(params.preprocess_output), task),
         global_batch=steps.global_batch,
-        keep_batches=params.eval_accumulation_steps,
-        callbacks=settings.callbacks(params, task),
+        keep_batches=task.keep_batches(params),
+        callbacks=settings.callbacks(params, task.head_metric(state)),
     )
     where = f"{processes()} x {args.device.type}, precision {params.precision}"
     say(f"{len(data['train'])} windows, {steps.total_steps} steps of {steps.global_batch}, {where}")

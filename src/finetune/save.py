@@ -57,7 +57,7 @@ def save_mlflow(model: Any, tokenizer: Any, task: Task, state: Any, trained: Tra
     """Staged and copied, since MLflow refuses a folder that holds anything and a mounted output may."""
     import mlflow
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+    from mlflow.types import ParamSchema, ParamSpec
 
     defaults = {name: vars(state)[name] for name in task.inference_params}
 
@@ -75,8 +75,8 @@ def save_mlflow(model: Any, tokenizer: Any, task: Task, state: Any, trained: Tra
             code_paths=[str(code)],
             conda_env=conda_env(),
             signature=ModelSignature(
-                inputs=Schema([ColSpec(kind, name) for name, kind in task.input_types.items()]),
-                outputs=Schema([ColSpec(kind, name) for name, kind in task.output_types.items()]),
+                inputs=_schema(task.input_types),
+                outputs=_schema(task.output_types),
                 params=ParamSchema([ParamSpec(name, MLFLOW_TYPES[type(v)], v) for name, v in defaults.items()]),
             ),
             input_example=([task.example], defaults),
@@ -85,6 +85,12 @@ def save_mlflow(model: Any, tokenizer: Any, task: Task, state: Any, trained: Tra
         for name in ("artifacts", "code"):  # of an earlier run
             shutil.rmtree(folder / name, ignore_errors=True)
         shutil.copytree(staged, folder, dirs_exist_ok=True)
+
+
+def _schema(types: dict[str, dict[str, Any]]) -> Any:
+    from mlflow.types import ColSpec, Schema
+
+    return Schema([ColSpec.from_json_dict(name=name, required=True, **kind) for name, kind in types.items()])
 
 
 def conda_env() -> dict[str, Any]:
@@ -114,10 +120,10 @@ def prove(
     """
     chosen = list(rows[:PROOF_ROWS])
     expected = predict_rows(model, tokenizer, chosen, task, state, PROOF_ROWS)
-    reloaded, new = load_model(pytorch, task)
+    reloaded, new = load_model(pytorch, task, state)
     if new:
         raise ModelError(Fault(f"{pytorch} lacks weights", why=", ".join(new)))
-    got = predict_rows(reloaded.to(model.device), load_tokenizer(pytorch), chosen, task, state, PROOF_ROWS)
+    got = predict_rows(reloaded.to(model.device), load_tokenizer(pytorch, task), chosen, task, state, PROOF_ROWS)
     _compare(pytorch, [task.present(p) for p in expected], [task.present(p) for p in got])
     _compare(mlflow_folder, [task.present(p) for p in expected], _served(mlflow_folder, chosen, task))
     return len(chosen)
@@ -127,17 +133,25 @@ def _served(folder: Path, rows: Sequence[Row], task: Task) -> list[dict[str, Any
     import mlflow
     import pandas as pd
 
-    records = pd.DataFrame([{name: row[name] for name in task.input_types} for row in rows])
+    records = pd.DataFrame([task.request(row) for row in rows])
     served: list[dict[str, Any]] = mlflow.pyfunc.load_model(str(folder)).predict(records).to_dict("records")
     return served
 
 
 def _compare(folder: Path, expected: list[dict[str, Any]], got: list[dict[str, Any]]) -> None:
     for i, (wanted, answer) in enumerate(zip(expected, got, strict=True)):
-        scores = [key for key, value in wanted.items() if isinstance(value, float)]
-        near = all(math.isclose(wanted[key], answer[key], abs_tol=SCORE_TOLERANCE) for key in scores)
-        same = all(wanted[key] == answer[key] for key in wanted.keys() - scores)
-        if not (near and same):
+        if not _alike(wanted, answer):
             why = f"validation row {i}: the trained model gives {wanted}, the saved one {answer}"
             fix = "run again; if it persists, report it with resolved_config.yaml"
             raise ModelError(Fault(f"{folder} is not the model that was trained", why=why, fix=fix))
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Equal, but for rounding of floats."""
+    if isinstance(one, float):
+        return math.isclose(one, other, abs_tol=SCORE_TOLERANCE)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return bool(one == other)

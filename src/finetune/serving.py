@@ -34,32 +34,33 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))[STATE_KEY]
         self.task = load_task(stored["task"])
         self.state = self.task.state(**stored["state"])
-        self.tokenizer = load_tokenizer(folder)
-        model, _ = load_model(folder, self.task)
+        self.tokenizer = load_tokenizer(folder, self.task)
+        model, _ = load_model(folder, self.task, self.state)
         self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """`params` override fields of the stored state (`Task.inference_params`); None leaves a field as it is.
 
-        Raises: MlflowException for a value that isn't text.
+        Raises: MlflowException for a value that the task doesn't accept.
         """
         from finetune.prediction import predict_rows
 
         records = model_input.to_dict("records")
-        refuse_other_than_text(records, [name for name, kind in self.task.input_types.items() if kind == "string"])
+        refuse_others(records, self.task)
         state = replace(self.state, **{name: value for name, value in (params or {}).items() if value is not None})
         rows = self.task.serve(records)
         predictions = predict_rows(self.model, self.tokenizer, rows, self.task, state, BATCH_SIZE)
         return pd.DataFrame([self.task.present(p) for p in predictions], columns=list(self.task.output_types))
 
 
-def refuse_other_than_text(records: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+def refuse_others(records: Sequence[dict[str, Any]], task: Any) -> None:
     """Raises: MlflowException, which a server answers with status 400."""
-    wrong = [(i, name) for i, r in enumerate(records) for name in columns if not isinstance(r[name], str)]
+    wrong = [(i, name) for i, r in enumerate(records) for name in task.input_types if not task.accepts(r[name])]
     if wrong:
         shown = [f"{name} of row {i} is {records[i][name]!r:.40}" for i, name in wrong[:SHOWN]]
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        raise mlflow.MlflowException.invalid_parameter_value(f"not text: {', '.join(shown)}{more}")
+        what = f"not {task.accepted}: {', '.join(shown)}{more}"
+        raise mlflow.MlflowException.invalid_parameter_value(what)
 
 
 mlflow.models.set_model(ServedModel())

@@ -12,7 +12,6 @@ from finetune.console import say
 from finetune.params import FinetuneParams
 from finetune.schedule import Schedule
 from finetune.schema import params_of
-from finetune.tasks.task import Task
 from finetune.tracking import MlflowMetrics, Progress
 
 # The fused kernel computes the same step in one pass over the weights.
@@ -78,10 +77,10 @@ def training_arguments(params: FinetuneParams, steps: Schedule) -> TrainingArgum
     return args
 
 
-def callbacks(params: FinetuneParams, task: Task) -> list[Any]:
+def callbacks(params: FinetuneParams, head_metric: str) -> list[Any]:
     """What is shown, what is tracked, and early stopping."""
     stopping = EarlyStoppingCallback(params.early_stopping_patience, params.early_stopping_threshold)
-    return [Progress(task.head_metric), MlflowMetrics(), *([stopping] if params.apply_early_stopping else [])]
+    return [Progress(head_metric), MlflowMetrics(), *([stopping] if params.apply_early_stopping else [])]
 
 
 def derived(params: FinetuneParams, asked: FinetuneParams, steps: Schedule) -> list[Derived]:

@@ -40,7 +40,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
         score, rate = metrics[f"eval_{self.head_metric}"], metrics["eval_samples_per_second"]
-        text = f"validation loss {metrics['eval_loss']:.4f}  {self.head_metric} {score:.2f}  ({rate:.0f} rows/s)"
+        text = f"validation loss {metrics['eval_loss']:.4f}  {self.head_metric} {score:.4g}  ({rate:.0f} rows/s)"
         self._say(state, text)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -124,7 +124,7 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
                     self.task,
                     self.task_state,
                     self.keep_batches,
-                    gather=self.accelerator.gather_for_metrics,
+                    gather=self._gather,
                 )
         except RuntimeError as error:
             if not should_reduce_batch_size(error):
@@ -134,7 +134,7 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
                 Fault("memory runs out in evaluation", fix=f"--per_device_eval_batch_size {smaller}")
             ) from None
         predictions = self.task.decode(reduced, self.validation_rows, self.task_state)
-        scores: dict[str, Any] = {"loss": loss, **self.task.metrics(predictions, self.validation_rows)}
+        scores: dict[str, Any] = {"loss": loss, **self.task.metrics(predictions, self.validation_rows, self.task_state)}
         seconds = time.perf_counter() - started
         self.evaluation_seconds += seconds
         scores |= {"runtime": seconds, "samples_per_second": len(self.validation_rows) / seconds}
@@ -143,6 +143,11 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
         control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)  # type: ignore[has-type]
         self.control = control
         return metrics
+
+    def _gather(self, reduced: Any) -> Any:
+        """Of all processes, whose batches may be of different lengths."""
+        padded = self.accelerator.pad_across_processes(reduced, dim=1, pad_index=-1)
+        return self.accelerator.gather_for_metrics(padded)
 
     def best_metrics(self) -> dict[str, float]:
         """The metrics of the evaluation that gave the best model, without their prefix."""

@@ -4,6 +4,7 @@ from typing import Any
 
 from finetune.console import say
 from finetune.errors import Fault, ModelError, UnsupportedError
+from finetune.model import head_modules
 from finetune.params import FinetuneParams
 
 # model type -> the linear layers that get adapters
@@ -49,15 +50,6 @@ def apply(model: Any, params: FinetuneParams) -> Any:
     trained = sum(trainable.values())
     say(f"LoRA: {trained:,} of {total:,} parameters are trained ({trained / total:.2%}), the head among them")
     return adapted
-
-
-def head_modules(model: Any) -> list[str]:
-    """Names of the modules outside the pretrained body: what the task added."""
-    return [
-        name
-        for name, module in model.named_children()
-        if name != model.base_model_prefix and any(True for _ in module.parameters())
-    ]
 
 
 def restore(model: Any) -> Any:

@@ -7,8 +7,8 @@ A row is a dict as `validate` makes it; a window is one model input, several of 
 B windows in a batch, L tokens in a window.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from finetune.tables import Audit, Row, Table
@@ -17,6 +17,7 @@ Columns = dict[str, list[Any]]
 Batch = dict[str, Any]  # name -> tensor
 Reduced = dict[str, Any]  # name -> tensor, first dimension B
 Prediction = dict[str, Any]
+Confusion = dict[str, dict[str, int]]  # gold class -> predicted class -> how many
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,14 @@ class Examined:
     gold: tuple[str, ...]  # right answers, any of which would do
 
 
+@dataclass(frozen=True)
+class Breakdown:
+    """Where the metrics come from, by class; empty for tasks without classes."""
+
+    classes: dict[str, dict[str, float]] = field(default_factory=dict)  # class -> metric -> value, support among them
+    confusion: Confusion = field(default_factory=dict)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """One task. `State` is a frozen dataclass of the task: what encoding and decoding need, stored in config.json.
@@ -50,8 +59,14 @@ class Task:
     families: Any
     """Mapping of config classes to model classes that have the head."""
 
-    num_labels: int | None
-    """Outputs of the head; None where the data decide."""
+    head: Callable[[Any], dict[str, Any]]
+    """(state or None) -> the values of config.json that shape the head; none where only the data can tell."""
+
+    adopt: Callable[[Any, Any], Any]
+    """(state, config of a model that wasn't finetuned here) -> the state with what that config knows better."""
+
+    pretokenized: bool
+    """Whether the tokenizer is given words instead of text."""
 
     validate: Callable[[Table, Any, Audit], list[Row]]
     """(table, parameters with the column names, audit) -> rows. Raises DataError for a missing column."""
@@ -59,11 +74,14 @@ class Task:
     group: Callable[[Row], str]
     """Rows of one group never stand on two sides of a split."""
 
-    fit: Callable[[Any, list[Row], int, int], Any]
-    """(preprocess parameters, training rows, longest window of the model, special tokens) -> state."""
+    grouped_by: str
+    """What the rows of a group share."""
 
-    derived: Callable[[Any, Any], list[str]]
-    """(preprocess parameters, state) -> a line for each value that `fit` found in the data or changed."""
+    fit: Callable[[Any, Mapping[str, list[Row]], int, Any], Any]
+    """(preprocess parameters, split -> rows, longest window of the model, tokenizer) -> state."""
+
+    derived: Callable[[Any, Any, Mapping[str, list[Row]]], list[str]]
+    """(preprocess parameters, state, split -> rows) -> a line for what `fit` found in the data or changed."""
 
     state: Callable[..., Any]
     """(**stored) -> state, from what preprocess.json or config.json holds."""
@@ -74,11 +92,14 @@ class Task:
     encode: Callable[[Sequence[Row], Any, Any], Columns]
     """(rows, tokenizer, state) -> one column per model input, plus what decoding needs; a "row" column says whose."""
 
-    label: Callable[[Sequence[Row], Columns], tuple[Columns, set[int]]]
-    """(rows with gold, encoded) -> the columns of labels, and the rows that training can't learn from."""
+    label: Callable[[Sequence[Row], Columns, Any], tuple[Columns, set[int]]]
+    """(rows with gold, encoded, state) -> the columns of labels, and the rows that training can't learn from."""
 
     unlearnable: str
     """Why such a row is dropped."""
+
+    windowless: str
+    """What becomes of a row without any window that is not for training."""
 
     decode_columns: frozenset[str]
     """Columns that only `reduce` reads; training windows go without."""
@@ -99,28 +120,43 @@ class Task:
     """(batch) -> (B,): how many items each window's loss is the sum of. The training loss is the mean over items."""
 
     reduce: Callable[[Any, Batch, Any], Reduced]
-    """(outputs, batch, state) -> small tensors on the device, B first."""
+    """(outputs, batch, state) -> small tensors on the device, B first; negative where a second dimension is padded."""
+
+    compact: Callable[[Reduced], Reduced]
+    """(reduced as NumPy arrays) -> the same without padding."""
+
+    keep_batches: Callable[[Any], int]
+    """(finetune or evaluation parameters) -> batches whose reduced outputs move to the CPU together."""
 
     decode: Callable[[Reduced, Sequence[Row], Any], list[Prediction]]
-    """(reduced as NumPy arrays, rows, state) -> one prediction for each row. {} stands for no window at all."""
+    """(compact reduced, rows, state) -> one prediction for each row. {} stands for no window at all."""
+
+    gold: str
+    """What annotators give to a row, in the plural."""
 
     has_gold: Callable[[Row], bool]
-    metrics: Callable[[Sequence[Prediction], Sequence[Row]], dict[str, float]]
+    metrics: Callable[[Sequence[Prediction], Sequence[Row], Any], dict[str, float]]
+
+    breakdown: Callable[[Sequence[Prediction], Sequence[Row], Any], Breakdown]
+    """(predictions, rows, state) -> the metrics of each class."""
 
     for_metrics: Callable[[Prediction], Prediction]
-    """What `metrics` reads of a prediction: all that evaluation keeps of it."""
+    """What `metrics` and `breakdown` read of a prediction: all that evaluation keeps of it."""
 
     calibrate: Callable[[dict[str, float], Any], Any]
     """(metrics of the best model on validation, state) -> the state to decode with from then on."""
 
-    head_metric: str
-    """The metric to show first."""
+    head_metric: Callable[[Any], str]
+    """(state) -> the metric to show first."""
 
     hub_metrics: dict[str, str]
-    """The metrics of 0 to 100 that describe a model -> what the Hugging Face hub calls them."""
+    """The metrics that describe a model -> what the Hugging Face hub calls them."""
 
-    examine: Callable[[Prediction, Row], Examined]
-    """What the report shows of a prediction."""
+    full_score: float
+    """The highest value of these metrics."""
+
+    examine: Callable[[Prediction, Row, Any], Examined]
+    """(prediction, row, state) -> what the report shows of a prediction."""
 
     show: Callable[[Prediction, Row], str]
     """One prediction, marked in its text, for a terminal."""
@@ -128,14 +164,23 @@ class Task:
     serve: Callable[[Sequence[Row]], list[Row]]
     """(records of the served model's input columns) -> rows."""
 
+    accepts: Callable[[Any], bool]
+    """Whether a value may stand in an input column of the served model."""
+
+    accepted: str
+    """Which values those are."""
+
+    request: Callable[[Row], dict[str, Any]]
+    """A row as a record of the served model's input columns."""
+
     present: Callable[[Prediction], dict[str, Any]]
     """One prediction as a record of the served model's output columns."""
 
-    input_types: dict[str, str]
-    """Input columns of the served model -> MLflow types."""
+    input_types: dict[str, dict[str, Any]]
+    """Input columns of the served model -> types as in MLflow's JSON."""
 
-    output_types: dict[str, str]
-    """Output columns of the served model -> MLflow types."""
+    output_types: dict[str, dict[str, Any]]
+    """Output columns of the served model -> types as in MLflow's JSON."""
 
     example: Row
     """One input record of the served model."""

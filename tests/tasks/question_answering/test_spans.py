@@ -20,7 +20,7 @@ def test_loss_does_not_see_padding(tokenizer: Any) -> None:
     model = tiny_bert(len(tokenizer))
     rows = [row("a b c d", text="b c", start=2), row("a b c d e " * 8, text="d e", start=26)]
     columns = qa_windows.encode(rows, tokenizer, state(max_seq_length=200))
-    windows = as_windows(columns | qa_windows.label(rows, columns)[0])
+    windows = as_windows(columns | qa_windows.label(rows, columns, state())[0])
     padding = qa_windows.padding(tokenizer)
 
     def losses(*chosen: dict[str, Any]) -> torch.Tensor:
@@ -198,7 +198,7 @@ def qa_tokens(tokenizer: Any, context: str) -> list[int]:
 def test_predict_gives_loss_only_with_labels(tokenizer: Any) -> None:
     model, rows = tiny_bert(len(tokenizer)), [row("a b c", text="b", start=2)] * 3
     columns = qa_windows.encode(rows, tokenizer, state())
-    windows = as_windows(columns | qa_windows.label(rows, columns)[0])
+    windows = as_windows(columns | qa_windows.label(rows, columns, state())[0])
     batches = list(batches_by_length(windows, 2, qa_windows.padding(tokenizer), "cpu"))
     reduced, loss = predict(model, batches, TASK, state(), keep_batches=1)
     assert loss == pytest.approx(qa_spans.loss(forward(model, batches[0], TASK), batches[0]).mean().item(), abs=1e-5)

@@ -31,9 +31,15 @@ from tests.tasks.question_answering.conftest import (
 
 def fitted(model_length: int = 512, rows: tuple[Row, ...] = (), **values: Any) -> qa_windows.State:
     folders = {"model_selector_output": Path("m"), "output_dir": Path("o")}
-    return qa_windows.fit(
-        QuestionAnsweringPreprocessParams(**folders, **values), list(rows), model_length, special_tokens=3
-    )
+    params = QuestionAnsweringPreprocessParams(**folders, **values)
+    return qa_windows.fit(params, {"train": list(rows)}, model_length, ThreeSpecialTokens())
+
+
+class ThreeSpecialTokens:
+    """All that `fit` asks of a tokenizer."""
+
+    def num_special_tokens_to_add(self, pair: bool) -> int:
+        return 3 if pair else 2
 
 
 @pytest.mark.parametrize(("asked_for", "length"), [(-1, 512), (1000, 512), (512, 512), (384, 384)])
@@ -134,7 +140,7 @@ def test_labels_decode_to_the_answer(
     end = start + len(text)
     made = state(max_seq_length=length, doc_stride=stride, max_answer_length_in_tokens=WHOLE)
     columns = qa_windows.encode([gold], tokenizer, made)
-    labels, lost = qa_windows.label([gold], columns)
+    labels, lost = qa_windows.label([gold], columns, made)
     whole = qa_windows.encode([gold], tokenizer, state_whole())
     tokenized = {start, end - 1} <= characters(context_tokens(whole, 0))
     for i, null in enumerate(columns.get("null_position", [])):
@@ -152,7 +158,7 @@ def test_labels_decode_to_the_answer(
             assert columns["offset_start"][i][last] < end
 
     if tokenized:
-        assert qa_windows.label([gold], whole)[1] == set()
+        assert qa_windows.label([gold], whole, state())[1] == set()
         held = any(w[0][0] <= start and w[-1][1] >= end for w in _windows(columns) if w)
         assert lost == (set() if held else {0})
 
@@ -161,7 +167,7 @@ def test_answer_with_spaces_around(tokenizer: Any) -> None:
     """The words beside the spaces are no part of the answer."""
     gold = row("aa bb cc", text=" bb ", start=2)
     columns = qa_windows.encode([gold], tokenizer, state())
-    labels, lost = qa_windows.label([gold], columns)
+    labels, lost = qa_windows.label([gold], columns, state())
     first, last = labels["start_positions"][0], labels["end_positions"][0]
     low, high = columns["offset_start"][0][first], columns["offset_end"][0][last]
     assert (gold["context"][low:high].strip(), lost) == ("bb", set())
@@ -170,7 +176,7 @@ def test_answer_with_spaces_around(tokenizer: Any) -> None:
 def test_windows_that_hold_part_of_the_answer_point_at_null(tokenizer: Any) -> None:
     gold = row("a b c d e " * 10, text="c d", start=44)
     columns = qa_windows.encode([gold], tokenizer, state(max_seq_length=14, doc_stride=2))
-    labels, lost = qa_windows.label([gold], columns)
+    labels, lost = qa_windows.label([gold], columns, state())
     assert lost == set()
     for window, null, first, last in zip(
         _windows(columns), columns["null_position"], labels["start_positions"], labels["end_positions"], strict=True
@@ -184,7 +190,7 @@ def test_windows_that_hold_part_of_the_answer_point_at_null(tokenizer: Any) -> N
 def test_unanswerable_rows_are_labelled_null_and_kept(tokenizer: Any) -> None:
     rows = [row("a b c " * 30), row("a b", text="b", start=2)]
     columns = qa_windows.encode(rows, tokenizer, state(max_seq_length=20, doc_stride=4))
-    labels, lost = qa_windows.label(rows, columns)
+    labels, lost = qa_windows.label(rows, columns, state())
     assert lost == set()
     of_first = [i for i, r in enumerate(columns["row"]) if r == 0]
     assert len(of_first) > 1
@@ -196,7 +202,7 @@ def test_question_too_long(tokenizer: Any) -> None:
     rows = [row("a b c", "a b " * 40, "b", 2), row("a b c", text="b", start=2), row("a b c", "a b " * 40)]
     columns = qa_windows.encode(rows, tokenizer, state(max_seq_length=40))
     assert columns["row"] == [1]
-    assert qa_windows.label(rows, columns)[1] == {0, 2}
+    assert qa_windows.label(rows, columns, state())[1] == {0, 2}
     model = tiny_bert(len(tokenizer))
     first, second, third = predict_rows(model, tokenizer, rows, TASK, state(max_seq_length=40), batch_size=8)
     assert (
@@ -217,7 +223,7 @@ def test_real_answers_are_labelled(real_data: Path, tokenizer: Any, name: str) -
     rows, audit = validated(*given_rows)
     assert (len(rows), audit.problems) == (100, {})
     columns = qa_windows.encode(rows, tokenizer, state_whole())
-    labels, lost = qa_windows.label(rows, columns)
+    labels, lost = qa_windows.label(rows, columns, state())
     assert lost == set()
     for i, r in enumerate(rows):
         first, last = labels["start_positions"][i], labels["end_positions"][i]

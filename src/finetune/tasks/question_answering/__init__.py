@@ -3,7 +3,7 @@
 from transformers import MODEL_FOR_QUESTION_ANSWERING_MAPPING, AutoModelForQuestionAnswering
 
 from finetune.tasks.question_answering import rows, spans, windows
-from finetune.tasks.task import Task
+from finetune.tasks.task import Breakdown, Task
 
 USAGE = """\
 inputs = tokenizer("Who wrote the report?", "The report was written by Ada Lovelace in 1843.", return_tensors="pt")
@@ -16,9 +16,12 @@ TASK = Task(
     name="question_answering",
     auto_model=AutoModelForQuestionAnswering,
     families=MODEL_FOR_QUESTION_ANSWERING_MAPPING,
-    num_labels=2,
+    head=lambda _state: {"num_labels": 2},
+    adopt=lambda state, _config: state,
+    pretokenized=False,
     validate=rows.validate,
     group=lambda row: row["context"],
+    grouped_by="context",
     fit=windows.fit,
     derived=windows.derived,
     state=windows.State,
@@ -29,23 +32,37 @@ TASK = Task(
     model_inputs=frozenset({"input_ids", "attention_mask", "token_type_ids"}),
     labels=frozenset({"start_positions", "end_positions"}),
     unlearnable="the question is too long for a window, or no window holds the whole answer",
+    windowless="gives no window, so its prediction is empty",
     padding=windows.padding,
     items=spans.items,
     loss=spans.loss,
     reduce=spans.reduce,
+    compact=lambda reduced: reduced,
+    keep_batches=lambda params: params.eval_accumulation_steps,
     decode=spans.decode,
+    gold="answers",
     has_gold=rows.has_gold,
     metrics=spans.metrics,
+    breakdown=lambda _predictions, _rows, _state: Breakdown(),
     for_metrics=lambda prediction: {key: prediction[key] for key in ("text", "span_text", "null_score")},
     calibrate=spans.calibrate,
-    head_metric="f1",
+    head_metric=lambda _state: "f1",
     hub_metrics={"exact": "exact_match", "f1": "f1"},
+    full_score=100.0,
     examine=spans.examine,
     show=spans.show,
     serve=rows.serve,
+    accepts=lambda value: isinstance(value, str),
+    accepted="text",
+    request=lambda row: {"question": row["question"], "context": row["context"]},
     present=spans.present,
-    input_types={"question": "string", "context": "string"},
-    output_types={"answer": "string", "score": "double", "start": "long", "end": "long"},
+    input_types={"question": {"type": "string"}, "context": {"type": "string"}},
+    output_types={
+        "answer": {"type": "string"},
+        "score": {"type": "double"},
+        "start": {"type": "long"},
+        "end": {"type": "long"},
+    },
     example={"question": "Who wrote the report?", "context": "The report was written by Ada Lovelace in 1843."},
     pipeline_tag="question-answering",
     usage=USAGE,

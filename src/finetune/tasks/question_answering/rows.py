@@ -1,23 +1,17 @@
 """Rows of a question, a context and answers, out of whatever a file holds."""
 
-import ast
-import json
 import re
 from collections.abc import Sequence
-from math import isnan
+from functools import partial
 from typing import Any
 
+from finetune.cells import Unusable, audited, clean, missing, parsed, without_surrogates
 from finetune.errors import DataError, Fault
 from finetune.params import QuestionAnsweringColumns
 from finetune.tables import Audit, Row, Table
 
 REPAIR_DISTANCE = 50  # characters around a wrong offset in which the answer is looked for
 _OFFSET = re.compile(r"\s*([+-]?[0-9]+)(\.0+)?\s*")
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-class _Unusable(Exception):
-    """Why a row has to be dropped."""
 
 
 def validate(table: Table, columns: QuestionAnsweringColumns, audit: Audit) -> list[Row]:
@@ -30,21 +24,7 @@ def validate(table: Table, columns: QuestionAnsweringColumns, audit: Audit) -> l
     if columns.answers_key != QuestionAnsweringColumns.answers_key:
         needed["answers_key"] = columns.answers_key  # asked for by name, so a slip of the pen is not "no answers"
     table.require(needed)
-    rows, ids = [], set()
-    for number, row in zip(table.numbers, table.rows, strict=True):
-        repairs: list[str] = []
-        try:
-            made = _row(row, number, columns, repairs)
-        except _Unusable as reason:
-            audit.add("dropped", str(reason), number)
-            continue
-        for repair in dict.fromkeys(repairs):
-            audit.add("repaired", repair, number)
-        if made["id"] in ids:
-            audit.add("kept", "its id has occurred before; `row` tells them apart", number)
-        ids.add(made["id"])
-        rows.append(made)
-    return rows
+    return audited(table, partial(_row, columns=columns), audit)
 
 
 def flatten(table: Table) -> Table:
@@ -66,15 +46,13 @@ def flatten(table: Table) -> Table:
     return Table(table.name, columns, rows, list(range(1, len(rows) + 1)))
 
 
-def _row(row: Row, number: int, columns: QuestionAnsweringColumns, repairs: list[str]) -> Row:
+def _row(row: Row, repairs: list[str], columns: QuestionAnsweringColumns) -> Row:
     question = _text(row.get(columns.question_key), "no question", repairs)
     context = _text(row.get(columns.context_key), "no context", repairs)
     answers = _answers(row.get(columns.answers_key), columns)
     if answers is not None:
         answers = [(text, _placed(context, text, start, repairs)) for text, start in answers]
     return {
-        "id": without_surrogates(str(number if _missing(row.get("id")) else row["id"])),
-        "row": number,
         "question": question,
         "context": context,
         "answers": None
@@ -85,71 +63,37 @@ def _row(row: Row, number: int, columns: QuestionAnsweringColumns, repairs: list
 
 def _text(value: Any, reason: str, repairs: list[str]) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise _Unusable(reason)
-    text = without_surrogates(value)
-    if text != value:
-        repairs.append("half a surrogate pair is no character; U+FFFD instead")
-    return text
-
-
-def without_surrogates(text: str) -> str:
-    """JSON may hold half a surrogate pair, which no tokenizer takes. As long as before, so that offsets hold."""
-    return text if text.isascii() else _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
-def _missing(value: Any) -> bool:
-    return (
-        value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, float) and isnan(value))
-    )
+        raise Unusable(reason)
+    return clean(value, repairs)
 
 
 def _answers(value: Any, columns: QuestionAnsweringColumns) -> list[tuple[str, int]] | None:
     """(text, offset) of each answer out of {"text": …, "answer_start": …}, a list of such, or either as a string."""
-    if _missing(value):
+    if missing(value):
         return None
     if isinstance(value, str):
-        value = _parsed(value)
+        value = parsed(value, "answers")
     keys = columns.answer_text_key, columns.answer_start_key
     found: list[tuple[Any, Any]] = []
     for part in value if isinstance(value, list) else [value]:
         if not isinstance(part, dict) or keys[0] not in part or keys[1] not in part:
-            raise _Unusable(f"answers are no object with {keys[0]!r} and {keys[1]!r}")
+            raise Unusable(f"answers are no object with {keys[0]!r} and {keys[1]!r}")
         texts, starts = (_listed(part[key]) for key in keys)
         if len(texts) != len(starts):
-            raise _Unusable("answers have another number of texts than of offsets")
+            raise Unusable("answers have another number of texts than of offsets")
         found += zip(texts, starts, strict=True)
-    return [_answer(text, start) for text, start in found if not _missing(text)]
+    return [_answer(text, start) for text, start in found if not missing(text)]
 
 
 def _answer(text: Any, start: Any) -> tuple[str, int]:
     offset = None if isinstance(start, bool) else _OFFSET.fullmatch(str(start))
     if not isinstance(text, str) or offset is None:
-        raise _Unusable("an answer text is no string or its offset no number")
+        raise Unusable("an answer text is no string or its offset no number")
     return without_surrogates(text), int(offset[1])
 
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
-
-
-def _parsed(text: str) -> Any:
-    """JSON, or the repr that pandas writes into a CSV file: {'text': array(['a'], dtype=object), …}."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        return ast.literal_eval(_WithoutArrays().visit(ast.parse(text.strip(), mode="eval")))
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        raise _Unusable("answers are neither JSON nor a Python literal") from None
-
-
-class _WithoutArrays(ast.NodeTransformer):
-    """array([...], dtype=...) -> [...]; anything else that calls is left for literal_eval to refuse."""
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        is_array = isinstance(node.func, ast.Name) and node.func.id == "array" and len(node.args) == 1
-        return self.visit(node.args[0]) if is_array else node
 
 
 def _placed(context: str, text: str, start: int, repairs: list[str]) -> int:
@@ -164,7 +108,7 @@ def _placed(context: str, text: str, start: int, repairs: list[str]) -> int:
     low = max(0, start - REPAIR_DISTANCE)
     found = [i for i in range(low, start + REPAIR_DISTANCE + 1) if context.startswith(text, i)]
     if not found:
-        raise _Unusable("the answer is not in the context")
+        raise Unusable("the answer is not in the context")
     repairs.append("answer_start was off; the answer stands near by")
     return min(found, key=lambda i: abs(i - start))
 

@@ -120,7 +120,7 @@ def _candidate(context: str, span: tuple[int, int], score: float) -> Prediction:
     return {"text": "" if start == NO_SPAN else context[start:end], "score": float(score), "start": start, "end": end}
 
 
-def metrics(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
+def metrics(predictions: Sequence[Prediction], rows: Sequence[Row], _state: State) -> dict[str, float]:
     """exact, f1, total, HasAns_*, NoAns_*, and best_* where there are unanswerable rows."""
     from finetune.metrics import Squad
 
@@ -150,7 +150,7 @@ def show(prediction: Prediction, row: Row) -> str:
     return f"Q: {row['question']}\nA: … {shown.strip()} …"
 
 
-def examine(prediction: Prediction, row: Row) -> Examined:
+def examine(prediction: Prediction, row: Row, _state: State) -> Examined:
     """F1 is that of the official script; the confidence is the probability of the answer among the n best."""
     from finetune.metrics import squad_scores
 

@@ -1,6 +1,6 @@
 """Rows -> windows over the context, and the labels of windows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 from finetune.params import QuestionAnsweringPreprocessParams
 from finetune.tables import Row
 from finetune.tasks.task import Columns
+from finetune.tasks.windowing import fitting_stride, stride_lines, window_length
 
 NO_SPAN = -1  # offsets of tokens outside the context, and start and end of a withheld answer
 
@@ -26,26 +27,25 @@ class State:
     null_threshold: float = 0.0  # withhold the answer where the null score exceeds the best span's by more than this
 
 
-def fit(params: QuestionAnsweringPreprocessParams, rows: list[Row], model_length: int, special_tokens: int) -> State:
+def fit(
+    params: QuestionAnsweringPreprocessParams, splits: Mapping[str, list[Row]], model_length: int, tokenizer: Any
+) -> State:
     """The state of a run. doc_stride is lowered where a window could not hold it beside a question."""
-    length = model_length if params.max_seq_length == -1 else min(params.max_seq_length, model_length)
-    room = length - special_tokens - 1
+    length = window_length(params.max_seq_length, model_length)
+    room = length - tokenizer.num_special_tokens_to_add(pair=True) - 1
     return State(
         max_seq_length=length,
-        doc_stride=params.doc_stride if params.doc_stride < room else max(0, room // 4),
+        doc_stride=fitting_stride(params.doc_stride, room),
         pad_to_max_length=params.pad_to_max_length,
         n_best_size=params.n_best_size,
         max_answer_length_in_tokens=params.max_answer_length_in_tokens,
-        no_answer=any(row["answers"] is not None and not row["answers"]["text"] for row in rows),
+        no_answer=any(row["answers"] is not None and not row["answers"]["text"] for row in splits["train"]),
     )
 
 
-def derived(params: QuestionAnsweringPreprocessParams, state: State) -> list[str]:
+def derived(params: QuestionAnsweringPreprocessParams, state: State, _splits: Mapping[str, list[Row]]) -> list[str]:
     """What `fit` found or changed."""
-    lines = []
-    if state.doc_stride != params.doc_stride:
-        reason = f"so that windows of {state.max_seq_length} tokens move on"
-        lines.append(f"doc_stride: {state.doc_stride} instead of {params.doc_stride}, {reason}")
+    lines = stride_lines(params.doc_stride, state.doc_stride, state.max_seq_length)
     if state.no_answer:
         lines.append("questions without an answer: found in the training rows, so the model may withhold its answer")
     return lines
@@ -93,7 +93,7 @@ def _null_position(input_ids: list[int], attention_mask: list[int], cls_token_id
     return input_ids.index(cls_token_id) if cls_token_id in input_ids else attention_mask.index(1)
 
 
-def label(rows: Sequence[Row], windows: Columns) -> tuple[Columns, set[int]]:
+def label(rows: Sequence[Row], windows: Columns, _state: State) -> tuple[Columns, set[int]]:
     """start_positions and end_positions of the first answer, at null_position in windows that don't hold all of it.
 
     Also -> the rows that can't be learnt from: no window holds the answer, or there is no window at all.

@@ -1,0 +1,132 @@
+"""Rows of words and their tags, out of whatever a file holds."""
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from finetune.cells import Unusable, audited, clean, missing, parsed, without_surrogates
+from finetune.params import TokenClassificationColumns
+from finetune.tables import Audit, Row, Table
+
+# Text is cut into words at white space, before and after the signs that written language puts around words, and
+# between characters of scripts without spaces.
+_EDGE = re.escape(".,;:!?()[]{}<>\"'`´«»“”„‘’‚…¿¡%$€£。、，；：！？（）「」『』《》〈〉")
+_ALONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # kana and Chinese characters
+_INNER = rf"[^\s{_EDGE}{_ALONE}]"
+WORD = re.compile(rf"{_INNER}(?:[^\s{_ALONE}]*{_INNER})?|\S")
+
+
+def validate(table: Table, columns: TokenClassificationColumns, audit: Audit) -> list[Row]:
+    """Rows of {id, row, text, tokens, tags}: `tags` is None where the row isn't annotated.
+
+    `text` is None unless it is more than the words with a space between. Raises: DataError for a missing column. A file
+    without any column of tags is for prediction only.
+    """
+    needed = {"token_key": columns.token_key}
+    if columns.tag_key != TokenClassificationColumns.tag_key:
+        needed["tag_key"] = columns.tag_key  # asked for by name, so a slip of the pen is not "no tags"
+    table.require(needed)
+    return audited(table, partial(_row, columns=columns), audit)
+
+
+def _row(row: Row, repairs: list[str], columns: TokenClassificationColumns) -> Row:
+    tokens = _listed(row.get(columns.token_key), "the tokens", repairs)
+    if not tokens:
+        raise Unusable("no tokens")
+    tags = _listed(row.get(columns.tag_key), "the tags", repairs)
+    if tags is not None and len(tags) != len(tokens):
+        raise Unusable("another number of tags than of tokens")
+    return {
+        "text": None,
+        "tokens": [_token(token, repairs) for token in tokens],
+        "tags": None if tags is None else [_tag(tag, repairs) for tag in tags],
+    }
+
+
+def _listed(value: Any, what: str, repairs: list[str]) -> list[Any] | None:
+    """A list, JSON or Python text of one, or words with spaces between; None where there is nothing."""
+    if missing(value):
+        return None
+    if isinstance(value, str) and value.lstrip().startswith(("[", "array(")):
+        value = _parsed(value, what)
+    elif isinstance(value, str):
+        repairs.append(f"{what} are text, not a list; split at white space")
+        value = value.split()
+    if not isinstance(value, list | tuple):
+        raise Unusable(f"{what} are no list")
+    return list(value)
+
+
+def _parsed(text: str, what: str) -> Any:
+    try:
+        return parsed(text, what)
+    except Unusable:
+        # NumPy prints no commas: ['EU' 'rejects' 'it']
+        words = re.fullmatch(r"""\s*\[\s*(?:'[^']*'|"[^"]*")(?:\s+(?:'[^']*'|"[^"]*"))*\s*\]\s*""", text)
+        if words is None:
+            raise
+        return [word[1:-1] for word in re.findall(r"""'[^']*'|"[^"]*\"""", text)]
+
+
+def _token(value: Any, repairs: list[str]) -> str:
+    if isinstance(value, str):
+        return clean(value, repairs)
+    if missing(value):
+        repairs.append("a token is null; empty instead")
+        return ""
+    if isinstance(value, list | tuple | dict):
+        raise Unusable("a token is a list or an object")
+    repairs.append("a token is no string; its text instead")
+    return str(value)
+
+
+def _tag(value: Any, repairs: list[str]) -> str:
+    if missing(value):
+        raise Unusable("a tag is missing")
+    if isinstance(value, bool | list | tuple | dict):
+        raise Unusable("a tag is neither text nor a number")
+    if isinstance(value, float):
+        if value != int(value):
+            raise Unusable("a tag is neither text nor a number")
+        value = int(value)
+    tag = clean(str(value), repairs).strip()
+    if isinstance(value, str) and tag != value:
+        repairs.append("white space around a tag")
+    return tag
+
+
+def has_gold(row: Row) -> bool:
+    return row["tags"] is not None
+
+
+def serve(records: Sequence[Row]) -> list[Row]:
+    """Rows without tags, of text that is cut into words or of words."""
+    rows = []
+    for i, record in enumerate(records):
+        given = record["input_string"]
+        text = without_surrogates(given) if isinstance(given, str) else None
+        tokens = WORD.findall(text) if text is not None else [without_surrogates(word) for word in given]
+        rows.append({"id": str(i), "row": i, "text": text, "tokens": tokens, "tags": None})
+    return rows
+
+
+def accepts(value: Any) -> bool:
+    """Text, or words."""
+    return isinstance(value, str) or (isinstance(value, list | tuple) and all(isinstance(word, str) for word in value))
+
+
+def text_of(row: Row) -> str:
+    """The text that character spans refer to."""
+    return " ".join(row["tokens"]) if row["text"] is None else row["text"]
+
+
+def spans(row: Row) -> list[tuple[int, int]]:
+    """(start, end) of each word in `text_of(row)`."""
+    text, found, end = text_of(row), [], 0
+    for i, token in enumerate(row["tokens"]):
+        # Between words there is one space, or what the text has there.
+        start = text.index(token, end) if row["text"] is not None else end + (i > 0)
+        end = start + len(token)
+        found.append((start, end))
+    return found

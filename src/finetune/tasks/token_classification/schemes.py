@@ -1,0 +1,109 @@
+"""How tags mark entities: the schemes, which of them a data set uses, and the entities that tags mean.
+
+Ramshaw and Marcus 1995 (IOB1), Tjong Kim Sang and Veenstra 1999 (IOB2, IOE2), Ratinov and Roth 2009 (BILOU).
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+OUTSIDE = "O"
+# scheme -> the letter of an entity of one word, and of the first, inner and last word of a longer one. In IOB1 the
+# first is B where the word before belongs to another entity of the same type.
+LETTERS = {
+    "IOB2": ("B", "B", "I", "I"),
+    "IOE2": ("E", "I", "I", "E"),
+    "IOBES": ("S", "B", "I", "E"),
+    "BILOU": ("U", "B", "I", "L"),
+    "IOB1": ("I", "I", "I", "I"),
+}
+_TAG = re.compile(r"[BIESLU](-.+)?", re.DOTALL)
+_AS_IOBES = str.maketrans("LU", "ES")
+
+
+class Entity(NamedTuple):
+    """Words first to last of one type."""
+
+    type: str
+    first: int
+    last: int
+
+
+class Detected(NamedTuple):
+    """The scheme of a data set."""
+
+    name: str  # a key of LETTERS; "" where the tags mark no entities
+    strangers: list[str]  # tags that keep others from marking entities
+    broken: int  # rows that don't follow the scheme to the letter
+
+
+def type_of(tag: str, scheme: str) -> str:
+    """The tag without its letter; the tag itself where there is no scheme."""
+    return tag if not scheme or tag == OUTSIDE else tag[2:] or "_"
+
+
+def as_iobes(tags: Sequence[str], scheme: str) -> list[str]:
+    """BILOU in the letters of IOBES, which mean the same; other schemes as they are."""
+    return [tag[0].translate(_AS_IOBES) + tag[1:] for tag in tags] if scheme == "BILOU" else list(tags)
+
+
+def entities(tags: Sequence[str], scheme: str) -> list[Entity]:
+    """What the tags mark, however they break their scheme: the reading of conlleval.pl and of seqeval's default mode.
+
+    No scheme, no entities.
+    """
+    if not scheme:
+        return []
+    found: list[Entity] = []
+    start, before, kind = 0, OUTSIDE, "_"  # of the word before: its letter and type
+    for i, tag in enumerate([*as_iobes(tags, scheme), OUTSIDE]):
+        letter, new = tag[0], tag[2:] or "_"
+        if before != OUTSIDE and (before in "ES" or letter in "BSO" or new != kind):
+            found.append(Entity(kind, start, i - 1))
+            begins = letter != OUTSIDE
+        else:
+            begins = before == OUTSIDE and letter != OUTSIDE
+        if begins:
+            start = i
+        before, kind = letter, new
+    return found
+
+
+def mark(found: Iterable[Entity], length: int, scheme: str) -> list[str]:
+    """The tags of `length` words that mark these entities to the letter of the scheme."""
+    single, first, inner, last = LETTERS[scheme]
+    tags = [OUTSIDE] * length
+    before = Entity("", -1, -1)
+    for entity in found:
+        letters = [first, *inner * (entity.last - entity.first - 1), last] if entity.last > entity.first else [single]
+        if scheme == "IOB1" and (before.type, before.last) == (entity.type, entity.first - 1):
+            letters[0] = "B"
+        suffix = "" if entity.type == "_" else f"-{entity.type}"
+        tags[entity.first : entity.last + 1] = [letter + suffix for letter in letters]
+        before = entity
+    return tags
+
+
+def scheme_of(tags: Iterable[str]) -> str:
+    """The first scheme that has letters for all these tags; "" if there is none."""
+    marking = set(tags) - {OUTSIDE}
+    if not marking or not all(_TAG.fullmatch(tag) for tag in marking):
+        return ""
+    letters = {tag[0] for tag in marking}
+    return next((scheme for scheme, known in LETTERS.items() if letters <= set(known)), "")
+
+
+def detect(rows: Iterable[Sequence[str]]) -> Detected:
+    """The scheme that most rows follow to the letter; the first of LETTERS among equals."""
+    distinct = {tuple(tags) for tags in rows}
+    tags = {tag for row in distinct for tag in row} - {OUTSIDE}
+    strangers = sorted(tag for tag in tags if not _TAG.fullmatch(tag))
+    if strangers or not tags:
+        return Detected("", strangers if len(strangers) < len(tags) else [], 0)
+    broken: dict[str, int] = {}
+    for scheme in LETTERS:
+        broken[scheme] = sum(mark(entities(row, scheme), len(row), scheme) != list(row) for row in distinct)
+        if not broken[scheme]:
+            break
+    best = min(broken, key=lambda scheme: broken[scheme])
+    return Detected(best, [], broken[best])

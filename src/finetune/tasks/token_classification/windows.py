@@ -1,0 +1,164 @@
+"""Rows -> windows over their words, and the labels of windows."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from finetune.handoff import SPLITS
+from finetune.params import TokenClassificationPreprocessParams
+from finetune.tables import Row
+from finetune.tasks.task import Columns
+from finetune.tasks.token_classification.schemes import OUTSIDE, detect, scheme_of
+from finetune.tasks.windowing import fitting_stride, stride_lines, window_length
+
+NO_WORD = -1  # of tokens that stand for no word in their window
+IGNORED = -100  # label of such tokens
+SHOWN = 8  # tags in a message
+
+
+@dataclass(frozen=True)
+class State:
+    """What encoding and decoding need. Travels in preprocess.json and in the model's config.json."""
+
+    max_seq_length: int
+    doc_stride: int
+    pad_to_max_length: bool
+    labels: list[str]  # the class names; a label id is a place in it
+    scheme: str  # how tags mark entities, "" if they don't: see schemes.py
+    wordless: str  # tag of a word that gives no token
+
+
+def fit(
+    params: TokenClassificationPreprocessParams, splits: Mapping[str, list[Row]], model_length: int, tokenizer: Any
+) -> State:
+    """The state of a run. Classes are the tags of all splits, sorted; as numbers where all are numbers."""
+    length = window_length(params.max_seq_length, model_length)
+    tagged = [row["tags"] for name in SPLITS for row in splits[name] if row["tags"]]
+    counts = Counter(tag for tags in tagged for tag in tags)
+    return State(
+        max_seq_length=length,
+        doc_stride=fitting_stride(params.doc_stride, length - tokenizer.num_special_tokens_to_add(pair=False)),
+        pad_to_max_length=params.pad_to_max_length,
+        labels=sorted(counts, key=int) if all(tag.isdecimal() for tag in counts) else sorted(counts),
+        scheme=detect(tagged).name,
+        wordless=OUTSIDE if OUTSIDE in counts or not counts else counts.most_common(1)[0][0],
+    )
+
+
+def derived(params: TokenClassificationPreprocessParams, state: State, splits: Mapping[str, list[Row]]) -> list[str]:
+    """What `fit` found or changed."""
+    lines = stride_lines(params.doc_stride, state.doc_stride, state.max_seq_length)
+    lines.append(f"classes: {len(state.labels)} ({_some(state.labels)})")
+    found = detect(row["tags"] for name in SPLITS for row in splits[name] if row["tags"])
+    if found.name:
+        rows = f"; {found.broken} distinct rows don't follow it to the letter" if found.broken else ""
+        lines.append(f"scheme: {found.name}, found in the tags{rows}")
+    else:
+        why = f"; {_some(found.strangers)} mark none" if found.strangers else ""
+        lines.append(f"scheme: none, the tags mark no entities{why}; scored by accuracy and macro F1")
+    trained = {tag for row in splits["train"] for tag in row["tags"] or ()}
+    for name in SPLITS[1:]:
+        unseen = sorted({tag for row in splits[name] for tag in row["tags"] or ()} - trained)
+        if unseen:
+            lines.append(f"warning: {name} has tags that train lacks, kept as classes: {_some(unseen)}")
+    return lines
+
+
+def _some(tags: Sequence[str]) -> str:
+    return ", ".join(tags[:SHOWN]) + (f", … {len(tags) - SHOWN} more" if len(tags) > SHOWN else "")
+
+
+def head(state: State | None) -> dict[str, Any]:
+    """The class names as config.json has them; a model that is only imported keeps its own."""
+    if state is None:
+        return {}
+    return {"id2label": dict(enumerate(state.labels)), "label2id": {name: i for i, name in enumerate(state.labels)}}
+
+
+def adopt(state: State, config: Any) -> State:
+    """With the class names of a model that comes from elsewhere, unless its config has none but LABEL_0, LABEL_1 …"""
+    names = [config.id2label[i] for i in range(config.num_labels)]
+    if all(name == f"LABEL_{i}" for i, name in enumerate(names)):
+        return state
+    wordless = OUTSIDE if OUTSIDE in names or state.wordless not in names else state.wordless
+    return replace(state, labels=names, scheme=scheme_of(names), wordless=wordless)
+
+
+def encode(rows: Sequence[Row], tokenizer: Any, state: State) -> Columns:
+    """Windows of words.
+
+    Columns: the tokenizer's own; row (index into `rows`); word, for the first token of each word the index of the word,
+    in the one window where it has most context; NO_WORD for all other tokens. Windows without any word are left out.
+    """
+    if state.max_seq_length <= tokenizer.num_special_tokens_to_add(pair=False):
+        return {}
+    encoded = tokenizer(
+        [row["tokens"] for row in rows],
+        is_split_into_words=True,
+        truncation=True,
+        max_length=state.max_seq_length,
+        stride=state.doc_stride,
+        padding="max_length" if state.pad_to_max_length else False,
+        return_overflowing_tokens=True,
+    )
+    owner = np.asarray(encoded["overflow_to_sample_mapping"])
+    ids = [np.array([NO_WORD if w is None else w for w in e.word_ids], dtype=np.int32) for e in encoded.encodings]
+    words: list[Any] = []
+    for group in np.split(np.arange(len(owner)), np.flatnonzero(np.diff(owner)) + 1) if len(owner) else []:
+        words += _predicted([ids[window] for window in group], state.doc_stride)
+    chosen = [i for i, word in enumerate(words) if (word != NO_WORD).any()]
+    columns: Columns = {
+        name: [encoded[name][i] for i in chosen] for name in tokenizer.model_input_names if name in encoded
+    }
+    columns["row"] = [int(owner[i]) for i in chosen]
+    columns["word"] = [words[i] for i in chosen]
+    return columns
+
+
+def _predicted(windows: list[Any], stride: int) -> list[Any]:
+    """Word of each token in the windows of one row -> the same for first tokens in their best window, else NO_WORD.
+
+    Most context is the greatest distance to the nearer cut (Devlin et al. 2018, `_check_is_max_context`); the ends of
+    the row are no cuts. Between two neighbouring windows that is the middle of what they share.
+    """
+    tokens = [window[window != NO_WORD] for window in windows]
+    begins = np.cumsum([0, *(len(part) - stride for part in tokens[:-1])])
+    ends = begins + [len(part) for part in tokens]
+    middles = (ends[:-1] - 1 + begins[1:]) / 2
+    made, before = [], NO_WORD  # `before`: the word of the token that stands before the window
+    for i, (window, part) in enumerate(zip(windows, tokens, strict=True)):
+        at = begins[i] + np.arange(len(part))
+        first = part != np.concatenate([[before], part[:-1]])
+        mine = np.searchsorted(middles, at, side="left") == i
+        word = np.full(len(window), NO_WORD, dtype=np.int32)
+        word[window != NO_WORD] = np.where(first & mine, part, NO_WORD)
+        made.append(word)
+        if i + 1 < len(windows):
+            before = part[begins[i + 1] - begins[i] - 1]
+    return made
+
+
+def label(rows: Sequence[Row], windows: Columns, state: State) -> tuple[Columns, set[int]]:
+    """labels: the class of each word at its token in `word`, IGNORED elsewhere, so that a word counts once in the loss.
+
+    Also -> the rows that can't be learnt from: none of their words gives a token.
+    """
+    classes = {name: i for i, name in enumerate(state.labels)}
+    labels = []
+    for row, word in zip(windows.get("row", []), windows.get("word", []), strict=True):
+        of_row = np.array([classes[tag] for tag in rows[row]["tags"]])
+        labels.append(np.where(word == NO_WORD, IGNORED, of_row[word]))
+    return {"labels": labels}, set(range(len(rows))) - set(windows.get("row", []))
+
+
+def padding(tokenizer: Any) -> dict[str, int]:
+    """Fill values; what isn't listed is padded with 0 (attention_mask, token types)."""
+    return {
+        "input_ids": tokenizer.pad_token_id,
+        "token_type_ids": tokenizer.pad_token_type_id,
+        "word": NO_WORD,
+        "labels": IGNORED,
+    }
