@@ -26,16 +26,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def build_tiny_model(folder: Path, **config: Any) -> Path:
     import torch
-    from tokenizers import BertWordPieceTokenizer
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertConfig, BertModel
 
-    texts = [row[key] for row in sample_rows("train") for key in ("question", "context")]
-    wordpiece = BertWordPieceTokenizer(lowercase=True)
-    wordpiece.train_from_iterator(texts, vocab_size=1500, show_progress=False)
-    wordpiece.save(str(folder / "wordpiece.json"))
-    tokenizer = BertTokenizerFast(tokenizer_file=str(folder / "wordpiece.json"), model_max_length=int(1e30))
-    tokenizer.save_pretrained(folder)
-    (folder / "wordpiece.json").unlink()
+    tokenizer = build_wordpiece(folder)
     values = {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,
@@ -48,6 +41,24 @@ def build_tiny_model(folder: Path, **config: Any) -> Path:
     torch.manual_seed(0)
     BertModel(BertConfig(**{**values, **config})).save_pretrained(folder)
     return folder
+
+
+def build_wordpiece(folder: Path) -> Any:
+    """A tokenizer of 1,500 word pieces, saved in the folder."""
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BertTokenizerFast
+
+    wordpiece = BertWordPieceTokenizer(lowercase=True)
+    wordpiece.train_from_iterator(sample_texts(), vocab_size=1500, show_progress=False)
+    wordpiece.save(str(folder / "wordpiece.json"))
+    tokenizer = BertTokenizerFast(tokenizer_file=str(folder / "wordpiece.json"), model_max_length=int(1e30))
+    tokenizer.save_pretrained(folder)
+    (folder / "wordpiece.json").unlink()
+    return tokenizer
+
+
+def sample_texts() -> list[str]:
+    return [row[key] for row in sample_rows("train") for key in ("question", "context")]
 
 
 def sample_rows(split: str) -> list[dict[str, Any]]:

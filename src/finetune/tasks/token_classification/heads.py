@@ -1,25 +1,58 @@
 """Token classification for BART and mBART, for which transformers has no class.
 
-As in the BART paper (Lewis et al. 2020, 3.2) the document is given to encoder and decoder, and the decoder's top hidden
-state stands for each token; as upstream's question answering head the decoder reads it shifted by one.
+As in the BART paper (Lewis et al. 2020, 3.2) encoder and decoder are given the whole document, and the decoder's top
+hidden state stands for each token. As in pretraining, and in upstream's question answering head, the decoder reads it
+shifted by one.
 """
 
+from typing import Any
+
+import torch
+from torch import nn
 from transformers import (
     AutoModelForTokenClassification,
     BartConfig,
+    BartModel,
     BartPreTrainedModel,
     MBartConfig,
+    MBartModel,
     MBartPreTrainedModel,
 )
-from transformers.modeling_layers import GenericForTokenClassification
+from transformers.modeling_outputs import TokenClassifierOutput
 
 
-class BartForTokenClassification(GenericForTokenClassification, BartPreTrainedModel):  # type: ignore[misc]
+def classify(self: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> TokenClassifierOutput:
+    """(B, L) -> logits (B, L, C). The loss is the task's."""
+    hidden = self.model(input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+    return TokenClassifierOutput(logits=self.classifier(self.dropout(hidden)))
+
+
+class BartForTokenClassification(BartPreTrainedModel):  # type: ignore[misc]
+    """BartModel and a linear layer."""
+
     config_class = BartConfig
+    forward = classify
+
+    def __init__(self, config: BartConfig) -> None:
+        super().__init__(config)
+        self.model = BartModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.d_model, config.num_labels)
+        self.post_init()
 
 
-class MBartForTokenClassification(GenericForTokenClassification, MBartPreTrainedModel):  # type: ignore[misc]
+class MBartForTokenClassification(MBartPreTrainedModel):  # type: ignore[misc]
+    """MBartModel and a linear layer."""
+
     config_class = MBartConfig
+    forward = classify
+
+    def __init__(self, config: MBartConfig) -> None:
+        super().__init__(config)
+        self.model = MBartModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.d_model, config.num_labels)
+        self.post_init()
 
 
 def register() -> None:

@@ -1,0 +1,97 @@
+"""Tiny random models of every family, each with a tokenizer of its own kind, trained on the sample."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import ByteLevelBPETokenizer, SentencePieceUnigramTokenizer
+
+from tests.conftest import build_wordpiece, sample_texts
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+SEQ2SEQ = {
+    "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 160,
+}  # fmt: skip
+# family -> (config class, kind of tokenizer, its class, values of the config)
+FAMILIES: dict[str, tuple[str, str, str, dict[str, Any]]] = {
+    "bert": ("BertConfig", "wordpiece", "BertTokenizer", {**SIZES, "max_position_embeddings": 160}),
+    "roberta": ("RobertaConfig", "bytes", "RobertaTokenizer", {**SIZES, "max_position_embeddings": 162}),
+    "deberta-v2": ("DebertaV2Config", "unigram", "DebertaV2Tokenizer", {**SIZES, "max_position_embeddings": 160}),
+    "distilbert": (
+        "DistilBertConfig",
+        "wordpiece",
+        "DistilBertTokenizer",
+        {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "max_position_embeddings": 160},
+    ),
+    "t5": ("T5Config", "unigram", "T5Tokenizer", {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}),
+    "gpt2": ("GPT2Config", "bytes", "GPT2Tokenizer", {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 160}),
+    "camembert": ("CamembertConfig", "unigram", "CamembertTokenizer", {**SIZES, "max_position_embeddings": 162}),
+    "modernbert": (
+        "ModernBertConfig",
+        "bytes",
+        "PreTrainedTokenizerFast",
+        {**SIZES, "max_position_embeddings": 160, "global_attn_every_n_layers": 2},
+    ),
+    "bart": ("BartConfig", "bytes", "BartTokenizer", SEQ2SEQ),
+    "mbart": ("MBartConfig", "unigram", "MBartTokenizer", SEQ2SEQ),
+}
+
+
+def build_family(family: str, folder: Path) -> Path:
+    """A folder as the hub has it: the body without a head, and the tokenizer."""
+    config_class, kind, tokenizer_class, values = FAMILIES[family]
+    tokenizer = TOKENIZERS[kind](getattr(transformers, tokenizer_class), folder)
+    tokenizer.save_pretrained(folder)
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    ids = {"pad_token_id": pad, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = getattr(transformers, config_class)(vocab_size=len(tokenizer), **values, **ids)
+    torch.manual_seed(0)
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def wordpiece(cls: Any, folder: Path) -> Any:
+    build_wordpiece(folder)
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+@cache
+def _byte_level() -> dict[str, Any]:
+    made = ByteLevelBPETokenizer()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "<|endoftext|>"]
+    made.train_from_iterator(sample_texts(), vocab_size=1500, special_tokens=special, show_progress=False)
+    model: dict[str, Any] = json.loads(made.to_str())["model"]
+    return model
+
+
+def byte_level(cls: Any, folder: Path) -> Any:
+    merges = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in _byte_level()["merges"]]
+    if cls is transformers.PreTrainedTokenizerFast:
+        plain = transformers.RobertaTokenizer(vocab=_byte_level()["vocab"], merges=merges)
+        names = {"cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+        return cls(tokenizer_object=plain.backend_tokenizer, **names)
+    return cls(vocab=_byte_level()["vocab"], merges=merges)
+
+
+@cache
+def _unigram() -> list[tuple[str, float]]:
+    made = SentencePieceUnigramTokenizer()
+    made.train_from_iterator(sample_texts(), vocab_size=1500, unk_token="<unk>", show_progress=False)
+    pieces = json.loads(made.to_str())["model"]["vocab"]
+    return [(piece, score) for piece, score in pieces if piece != "<unk>"]
+
+
+def unigram(cls: Any, folder: Path) -> Any:
+    special = {
+        "T5Tokenizer": ["<pad>", "</s>", "<unk>"],
+        "DebertaV2Tokenizer": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
+    }.get(cls.__name__, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    languages = {"src_lang": "en_XX", "tgt_lang": "de_DE"} if cls.__name__ == "MBartTokenizer" else {}
+    return cls(vocab=[*((name, 0.0) for name in special), *_unigram()], **languages)
+
+
+TOKENIZERS = {"wordpiece": wordpiece, "bytes": byte_level, "unigram": unigram}
