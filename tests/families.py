@@ -27,7 +27,12 @@ FAMILIES: dict[str, tuple[str, str, str, dict[str, Any]]] = {
         "DistilBertTokenizer",
         {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "max_position_embeddings": 160},
     ),
-    "t5": ("T5Config", "unigram", "T5Tokenizer", {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}),
+    "t5": (
+        "T5Config",
+        "unigram",
+        "T5Tokenizer",
+        {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2},
+    ),
     "gpt2": ("GPT2Config", "bytes", "GPT2Tokenizer", {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 160}),
     "camembert": ("CamembertConfig", "unigram", "CamembertTokenizer", {**SIZES, "max_position_embeddings": 162}),
     "modernbert": (

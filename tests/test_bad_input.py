@@ -27,7 +27,6 @@ from tests.conftest import ROOT, write_jsonl
 
 Row = dict[str, Any]
 PAGE = ROOT / "docs" / "data.md"
-BEGIN, END = "<!-- cases -->\n", "<!-- end of cases -->\n"
 
 
 def row(question: str, context: str, text: str, **more: Any) -> Row:
@@ -160,7 +159,7 @@ CASES = [
     refused("binary junk", bytes(range(256)) * 4, "error", "not a text file", "zero bytes"),
     refused("binary junk named .parquet", bytes(range(256)) * 4, "error", "not a Parquet file", file="rows.parquet"),
     refused("a damaged gzip file", gzip.compress(lines(*GOOD))[:-30], "error", "can't be read", file="rows.jsonl.gz"),
-    refused("an unknown ending", lines(*GOOD), "error with the endings that are known", ".tsv", file="rows.txt"),
+    refused("an unknown ending", lines(*GOOD), "error with the endings that are known", ".tsv", file="rows.xlsx"),
     refused(
         "cp1252", '{"question": "Où?"}\n'.encode("cp1252"), "error with the iconv command that converts it",
         "not UTF-8", "iconv -f cp1252",
@@ -393,21 +392,32 @@ OTHERS = [
 ]
 
 
-def table() -> str:
-    """The table in docs/data.md."""
-    entries = [(case.name, case.says, case.exit_code) for case in CASES] + OTHERS
+ENTRIES = [(case.name, case.says, case.exit_code) for case in CASES] + OTHERS
+
+
+def table(entries: list[tuple[str, str, int]]) -> str:
+    """The table in docs/data.md of (input, what happens, exit code)."""
     cells = [f"| {name} | {says} | {code or ''} |".replace("\u2028", " ") for name, says, code in entries]
     return "\n".join(["| input | what happens | exit code |", "| --- | --- | --- |", *cells]) + "\n"
 
 
+def around(task: str) -> tuple[str, str, str]:
+    """The page before, in and after the table of a task."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin := f"<!-- cases of {task} -->\n")
+    inside, end, after = rest.partition("<!-- end of cases -->\n")
+    return before + begin, inside, end + after
+
+
+def write(task: str, entries: list[tuple[str, str, int]]) -> None:
+    before, _, after = around(task)
+    PAGE.write_text(before + table(entries) + after, encoding="utf-8")
+    print(f"wrote {os.path.relpath(PAGE, ROOT)}")
+
+
 def test_the_page_lists_every_case() -> None:
     """If this fails: python -m tests.test_bad_input."""
-    text = PAGE.read_text(encoding="utf-8")
-    assert text[text.index(BEGIN) + len(BEGIN) : text.index(END)] == table()
+    assert around("question_answering")[1] == table(ENTRIES)
 
 
 if __name__ == "__main__":
-    page = PAGE.read_text(encoding="utf-8")
-    page = page[: page.index(BEGIN) + len(BEGIN)] + table() + page[page.index(END) :]
-    PAGE.write_text(page, encoding="utf-8")
-    print(f"wrote {os.path.relpath(PAGE, ROOT)}")
+    write("question_answering", ENTRIES)

@@ -173,7 +173,7 @@ def test_very_long_csv_field(tmp_path: Path) -> None:
         ("a.csv", b'q,c\n1,2\n1,"2" x\n', ("broken quotes", "line 3")),
         ("a.csv", b"q,c,q\n1,2,3\n", ("two columns are named 'q'",)),
         ("a.csv", b'q,c\n1,"never closed\n', ("broken quotes", "line 2")),
-        ("a.txt", b"q\n", ("unknown format", ".jsonl", ".parquet")),
+        ("a.xlsx", b"q\n", ("unknown format", ".jsonl", ".parquet")),
         ("a.gz", b"q\n", ("unknown format",)),
         ("a.jsonl", '{"a": "é"}\n'.encode("cp1252"), ("not UTF-8", "iconv")),
         ("a.csv", "q\né\n".encode("utf-16-le"), ("not a text file", "UTF-16")),

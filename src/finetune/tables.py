@@ -68,7 +68,7 @@ class Audit:
 
 
 def read_table(path: Path) -> Table:
-    """Read jsonl, json, csv, tsv or parquet, each also as .gz, by the ending of its name.
+    """Read jsonl, json, csv, tsv, parquet or CoNLL's columns, each also as .gz, by the ending of its name.
 
     Raises: DataError with the file, and the line where there is one.
     """
@@ -223,6 +223,51 @@ def _fields(line: str, delimiter: str) -> list[str]:
     return fields if len(fields) == len(plain) else plain
 
 
+def _columns(path: Path) -> Iterator[tuple[int, Row]]:
+    """A line for each word, its columns with tabs or spaces between, and a blank line after each sentence.
+
+    The columns are lists named tokens and, last, ner_tags; those of CoNLL-2003 and CoNLL-U by their own names.
+    """
+    universal = ".conllu" in path.suffixes
+    with _text(path, newline="\n") as file:
+        for number, words in _sentences(file, path, comments=universal):
+            if universal:  # 1-2 is the surface of two words, 1.1 a word that isn't there
+                words = [word for word in words if word[0].isdecimal()]
+            names = _CONLLU if universal else _CONLL_2003 if len(words[0]) == 4 else _names(len(words[0]))
+            columns = dict(zip(names, zip(*words, strict=True), strict=True))
+            if columns["tokens"] != ("-DOCSTART-",):
+                yield number, {name: list(values) for name, values in columns.items()}
+
+
+_CONLL_2003 = ("tokens", "pos_tags", "chunk_tags", "ner_tags")
+_CONLLU = ("index", "tokens", "lemmas", "upos", "xpos", "features", "head", "relation", "dependencies", "misc")
+
+
+def _names(count: int) -> tuple[str, ...]:
+    between = [f"column_{i}" for i in range(2, count)]
+    return ("tokens", *between, "ner_tags") if count > 1 else ("tokens",)
+
+
+def _sentences(file: io.TextIOWrapper, path: Path, comments: bool) -> Iterator[tuple[int, list[list[str]]]]:
+    """(line where it begins, columns of each word) of every sentence."""
+    begin = 1
+    words: list[list[str]] = []
+    for number, line in enumerate([*file, ""], start=1):
+        text = line.rstrip("\r\n")
+        if not text.strip():
+            if words:
+                yield begin, words
+            words = []
+        elif not (comments and text.startswith("#")):
+            word = text.split("\t") if "\t" in text else text.split()
+            begin = begin if words else number
+            if words and len(word) != len(words[0]):
+                why = f"it has {len(word)} columns, the line before it {len(words[0])}"
+                fix = "write one word and its tags on each line, and a blank line between sentences"
+                raise DataError(Fault("wrong number of columns", where=f"{path}, line {number}", why=why, fix=fix))
+            words.append(word)
+
+
 def _parquet(path: Path) -> Iterator[tuple[int, Row]]:
     import pyarrow
     import pyarrow.parquet
@@ -232,7 +277,27 @@ def _parquet(path: Path) -> Iterator[tuple[int, Row]]:
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(raw))
     except (pyarrow.ArrowException, pyarrow.ArrowInvalid) as error:
         raise DataError(Fault(f"{path} is not a Parquet file", why=str(error).splitlines()[0])) from None
-    yield from enumerate(table.to_pylist(), start=1)
+    described = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+    names = _class_names(described.get("info", {}).get("features", {}))
+    for number, row in enumerate(table.to_pylist(), start=1):
+        yield number, _with_names(row, names)
+
+
+def _class_names(features: dict[str, Any]) -> dict[str, list[str]]:
+    """Column -> names of its classes, of those that the datasets library keeps as numbers."""
+    inner = {column: kind.get("feature", kind) for column, kind in features.items() if isinstance(kind, dict)}
+    return {column: kind["names"] for column, kind in inner.items() if kind.get("_type") == "ClassLabel"}
+
+
+def _with_names(row: Row, names: dict[str, list[str]]) -> Row:
+    """Classes by name; -1 is datasets' word for none."""
+
+    def named(value: Any, of: list[str]) -> Any:
+        if isinstance(value, list):
+            return [named(one, of) for one in value]
+        return of[value] if isinstance(value, int) and 0 <= value < len(of) else None
+
+    return {**row, **{column: named(row[column], of) for column, of in names.items()}}
 
 
 READERS: dict[str, Callable[[Path], Iterator[tuple[int, Row]]]] = {
@@ -241,6 +306,7 @@ READERS: dict[str, Callable[[Path], Iterator[tuple[int, Row]]]] = {
     ".csv": _checked(_delimited(",")),
     ".tsv": _checked(_delimited("\t")),
     ".parquet": _checked(_parquet),
+    **dict.fromkeys((".conll", ".conllu", ".bio", ".iob", ".txt"), _checked(_columns)),
 }
 _MLTABLE_ENDINGS = {"read_json_lines": ".jsonl", "read_delimited": ".csv", "read_parquet": ".parquet"}
 
@@ -310,6 +376,7 @@ def read_hub(name: str, config: str | None) -> dict[str, Table]:
         ) from None
     tables = {}
     for split, rows in splits.items():
-        numbers = list(range(1, len(rows) + 1))
-        tables[str(split)] = Table(f"{name} ({split})", tuple(rows.column_names), list(rows), numbers)
+        names = _class_names(rows.features.to_dict())
+        made = [_with_names(row, names) for row in rows]
+        tables[str(split)] = Table(f"{name} ({split})", tuple(rows.column_names), made, list(range(1, len(made) + 1)))
     return tables

@@ -15,6 +15,9 @@ _EDGE = re.escape(".,;:!?()[]{}<>\"'`´«»“”„‘’‚…¿¡%$€£。�
 _ALONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # kana and Chinese characters
 _INNER = rf"[^\s{_EDGE}{_ALONE}]"
 WORD = re.compile(rf"{_INNER}(?:[^\s{_ALONE}]*{_INNER})?|\S")
+# What NumPy prints has no commas, which Python would take for one long string: ['EU' 'rejects' 'it']
+_QUOTED = re.compile(r"""'[^']*'|"[^"]*\"""")
+_NUMPY = re.compile(rf"""\s*\[\s*(?:{_QUOTED.pattern})(?:\s+(?:{_QUOTED.pattern}))*\s*\]\s*""")
 
 
 def validate(table: Table, columns: TokenClassificationColumns, audit: Audit) -> list[Row]:
@@ -49,24 +52,13 @@ def _listed(value: Any, what: str, repairs: list[str]) -> list[Any] | None:
     if missing(value):
         return None
     if isinstance(value, str) and value.lstrip().startswith(("[", "array(")):
-        value = _parsed(value, what)
+        value = [word[1:-1] for word in _QUOTED.findall(value)] if _NUMPY.fullmatch(value) else parsed(value, what)
     elif isinstance(value, str):
         repairs.append(f"{what} are text, not a list; split at white space")
         value = value.split()
     if not isinstance(value, list | tuple):
         raise Unusable(f"{what} are no list")
     return list(value)
-
-
-def _parsed(text: str, what: str) -> Any:
-    try:
-        return parsed(text, what)
-    except Unusable:
-        # NumPy prints no commas: ['EU' 'rejects' 'it']
-        words = re.fullmatch(r"""\s*\[\s*(?:'[^']*'|"[^"]*")(?:\s+(?:'[^']*'|"[^"]*"))*\s*\]\s*""", text)
-        if words is None:
-            raise
-        return [word[1:-1] for word in re.findall(r"""'[^']*'|"[^"]*\"""", text)]
 
 
 def _token(value: Any, repairs: list[str]) -> str:

@@ -83,7 +83,7 @@ def adopt(state: State, config: Any) -> State:
     names = [config.id2label[i] for i in range(config.num_labels)]
     if all(name == f"LABEL_{i}" for i, name in enumerate(names)):
         return state
-    wordless = OUTSIDE if OUTSIDE in names or state.wordless not in names else state.wordless
+    wordless = next(tag for tag in (OUTSIDE, state.wordless, names[0]) if tag in names)
     return replace(state, labels=names, scheme=scheme_of(names), wordless=wordless)
 
 

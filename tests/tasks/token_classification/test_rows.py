@@ -1,0 +1,142 @@
+"""Words and tags out of whatever a file holds, and text cut into words."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune.errors import DataError
+from finetune.tasks.token_classification import rows as tc_rows
+from tests.tasks.token_classification.conftest import row, validated
+
+EU, TAGS = ["EU", "rejects", "it"], ["B-ORG", "O", "O"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "tags"),
+    [
+        (EU, TAGS),
+        (tuple(EU), tuple(TAGS)),
+        ('["EU", "rejects", "it"]', '["B-ORG", "O", "O"]'),
+        ("['EU', 'rejects', 'it']", "('B-ORG', 'O', 'O')".replace("(", "[").replace(")", "]")),
+        ("array(['EU', 'rejects', 'it'], dtype=object)", "array(['B-ORG', 'O', 'O'], dtype=object)"),
+        ("['EU' 'rejects' 'it']", "['B-ORG' 'O'\n 'O']"),
+        (' ["EU" \'rejects\' "it"] ', TAGS),
+    ],
+    ids=["lists", "tuples", "JSON", "Python", "pandas", "NumPy", "NumPy quotes"],
+)
+def test_the_same_row(tokens: Any, tags: Any) -> None:
+    rows, audit = validated({"tokens": tokens, "ner_tags": tags})
+    assert rows == [{"id": "11", "row": 11, "text": None, "tokens": EU, "tags": TAGS}]
+    assert audit.problems == {}
+
+
+def problem(**given_row: Any) -> tuple[str, str, list[int]]:
+    """(action, reason, rows) of the one thing wrong with a row between two good ones."""
+    good = {"tokens": EU, "ner_tags": TAGS}
+    rows, audit = validated(good, {**good, **given_row}, good)
+    ((reason, found),) = audit.problems.items()
+    assert len(rows) == (2 if found["action"] == "dropped" else 3)
+    return found["action"], reason, found["rows"]
+
+
+@pytest.mark.parametrize(
+    ("given_row", "action", "reason"),
+    [
+        ({"ner_tags": TAGS[:2]}, "dropped", "another number of tags than of tokens"),
+        ({"tokens": [*EU, "x"]}, "dropped", "another number of tags than of tokens"),
+        ({"tokens": None}, "dropped", "no tokens"),
+        ({"tokens": []}, "dropped", "no tokens"),
+        ({"tokens": " "}, "dropped", "no tokens"),
+        ({"tokens": float("nan")}, "dropped", "no tokens"),
+        ({"tokens": 5}, "dropped", "the tokens are no list"),
+        ({"tokens": {"a": 1}}, "dropped", "the tokens are no list"),
+        ({"tokens": "[EU, rejects, it]"}, "dropped", "the tokens are neither JSON nor a Python literal"),
+        ({"ner_tags": "['B-ORG', 'O'"}, "dropped", "the tags are neither JSON nor a Python literal"),
+        ({"tokens": [["EU"], "b", "c"]}, "dropped", "a token is a list or an object"),
+        ({"ner_tags": ["B-ORG", None, "O"]}, "dropped", "a tag is missing"),
+        ({"ner_tags": ["B-ORG", "", "O"]}, "dropped", "a tag is missing"),
+        ({"ner_tags": ["B-ORG", 0.5, "O"]}, "dropped", "a tag is neither text nor a number"),
+        ({"ner_tags": ["B-ORG", True, "O"]}, "dropped", "a tag is neither text nor a number"),
+        ({"tokens": "EU rejects it"}, "repaired", "the tokens are text, not a list; split at white space"),
+        ({"ner_tags": "B-ORG O O"}, "repaired", "the tags are text, not a list; split at white space"),
+        ({"tokens": ["EU", None, "it"]}, "repaired", "a token is null; empty instead"),
+        ({"tokens": ["EU", 2019, "it"]}, "repaired", "a token is no string; its text instead"),
+        ({"tokens": ["EU", "\ud83d", "it"]}, "repaired", "half a surrogate pair is no character; U+FFFD instead"),
+        ({"ner_tags": ["B-ORG ", "O", "O"]}, "repaired", "white space around a tag"),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_messy_row(given_row: Any, action: str, reason: str) -> None:
+    assert problem(**given_row) == (action, reason, [12])
+
+
+def test_what_repairs_make() -> None:
+    rows, _ = validated(
+        {"tokens": ["EU", None, 2019], "ner_tags": ["B-ORG ", "O", "O"]},
+        {"tokens": "EU rejects\tit ", "ner_tags": "B-ORG O O"},
+        {"tokens": ["", "a"], "ner_tags": ["O", "O"]},
+        {"tokens": EU, "ner_tags": [0, 1.0, 12]},
+    )
+    assert [r["tokens"] for r in rows] == [["EU", "", "2019"], EU, ["", "a"], EU]
+    assert [r["tags"] for r in rows] == [TAGS, TAGS, ["O", "O"], ["0", "1", "12"]]
+
+
+def test_not_annotated() -> None:
+    rows, audit = validated({"tokens": EU}, {"tokens": EU, "ner_tags": None}, {"tokens": EU, "ner_tags": ""})
+    assert [tc_rows.has_gold(r) for r in rows] == [False] * 3
+    assert audit.problems == {}
+
+
+def test_missing_columns() -> None:
+    with pytest.raises(DataError, match="no column 'tokens'; did you mean token"):
+        validated({"token": EU})
+    with pytest.raises(DataError, match="no column 'pos'") as raised:
+        validated({"tokens": EU, "ner_tags": TAGS}, tag_key="pos")
+    assert raised.value.faults[0].fix == "--tag_key with one of: tokens, ner_tags"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('He said: "Don\'t (ever) visit."', ["He", "said", ":", '"', "Don't", "(", "ever", ")", "visit", ".", '"']),
+        ("@user #tag e-mail http://a.b/c?d=1.", ["@user", "#tag", "e-mail", "http://a.b/c?d=1", "."]),
+        ("$5.50, 3,000 and 5%", ["$", "5.50", ",", "3,000", "and", "5", "%"]),
+        ("我住在柏林。", ["我", "住", "在", "柏", "林", "。"]),
+        ("iPhoneを買う", ["iPhone", "を", "買", "う"]),
+        ("안녕하세요 세계", ["안녕하세요", "세계"]),
+        ("  \n\t ", []),
+        ("...", [".", ".", "."]),
+    ],
+)
+def test_text_is_cut_into_words(text: str, words: list[str]) -> None:
+    assert tc_rows.serve([{"input_string": text}])[0]["tokens"] == words
+
+
+@given(st.text(max_size=60))
+def test_words_are_all_of_the_text_in_order(text: str) -> None:
+    (made,) = tc_rows.serve([{"input_string": text}])
+    whole, end = tc_rows.text_of(made), 0
+    for token, (start, stop) in zip(made["tokens"], tc_rows.spans(made), strict=True):
+        assert whole[start:stop] == token
+        assert not whole[end:start].strip()
+        end = stop
+    assert not whole[end:].strip()
+
+
+@given(st.lists(st.text(max_size=5), max_size=8))
+def test_words_of_a_list_have_a_space_between(words: list[str]) -> None:
+    (made,) = tc_rows.serve([{"input_string": words}])
+    assert len(made["tokens"]) == len(words)
+    assert [tc_rows.text_of(made)[a:b] for a, b in tc_rows.spans(made)] == made["tokens"]
+    assert len(tc_rows.text_of(made)) == len(" ".join(words))
+
+
+def test_what_may_be_served() -> None:
+    assert [tc_rows.accepts(v) for v in ("a b", "", ["a", "b"], [], ("a",))] == [True] * 5
+    assert [tc_rows.accepts(v) for v in (None, 3, ["a", 3], {"a": 1}, [["a"]])] == [False] * 5
+
+
+def test_spans_of_a_row_of_a_file() -> None:
+    assert tc_rows.spans(row("a", "", "bc")) == [(0, 1), (2, 2), (3, 5)]

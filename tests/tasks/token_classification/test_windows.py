@@ -1,0 +1,181 @@
+"""Windows over words: every word once, in the window where it has most context, its first token labelled."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from finetune.params import TokenClassificationPreprocessParams
+from finetune.prediction import as_windows, batches_by_length, predict_rows
+from finetune.tables import Row
+from finetune.tasks.token_classification import TASK
+from finetune.tasks.token_classification import tags as tc_tags
+from finetune.tasks.token_classification import windows as tc_windows
+from finetune.tasks.token_classification.windows import IGNORED, NO_WORD
+from tests.tasks.token_classification.conftest import SENTENCES, row, state
+
+LENGTHS = st.integers(8, 40)
+QUICK = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def fitted(splits: dict[str, list[Row]] | None = None, model_length: int = 512, **values: Any) -> tc_windows.State:
+    folders = {"model_selector_output": Path("m"), "output_dir": Path("o")}
+    params = TokenClassificationPreprocessParams(**folders, **values)
+    rows = {"train": [], "validation": [], "test": [], **(splits or {})}
+    return tc_windows.fit(params, rows, model_length, TwoSpecialTokens())
+
+
+class TwoSpecialTokens:
+    """All that `fit` asks of a tokenizer."""
+
+    def num_special_tokens_to_add(self, pair: bool) -> int:
+        return 3 if pair else 2
+
+
+def spaced(tokenizer: Any) -> Any:
+    """As `load_tokenizer` gives it to this task."""
+    from finetune.model import _set_space_before_words
+
+    _set_space_before_words(tokenizer.backend_tokenizer.pre_tokenizer)
+    return tokenizer
+
+
+def test_fit_takes_the_tags_of_all_splits() -> None:
+    splits = {
+        "train": [row("a", "b", tags="O B-PER"), row("a")],
+        "validation": [row("a", tags="I-LOC")],
+        "test": [row("a", tags="B-ORG"), row("a")],
+    }
+    made = fitted(splits)
+    assert (made.labels, made.scheme, made.wordless) == (["B-ORG", "B-PER", "I-LOC", "O"], "IOB2", "O")
+
+
+def test_fit_sorts_numbers_as_numbers() -> None:
+    assert fitted({"train": [row("a", "b", "c", tags="10 2 0")]}).labels == ["0", "2", "10"]
+    assert fitted({"train": [row("a", "b", "c", tags="10 2 x")]}).labels == ["10", "2", "x"]
+
+
+def test_the_tag_of_wordless_words_is_the_most_frequent_without_O() -> None:
+    made = fitted({"train": [row("a", "b", "c", tags="NOUN VERB NOUN")]})
+    assert (made.scheme, made.wordless) == ("", "NOUN")
+    assert fitted().wordless == "O"
+
+
+@pytest.mark.parametrize(("asked", "stride", "expected"), [(64, 16, 16), (64, 62, 15), (20, 64, 4), (3, 64, 0)])
+def test_stride_is_lowered_where_windows_would_not_move_on(asked: int, stride: int, expected: int) -> None:
+    assert fitted(max_seq_length=asked, doc_stride=stride).doc_stride == expected
+
+
+def test_derived_lines() -> None:
+    splits = {"train": [row("a", tags="B-PER")], "validation": [row("a", tags="O")], "test": [row("a")]}
+    params = TokenClassificationPreprocessParams(model_selector_output=Path(), output_dir=Path(), max_seq_length=20)
+    assert tc_windows.derived(params, fitted(splits, max_seq_length=20), splits) == [
+        "doc_stride: 4 instead of 64, so that windows of 20 tokens move on",
+        "classes: 2 (B-PER, O)",
+        "scheme: IOB2, found in the tags",
+        "warning: validation has tags that train lacks, kept as classes: O",
+    ]
+
+
+@QUICK
+@given(
+    sentences=st.lists(SENTENCES, min_size=1, max_size=3), length=LENGTHS, stride=st.integers(0, 5), pad=st.booleans()
+)
+def test_every_word_once_and_nothing_cut_off(
+    tokenizer: Any, sentences: list[list[str]], length: int, stride: int, pad: bool
+) -> None:
+    spaced(tokenizer)
+    rows = [row(*words) for words in sentences]
+    columns = tc_windows.encode(rows, tokenizer, state(max_seq_length=length, doc_stride=stride, pad_to_max_length=pad))
+    for i, given_row in enumerate(rows):
+        whole = tokenizer(given_row["tokens"], is_split_into_words=True)
+        with_tokens = sorted({word for word in whole.word_ids() if word is not None})
+        mine = [k for k, owner in enumerate(columns.get("row", [])) if owner == i]
+        found = [int(word) for k in mine for word in columns["word"][k] if word != NO_WORD]
+        assert sorted(found) == with_tokens
+        assert all(
+            len(columns["input_ids"][k]) == length if pad else len(columns["input_ids"][k]) <= length for k in mine
+        )
+
+
+@QUICK
+@given(count=st.integers(1, 400), room=st.integers(2, 30), data=st.data())
+def test_words_are_taken_where_they_have_most_context(count: int, room: int, data: st.DataObject) -> None:
+    """Against the rule spelt out; words of one token or two, windows as the tokenizers library cuts them."""
+    stride = data.draw(st.integers(0, room - 1))
+    tokens = np.repeat(np.arange(count), data.draw(st.lists(st.integers(1, 2), min_size=count, max_size=count)))
+    begins = [0]
+    while begins[-1] + room < len(tokens):
+        begins.append(begins[-1] + room - stride)
+    windows = [tokens[begin : begin + room].astype(np.int32) for begin in begins]
+    made = tc_windows._predicted([np.concatenate([[NO_WORD], w, [NO_WORD]]) for w in windows], stride)
+    assert [(m[0], m[-1]) for m in made] == [(NO_WORD, NO_WORD)] * len(windows)
+    for at in np.flatnonzero(np.diff(tokens, prepend=-1)):
+        context = []
+        for begin, window in zip(begins, windows, strict=True):
+            left = at - begin if begin else np.inf
+            right = begin + len(window) - 1 - at if begin + len(window) < len(tokens) else np.inf
+            context.append(min(left, right) if 0 <= at - begin < len(window) else -1)
+        best = context.index(max(context))
+        assert made[best][1 + at - begins[best]] == tokens[at]
+    assert sum(int((m != NO_WORD).sum()) for m in made) == count
+
+
+@QUICK
+@given(words=SENTENCES, length=LENGTHS, data=st.data())
+def test_tags_survive_labels_and_decoding(tokenizer: Any, words: list[str], length: int, data: st.DataObject) -> None:
+    """A model that is sure of every label gives the tags back; words without a token get the tag of such words."""
+    spaced(tokenizer)
+    tags = data.draw(st.lists(st.sampled_from(["B-PER", "I-PER", "O"]), min_size=len(words), max_size=len(words)))
+    given_row, made = row(*words, tags=" ".join(tags)), state(max_seq_length=length, doc_stride=2)
+    columns = tc_windows.encode([given_row], tokenizer, made)
+    labels, lost = tc_windows.label([given_row], columns, made)
+    reduced: dict[str, Any] = {}
+    if not lost:
+        (batch,) = batches_by_length(as_windows(columns | labels), 1000, tc_windows.padding(tokenizer), "cpu")
+        assert int(tc_tags.items(batch).sum()) == int((batch["labels"] != IGNORED).sum())
+        logits = torch.nn.functional.one_hot(batch["labels"].clamp(min=0), 3).float() * 50
+        arrays = {name: t.numpy() for name, t in tc_tags.reduce({"logits": logits}, batch, made).items()}
+        reduced = tc_tags.compact(arrays)
+        assert float(tc_tags.loss({"logits": logits}, batch).sum()) == pytest.approx(0, abs=1e-4)
+    (prediction,) = tc_tags.decode(reduced, [given_row], made)
+    known = {w for w in tokenizer(words, is_split_into_words=True).word_ids() if w is not None}
+    assert prediction["tags"] == [tag if i in known else "O" for i, tag in enumerate(tags)]
+    assert [score > 0 for score in prediction["scores"]] == [i in known for i in range(len(words))]
+    assert bool(lost) == (not known)
+
+
+def test_a_window_too_short_for_any_word(tokenizer: Any) -> None:
+    assert tc_windows.encode([row("a")], tokenizer, state(max_seq_length=tokenizer.num_special_tokens_to_add())) == {}
+
+
+def test_six_thousand_words_get_six_thousand_tags(tokenizer: Any) -> None:
+    from tests.tasks.token_classification.test_tags import tiny_bert
+
+    words = [f"{'ab' * (i % 3 + 1)}{i % 7}" for i in range(6000)]
+    (prediction,) = predict_rows(tiny_bert(len(tokenizer)), spaced(tokenizer), [row(*words)], TASK, state(), 16)
+    assert len(prediction["tags"]) == len(prediction["scores"]) == len(prediction["spans"]) == 6000
+    assert min(prediction["scores"]) > 1 / 3 - 1e-6
+
+
+def test_class_names_in_the_config() -> None:
+    assert tc_windows.head(state()) == {
+        "id2label": {0: "B-PER", 1: "I-PER", 2: "O"},
+        "label2id": {"B-PER": 0, "I-PER": 1, "O": 2},
+    }
+    assert tc_windows.head(None) == {}
+
+
+def test_a_model_from_elsewhere_brings_its_class_names() -> None:
+    from transformers import BertConfig
+
+    plain = BertConfig(num_labels=3)
+    assert tc_windows.adopt(state(), plain) == state()
+    named = BertConfig(id2label={0: "O", 1: "S-X", 2: "B-X", 3: "I-X", 4: "E-X"})
+    assert tc_windows.adopt(state(), named) == state(labels=["O", "S-X", "B-X", "I-X", "E-X"], scheme="IOBES")
+    parts = BertConfig(id2label={0: "NOUN", 1: "VERB"})
+    assert tc_windows.adopt(state(), parts) == state(labels=["NOUN", "VERB"], scheme="", wordless="NOUN")
