@@ -14,7 +14,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import finetune  # noqa: F401  (sets the switches of the libraries before they are imported)
 
 ROOT = Path(__file__).resolve().parents[1]
-SAMPLE = ROOT / "examples" / "question_answering"
+SAMPLES = ROOT / "examples"
 REAL_DATA = ROOT.parent / "shared" / "data"
 
 
@@ -61,8 +61,8 @@ def sample_texts() -> list[str]:
     return [row[key] for row in sample_rows("train") for key in ("question", "context")]
 
 
-def sample_rows(split: str) -> list[dict[str, Any]]:
-    with (SAMPLE / f"{split}.jsonl").open(encoding="utf-8") as file:
+def sample_rows(split: str, task: str = "question_answering") -> list[dict[str, Any]]:
+    with (SAMPLES / task / f"{split}.jsonl").open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
 
@@ -81,27 +81,39 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def prepared(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Outputs of model import (`model/`) and preprocess (`data/`) on 48, 12 and 12 rows of the sample."""
+    """48, 12 and 12 rows of the sample of question answering."""
+    return prepare(tmp_path_factory.mktemp("prepared"), tiny_model, max_seq_length=128, doc_stride=32)
+
+
+@pytest.fixture(scope="session")
+def prepared_tags(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48, 12 and 12 rows of the sample of token classification."""
+    return prepare(tmp_path_factory.mktemp("prepared_tags"), tiny_model, "token_classification")
+
+
+def prepare(
+    folder: Path,
+    model: Path,
+    task: str = "question_answering",
+    counts: tuple[int, int, int] = (48, 12, 12),
+    **parameters: Any,
+) -> Path:
+    """Outputs of model import (`model/`) and preprocess (`data/`) on some rows of the sample."""
     from finetune import model_selector, preprocess
 
-    folder = tmp_path_factory.mktemp("prepared")
-    files = {
-        s: write_jsonl(folder / f"{s}.jsonl", sample_rows(s)[:n])
-        for s, n in (("train", 48), ("validation", 12), ("test", 12))
-    }
-    task = ["--task", "question_answering"]
-    model_selector.main([*task, "--pytorch_model_path", str(tiny_model), "--output_dir", str(folder / "model")])
-    given = [word for split, path in files.items() for word in (f"--{split}_file_path", str(path))]
-    given += ["--max_seq_length", "128", "--doc_stride", "32"]
-    preprocess.main(
-        [*task, *given, "--model_selector_output", str(folder / "model"), "--output_dir", str(folder / "data")]
-    )
+    words = ["--task", task, "--model_selector_output", str(folder / "model"), "--output_dir", str(folder / "data")]
+    for split, count in zip(("train", "validation", "test"), counts, strict=True):
+        file = write_jsonl(folder / f"{split}.jsonl", sample_rows(split, task)[:count])
+        words += [f"--{split}_file_path", str(file)]
+    model_selector.main(["--task", task, "--pytorch_model_path", str(model), "--output_dir", str(folder / "model")])
+    preprocess.main([*words, *(word for name, value in parameters.items() for word in (f"--{name}", str(value)))])
     return folder
 
 
 def finetune_words(prepared: Path, output: Path, **parameters: Any) -> list[str]:
-    """The command line of finetune.run on the prepared folders."""
-    words = ["--task", "question_answering", "--preprocess_output", str(prepared / "data")]
+    """The command line of finetune.run on the prepared folders, of the task that they were prepared for."""
+    task = json.loads((prepared / "data" / "preprocess.json").read_text())["task"]
+    words = ["--task", task, "--preprocess_output", str(prepared / "data")]
     words += ["--model_selector_output", str(prepared / "model")]
     words += ["--pytorch_model_folder", str(output / "pytorch"), "--mlflow_model_folder", str(output / "mlflow")]
     return words + [word for name, value in parameters.items() for word in (f"--{name}", str(value))]

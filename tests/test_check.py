@@ -11,13 +11,17 @@ import pytest
 from finetune import check
 from finetune.errors import DataError, FinetuneError, ParameterError, UnsupportedError
 from finetune.pipeline import main as run_pipeline
-from tests.conftest import ROOT, SAMPLE, sample_rows, write_jsonl
+from tests.conftest import ROOT, SAMPLES, sample_rows, write_jsonl
 
 PIPELINE = str(ROOT / "components" / "question_answering" / "pipeline.yaml")
 
 
 def words(tiny_model: Path, **values: Any) -> list[str]:
-    given = {"pytorch_model_path": tiny_model, "train_file_path": SAMPLE / "train.jsonl", **values}
+    given = {
+        "pytorch_model_path": tiny_model,
+        "train_file_path": SAMPLES / "question_answering" / "train.jsonl",
+        **values,
+    }
     return [PIPELINE, "--set", *(f"{name}={value}" for name, value in given.items())]
 
 

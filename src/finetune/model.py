@@ -60,16 +60,18 @@ def load_tokenizer(folder: Path, task: Task) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if task.pretokenized:
-        _set_space_before_words(tokenizer.backend_tokenizer.pre_tokenizer)
+        set_space_before_words(tokenizer)
     return tokenizer
 
 
-def _set_space_before_words(pre_tokenizer: Any) -> None:
+def set_space_before_words(tokenizer: Any) -> None:
     """Let GPT-2's and RoBERTa's tokenizers read each word of a list as they read it inside a text."""
+    pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
     is_sequence = isinstance(pre_tokenizer, pre_tokenizers.Sequence)
     for part in iter(pre_tokenizer) if is_sequence else [pre_tokenizer]:
         if isinstance(part, pre_tokenizers.ByteLevel):
             part.add_prefix_space = True
+            tokenizer.add_prefix_space = True  # what it is saved with
 
 
 def architecture(task: Task, config: Any) -> str:
@@ -105,7 +107,6 @@ def load_model(
             use_safetensors=True,
             trust_remote_code=False,
             ignore_mismatched_sizes=ignore_mismatched_sizes or base.is_dir(),  # the adapter brings the head
-            key_mapping=None if config.id2label == before else _set_aside(head_modules(meta_model(config, task))),
             output_loading_info=True,
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
@@ -122,13 +123,9 @@ def load_model(
         model = PeftModel.from_pretrained(model, folder).merge_and_unload()
         model.config = config
         new = []
+    elif config.id2label != before:
+        new = sorted({*new, *_renew_head(model, new)})
     return model, new
-
-
-def meta_model(config: Any, task: Task) -> Any:
-    """The model without content: its tensors have shapes only."""
-    with torch.device("meta"):
-        return task.auto_model.from_config(config)
 
 
 def head_modules(model: Any) -> list[str]:
@@ -140,9 +137,21 @@ def head_modules(model: Any) -> list[str]:
     ]
 
 
-def _set_aside(modules: list[str]) -> dict[str, str]:
-    """Renames that let from_pretrained find no weights for these modules: same size is not same classes."""
-    return {rf"^({'|'.join(modules)})\.": r"replaced.\1."}
+def _renew_head(model: Any, new: list[str]) -> list[str]:
+    """Random weights, as transformers gives a new head, for a head that was loaded: as many classes are not the same.
+
+    -> names of the weights.
+    """
+    heads = {name: model.get_submodule(name) for name in head_modules(model)}
+    names = [f"{head}.{name}" for head, module in heads.items() for name, _ in module.named_parameters()]
+    if set(names) <= set(new):
+        return []
+    for part in (part for module in heads.values() for part in module.modules()):
+        for name, weights in list(part.named_parameters(recurse=False)):
+            # transformers marks weights that it has loaded, and leaves those alone.
+            part.register_parameter(name, torch.nn.Parameter(torch.empty_like(weights)))
+        model._init_weights(part)
+    return names
 
 
 def _not_loaded(folder: Path, error: Exception) -> Fault:

@@ -43,7 +43,9 @@ class DataFiles:
     """Data."""
 
     train_file_path: Path | None = port(
-        "uri_file", "Training rows: jsonl, json, csv, tsv, parquet, or CoNLL columns as conll, conllu, bio, iob or txt; each also .gz.", optional=True
+        "uri_file",
+        "Training rows: jsonl, json, csv, tsv, parquet, or CoNLL columns as conll, conllu, bio, iob or txt; each also .gz.",
+        optional=True,
     )
     validation_file_path: Path | None = port(
         "uri_file",

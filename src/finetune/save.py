@@ -60,7 +60,7 @@ def save_mlflow(model: Any, tokenizer: Any, task: Task, state: Any, trained: Tra
     from mlflow.types import ParamSchema, ParamSpec
 
     defaults = {name: vars(state)[name] for name in task.inference_params}
-
+    specs = [ParamSpec(name, MLFLOW_TYPES[type(value)], value) for name, value in defaults.items()]
     with tempfile.TemporaryDirectory() as temporary:
         weights, staged = Path(temporary) / "model", Path(temporary) / "mlflow"
         save_pytorch(model, tokenizer, weights)
@@ -77,9 +77,9 @@ def save_mlflow(model: Any, tokenizer: Any, task: Task, state: Any, trained: Tra
             signature=ModelSignature(
                 inputs=_schema(task.input_types),
                 outputs=_schema(task.output_types),
-                params=ParamSchema([ParamSpec(name, MLFLOW_TYPES[type(v)], v) for name, v in defaults.items()]),
+                params=ParamSchema(specs) if specs else None,
             ),
-            input_example=([task.example], defaults),
+            input_example=([task.example], defaults) if specs else [task.example],
             metadata={STATE_KEY: {"task": task.name, "version": __version__}},
         )
         for name in ("artifacts", "code"):  # of an earlier run

@@ -230,10 +230,10 @@ def _columns(path: Path) -> Iterator[tuple[int, Row]]:
     """
     universal = ".conllu" in path.suffixes
     with _text(path, newline="\n") as file:
-        for number, words in _sentences(file, path, comments=universal):
-            if universal:  # 1-2 is the surface of two words, 1.1 a word that isn't there
-                words = [word for word in words if word[0].isdecimal()]
-            names = _CONLLU if universal else _CONLL_2003 if len(words[0]) == 4 else _names(len(words[0]))
+        for number, found in _sentences(file, path, comments=universal):
+            # In CoNLL-U 1-2 is the surface of two words, and 1.1 a word that isn't there.
+            words = [word for word in found if word[0].isdecimal()] if universal else found
+            names = _names(len(words[0]), universal)
             columns = dict(zip(names, zip(*words, strict=True), strict=True))
             if columns["tokens"] != ("-DOCSTART-",):
                 yield number, {name: list(values) for name, values in columns.items()}
@@ -243,9 +243,10 @@ _CONLL_2003 = ("tokens", "pos_tags", "chunk_tags", "ner_tags")
 _CONLLU = ("index", "tokens", "lemmas", "upos", "xpos", "features", "head", "relation", "dependencies", "misc")
 
 
-def _names(count: int) -> tuple[str, ...]:
-    between = [f"column_{i}" for i in range(2, count)]
-    return ("tokens", *between, "ner_tags") if count > 1 else ("tokens",)
+def _names(count: int, universal: bool) -> tuple[str, ...]:
+    if universal or count == len(_CONLL_2003):
+        return _CONLLU if universal else _CONLL_2003
+    return ("tokens", *(f"column_{i}" for i in range(2, count)), "ner_tags")[:count]
 
 
 def _sentences(file: io.TextIOWrapper, path: Path, comments: bool) -> Iterator[tuple[int, list[list[str]]]]:

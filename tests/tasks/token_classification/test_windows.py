@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from finetune.model import set_space_before_words
 from finetune.params import TokenClassificationPreprocessParams
 from finetune.prediction import as_windows, batches_by_length, predict_rows
 from finetune.tables import Row
@@ -38,9 +39,7 @@ class TwoSpecialTokens:
 
 def spaced(tokenizer: Any) -> Any:
     """As `load_tokenizer` gives it to this task."""
-    from finetune.model import _set_space_before_words
-
-    _set_space_before_words(tokenizer.backend_tokenizer.pre_tokenizer)
+    set_space_before_words(tokenizer)
     return tokenizer
 
 

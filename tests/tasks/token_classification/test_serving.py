@@ -1,0 +1,123 @@
+"""The MLflow model gives the words, tags, spans and entities of the evaluation component."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+from finetune import evaluation, run
+from finetune.tasks.token_classification.rows import WORD
+from tests.conftest import finetune_words, sample_rows, write_jsonl
+from tests.test_serving import ASK
+
+TEXT = "Ada  met Émile 🙂 in Oslo\u00a0(Norway)."
+# Rows of several windows, more than are predicted at a time, and words without a token.
+ROWS = [row["tokens"] for row in sample_rows("test", "token_classification")[:8]]
+ROWS += [["Ada", "", "\u200b", "Oslo", f"no{i}"] * (1 + i % 40) for i in range(250)]
+KEYS = ("tags", "spans", "entities")
+
+
+@pytest.fixture(scope="module")
+def trained(prepared_tags: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("served_tags")
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    long_enough = {"max_steps": 100, "evaluation_strategy": "steps", "eval_steps": 100, "learning_rate": 5e-3}
+    run.main(finetune_words(prepared_tags, folder, **long_enough, per_device_train_batch_size=8))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(trained: Path) -> list[dict[str, Any]]:
+    """What the evaluation component answers to ROWS, and to TEXT cut into words."""
+    rows = write_jsonl(trained / "rows.jsonl", [{"tokens": tokens} for tokens in (*ROWS, WORD.findall(TEXT))])
+    words = ["--task", "token_classification", "--test_data", str(rows)]
+    words += ["--pytorch_model_folder", str(trained / "pytorch"), "--evaluation_result", str(trained / "scores")]
+    evaluation.main(words)
+    assert not (trained / "scores" / "metrics.json").exists()
+    found = [json.loads(line) for line in (trained / "scores" / "predictions.jsonl").read_text().splitlines()]
+    assert 0 < sum(len(p["entities"]) for p in found) < sum(len(p["tokens"]) for p in found)
+    return found
+
+
+def assert_same(answers: list[dict[str, Any]], predictions: list[dict[str, Any]]) -> None:
+    assert len(answers) == len(predictions)
+    for answer, wanted in zip(answers, predictions, strict=True):
+        assert answer["words"] == wanted["tokens"]
+        assert answer["scores"] == pytest.approx(wanted["scores"], abs=1e-5)
+        assert [answer["tags"], answer["spans"]] == [wanted["tags"], wanted["spans"]]
+        for one, other in zip(answer["entities"], wanted["entities"], strict=True):
+            assert one.pop("score") == pytest.approx(other["score"], abs=1e-5)
+            assert one == {key: value for key, value in other.items() if key != "score"}
+
+
+@pytest.mark.slow
+def test_where_finetune_is_not_installed(trained: Path, expected: list[dict[str, Any]]) -> None:
+    frame = {"columns": ["input_string"], "data": [[words] for words in ROWS]}
+    asked = {
+        "frame": (frame, None),
+        "records": ([{"input_string": words} for words in ROWS[:20]], {}),
+        "single": ({"input_string": ROWS[0]}, None),
+        "text": ([{"input_string": " ".join(ROWS[0])}, {"input_string": TEXT}], None),
+        "mixed": ([{"input_string": ROWS[1]}, {"input_string": TEXT}], None),
+        "empty": ({**frame, "data": []}, None),
+        "nothing": ([{"input_string": ""}, {"input_string": []}], None),
+        "others": ([{"input_string": None}, {"input_string": ["a", 3]}, {"input_string": "a"}], None),
+        "missing column": ([{"text": "a"}], None),
+    }
+    words = [sys.executable, "-I", "-c", ASK, str(trained / "mlflow")]
+    ran = subprocess.run(words, input=json.dumps(asked), capture_output=True, text=True, cwd=trained, check=False)
+    assert ran.returncode == 0, ran.stderr
+    served = json.loads(ran.stdout)
+    assert served["code"] == str(trained / "mlflow" / "code" / "finetune" / "__init__.py")
+    assert served["loaded"] == []
+    assert_same(served["frame"], expected[:-1])
+    assert_same(served["records"], expected[:20])
+    assert_same(served["single"], expected[:1])
+    assert_same(served["mixed"][:1], expected[1:2])
+    assert_same(served["text"][:1], expected[:1])  # the sample's sentences have spaces around every sign
+    for answer in (served["text"][1], served["mixed"][1]):
+        assert (answer["words"], answer["tags"]) == (expected[-1]["tokens"], expected[-1]["tags"])
+        assert [TEXT[start:end] for start, end in answer["spans"]] == answer["words"]
+        assert [TEXT[e["start"] : e["end"]] for e in answer["entities"]] == [e["text"] for e in answer["entities"]]
+    assert served["empty"] == []
+    assert [answer["words"] for answer in served["nothing"]] == [[], []]
+    assert (
+        served["others"]
+        == "not text or a list of words: input_string of row 0 is None, input_string of row 1 is ['a', 3]"
+    )
+    assert "missing inputs ['input_string']" in served["missing column"]
+    assert served["example"][0].keys() == {"input_string"}
+
+
+@pytest.mark.slow
+def test_signature(trained: Path) -> None:
+    signature = mlflow.models.get_model_info(str(trained / "mlflow")).signature
+    assert [(c["name"], c["type"]) for c in signature.inputs.to_dict()] == [("input_string", "any")]
+    names = ["words", "tags", "scores", "spans", "entities"]
+    assert [(c["name"], c["type"]) for c in signature.outputs.to_dict()] == [
+        *((name, "array") for name in names[:-1]), ("entities", "any"),
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_as_a_server_reads_and_writes(trained: Path, expected: list[dict[str, Any]]) -> None:
+    """MLflow's own application, without the port."""
+    from mlflow.pyfunc.scoring_server import init
+
+    client = init(mlflow.pyfunc.load_model(str(trained / "mlflow")))
+    from starlette.testclient import TestClient
+
+    body = {"dataframe_split": {"columns": ["input_string"], "data": [[ROWS[0]], [TEXT]]}}
+    reply = TestClient(client).post("/invocations", json=body)
+    assert reply.status_code == 200, reply.text
+    answers = reply.json()["predictions"]
+    assert_same(answers[:1], expected[:1])
+    assert answers[1]["tags"] == expected[-1]["tags"]
+    refused = TestClient(client).post("/invocations", json={"dataframe_records": [{"input_string": 3}]})
+    assert refused.status_code == 400
+    assert "not text or a list of words: input_string of row 0 is 3" in refused.json()["message"]
