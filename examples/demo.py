@@ -25,9 +25,20 @@ SETTINGS = {
         "logging_strategy": "steps",
         "logging_steps": "27",
         "metric_for_best_model": "f1",
-    }
+    },
+    "token_classification": {
+        "max_seq_length": "128",
+        "per_device_train_batch_size": "8",
+        "per_device_eval_batch_size": "16",
+        "num_train_epochs": "5",
+        "learning_rate": "3e-4",
+        "warmup_steps": "20",
+        "logging_strategy": "steps",
+        "logging_steps": "30",
+        "metric_for_best_model": "f1",
+    },
 }
-ANSWERS_SHOWN = 4
+SHOWN = 4
 
 
 def main() -> None:
@@ -51,13 +62,13 @@ def main() -> None:
     before, after = (
         json.loads((output / f / "metrics.json").read_text()) for f in ("base_evaluation", "evaluation_result")
     )
-    say("\n--- some answers on paragraphs that the model never saw, marked [[ ]] in their context")
-    for i in range(0, len(rows), len(rows) // ANSWERS_SHOWN):
+    say("\n--- some of what it says to rows that it never saw, marked [[ ]] in their text")
+    for i in range(0, len(rows), len(rows) // SHOWN):
         say(f"{task.show(predictions[i], rows[i])}\n")
-    say(f"--- {after['total']} held-out questions")
-    say(f"{'':12}{'exact':>8}{'F1':>8}")
+    say(f"--- {len(rows)} held-out rows")
+    say(f"{'':12}{''.join(f'{name:>11}' for name in task.hub_metrics)}")
     for label, metrics in (("base", before), ("finetuned", after)):
-        say(f"{label:12}{metrics['exact']:8.1f}{metrics['f1']:8.1f}")
+        say(f"{label:12}{''.join(f'{metrics[name] * 100 / task.full_score:11.1f}' for name in task.hub_metrics)}")
     say(f"\ndevice     {device()}, precision {values['precision']}")
     for item in done:
         say(f"{item.seconds:6.1f} s   {item.step}{' (unchanged, skipped)' if item.status == 'unchanged' else ''}")
