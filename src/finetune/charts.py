@@ -16,8 +16,9 @@ from matplotlib.ticker import MaxNLocator
 P = ParamSpec("P")
 CONFIDENCE_BINS, LENGTH_BINS = 10, 8
 # Stand-ins while drawing: what they are is for the page to say, by day and by night.
-INK, QUIET, LINE, FIRST, SECOND, THIRD = (f"#f0f00{i}" for i in range(6))
-VARIABLES = {INK: "--ink", QUIET: "--quiet", LINE: "--line", FIRST: "--first", SECOND: "--second", THIRD: "--third"}
+INK, QUIET, LINE, FIRST, SECOND, THIRD, FOURTH = COLOURS = [f"#f0f00{i}" for i in range(7)]
+NAMES = ("--ink", "--quiet", "--line", "--first", "--second", "--third", "--fourth")
+VARIABLES = dict(zip(COLOURS, NAMES, strict=True))
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "finetune",  # names inside are otherwise random
@@ -79,7 +80,7 @@ def drawing(draw: Callable[Concatenate[Any, P], None]) -> Callable[P, Markup]:
 @drawing
 def curves(axes: Any, lines: dict[str, Sequence[tuple[float, float]]], best_step: int) -> None:
     """Name -> (step, value) points."""
-    for (name, points), colour in zip(lines.items(), itertools.cycle((FIRST, SECOND, THIRD)), strict=False):
+    for (name, points), colour in zip(lines.items(), itertools.cycle((FIRST, SECOND, THIRD, FOURTH)), strict=False):
         axes.plot(*zip(*points, strict=True), color=colour, marker="o", label=name)
     axes.axvline(best_step, **DASHED, label="best model")
     axes.set_xlabel("step")
