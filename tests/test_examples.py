@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from finetune.tasks.token_classification.schemes import detect, entities
 from tests.conftest import ROOT, sample_rows
 
 
@@ -24,7 +25,24 @@ def test_submit_builds_a_job() -> None:
     assert set(job.outputs) == {"model", "scores"}
 
 
-def test_sample() -> None:
+def test_sample_of_words_and_tags() -> None:
+    rows = {split: sample_rows(split, "token_classification") for split in ("train", "validation", "test")}
+    sentences = [" ".join(row["tokens"]) for split in rows.values() for row in split]
+    assert len(sentences) == len(set(sentences)) == 640  # none twice, so none on two sides
+    found = {split: [e for row in made for e in named(row)] for split, made in rows.items()}
+    for split, made in rows.items():
+        assert detect(row["ner_tags"] for row in made) == ("IOB2", [], 0)
+        assert all(len(row["tokens"]) == len(row["ner_tags"]) for row in made)
+        assert min(Counter(kind for kind, _ in found[split]).values()) >= 15
+    for split in ("validation", "test"):  # most names are new, so that the score is no score of memory
+        assert len(set(found[split]) - set(found["train"])) > 0.9 * len(set(found[split]))
+
+
+def named(row: dict[str, list[str]]) -> list[tuple[str, str]]:
+    return [(kind, " ".join(row["tokens"][a : b + 1])) for kind, a, b in entities(row["ner_tags"], "IOB2")]
+
+
+def test_sample_of_questions() -> None:
     contexts = {
         split: Counter(row["context"] for row in sample_rows(split)) for split in ("train", "validation", "test")
     }

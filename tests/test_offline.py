@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune.params import TASKS
 from tests.conftest import ROOT, sample_rows, write_jsonl
 
 pytestmark = pytest.mark.slow
@@ -23,7 +24,8 @@ socket.getaddrinfo = socket.gethostbyname = refuse
 """
 
 
-def test_pipeline_reaches_nothing(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", TASKS)
+def test_pipeline_reaches_nothing(tiny_model: Path, tmp_path: Path, task: str) -> None:
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(BLOCK)
     calls = tmp_path / "calls"
@@ -35,10 +37,10 @@ def test_pipeline_reaches_nothing(tiny_model: Path, tmp_path: Path) -> None:
     assert blocked.returncode == 1 and calls.is_file()  # the block itself works
     calls.unlink()
 
-    data = write_jsonl(tmp_path / "rows.jsonl", sample_rows("train")[:60])
+    data = write_jsonl(tmp_path / "rows.jsonl", sample_rows("train", task)[:60])
     values = [f"train_file_path={data}", f"pytorch_model_path={tiny_model}", "max_seq_length=128", "doc_stride=32"]
     values += ["per_device_train_batch_size=16", "per_device_eval_batch_size=16"]
-    pipeline = ROOT / "components" / "question_answering" / "pipeline.yaml"
+    pipeline = ROOT / "components" / task / "pipeline.yaml"
     words = [
         sys.executable,
         "-m",

@@ -26,7 +26,7 @@ KEYS = ("tags", "spans", "entities")
 def trained(prepared_tags: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("served_tags")
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    long_enough = {"max_steps": 100, "evaluation_strategy": "steps", "eval_steps": 100, "learning_rate": 5e-3}
+    long_enough = {"max_steps": 300, "evaluation_strategy": "steps", "eval_steps": 300, "learning_rate": 5e-3}
     run.main(finetune_words(prepared_tags, folder, **long_enough, per_device_train_batch_size=8))
     return folder
 

@@ -1,0 +1,139 @@
+"""The components one after another, through their command lines."""
+
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from seqeval.metrics import f1_score, precision_score, recall_score
+
+from finetune import evaluation, model_selector, run
+from finetune.model import load_model, stored_state
+from finetune.tasks import load_task
+from tests.conftest import finetune_words, sample_rows, write_jsonl
+from tests.test_card import execute, snippets
+from tests.test_report import Page
+
+pytestmark = pytest.mark.slow
+TASK = load_task("token_classification")
+WORDS = ["--task", TASK.name]
+STEPS = {"max_steps": 300, "evaluation_strategy": "steps", "eval_steps": 75, "learning_rate": 5e-3}
+QUICK = {**STEPS, "per_device_train_batch_size": 8, "metric_for_best_model": "f1"}
+
+
+@pytest.fixture(scope="module")
+def trained(prepared_tags: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained_tags")
+    run.main(finetune_words(prepared_tags, folder, **QUICK))
+    return folder
+
+
+def evaluated(model: Path, output: Path, **given: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(metrics.json, predictions.jsonl) of the evaluation component."""
+    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    evaluation.main([*WORDS, "--pytorch_model_folder", str(model), "--evaluation_result", str(output), *words])
+    lines = (output / "predictions.jsonl").read_text().splitlines()
+    return json.loads((output / "metrics.json").read_text()), [json.loads(line) for line in lines]
+
+
+def test_highest_f1_is_kept(trained: Path) -> None:
+    record = json.loads((trained / "pytorch" / "training.json").read_text())
+    scores = [entry["eval_f1"] for entry in record["log"] if "eval_f1" in entry]
+    assert len(scores) == 4 and record["greater_is_better"]
+    assert record["validation"]["f1"] == max(scores) > 0
+
+
+def test_metrics_of_the_component_are_those_of_seqeval(trained: Path, prepared_tags: Path, tmp_path: Path) -> None:
+    metrics, predictions = evaluated(trained / "pytorch", tmp_path, preprocess_output=prepared_tags / "data")
+    gold, found = [row["ner_tags"] for row in sample_rows("test", TASK.name)[:40]], [p["tags"] for p in predictions]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = [f(gold, found) for f in (precision_score, recall_score, f1_score)]
+    assert [metrics[name] for name in ("precision", "recall", "f1")] == pytest.approx(expected, abs=1e-9)
+    assert sum(line["support"] for line in metrics["classes"].values()) > 0
+    assert (metrics["rows"], metrics["rows_without_tags"]) == (40, 0)
+
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    shown = re.sub(r"\s+", " ", " ".join(Page(html).within("td")))
+    assert f"all 40 {' '.join(f'{100 * metrics[name]:.2f}' for name in TASK.hub_metrics)}" in shown
+    for kind, line in metrics["classes"].items():
+        numbers = [f"{100 * line[name]:.2f}" for name in ("precision", "recall", "f1")]
+        assert f"{kind} {' '.join(numbers)} {line['support']}" in shown
+    assert all(f'title="{kind} as O: ' in html for kind in metrics["confusion"])
+
+
+def test_one_row_of_1200_words_and_words_without_a_token(trained: Path, tmp_path: Path) -> None:
+    rows = [{"tokens": ["word", "", "Oslo"] * 400, "ner_tags": ["O", "O", "B-LOC"] * 400}]
+    rows += [{"tokens": ["\u200b"], "ner_tags": ["O"]}, {"tokens": ["Ada"], "ner_tags": ["B-QUEEN"]}]
+    metrics, predictions = evaluated(
+        trained / "pytorch", tmp_path, test_data=write_jsonl(tmp_path / "rows.jsonl", rows)
+    )
+    assert [len(p["tags"]) for p in predictions] == [1200, 1, 1]
+    assert [i % 3 for i, score in enumerate(predictions[0]["scores"]) if not score] == [1] * 400
+    assert (predictions[1]["tags"], predictions[1]["scores"]) == (["O"], [0.0])
+    assert metrics["classes"]["QUEEN"]["recall"] == 0.0  # a tag that the model has never seen
+
+
+def test_parts_of_speech(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from finetune import preprocess
+
+    rows = [{"tokens": row["tokens"], "pos": ["X" if w.islower() else "Y" for w in row["tokens"]]} for row in
+            sample_rows("train", TASK.name)[:60]]  # fmt: skip
+    file = write_jsonl(tmp_path / "rows.jsonl", rows)
+    model_selector.main([*WORDS, "--pytorch_model_path", str(tiny_model), "--output_dir", str(tmp_path / "model")])
+    words = [*WORDS, "--train_file_path", str(file), "--tag_key", "pos", "--output_dir", str(tmp_path / "data")]
+    preprocess.main([*words, "--model_selector_output", str(tmp_path / "model")])
+    run.main(finetune_words(tmp_path, tmp_path, **{**QUICK, "max_steps": 75, "metric_for_best_model": "accuracy"}))
+    metrics, predictions = evaluated(tmp_path / "pytorch", tmp_path / "scores", preprocess_output=tmp_path / "data")
+    said = capsys.readouterr().out
+    assert "scheme: none, the tags mark no entities; scored by accuracy and macro F1" in said
+    assert re.search(r"step 75/75 .* accuracy 0\.\d+", said)
+    assert set(metrics["classes"]) == {"X", "Y"} and "strict_f1" not in metrics
+    assert all(p["entities"] == [] for p in predictions)
+    assert "Mean Accuracy by confidence" in (tmp_path / "scores" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("merge", ["true", "false"])
+def test_lora(prepared_tags: Path, tmp_path: Path, merge: str) -> None:
+    """Head and class names come along; an unmerged folder can be imported again and finetuned further."""
+    run.main(finetune_words(prepared_tags, tmp_path, **QUICK, apply_lora="true", merge_lora_weights=merge))
+    state = stored_state(tmp_path / "pytorch", TASK)
+    model, new = load_model(tmp_path / "pytorch", TASK, state)
+    assert new == [] and model.config.id2label == dict(enumerate(state.labels))
+    metrics, _ = evaluated(tmp_path / "pytorch", tmp_path / "scores", preprocess_output=prepared_tags / "data")
+    assert metrics["accuracy"] > 0.5
+    words = [*WORDS, "--pytorch_model_path", str(tmp_path / "pytorch"), "--output_dir", str(tmp_path / "again")]
+    model_selector.main(words)
+    again, new = load_model(tmp_path / "again" / "model", TASK, state)
+    assert new == []
+    assert all(p.equal(dict(model.named_parameters())[name]) for name, p in again.named_parameters())
+
+
+def test_a_model_from_elsewhere_is_scored_by_its_own_class_names(trained: Path, tmp_path: Path) -> None:
+    """The config without our entry, its classes under other names: its answers are in those names."""
+    import shutil
+
+    folder = shutil.copytree(trained / "pytorch", tmp_path / "theirs", ignore=shutil.ignore_patterns("checkpoint-*"))
+    (folder / "training.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    del config["finetune"]
+    config["id2label"] = {i: name.replace("PER", "HUMAN") for i, name in config["id2label"].items()}
+    config["label2id"] = {name: int(i) for i, name in config["id2label"].items()}
+    (folder / "config.json").write_text(json.dumps(config))
+    rows = write_jsonl(tmp_path / "rows.jsonl", sample_rows("train", TASK.name)[:40])
+    ours, predictions = evaluated(trained / "pytorch", tmp_path / "ours", test_data=rows)
+    theirs, others = evaluated(folder, tmp_path / "theirs_scores", test_data=rows)
+    assert [p["tags"] for p in others] == [[t.replace("PER", "HUMAN") for t in p["tags"]] for p in predictions]
+    assert any("HUMAN" in tag for p in others for tag in p["tags"])
+    assert theirs["classes"]["PER"]["recall"] == 0.0 and ours["classes"]["LOC"] == theirs["classes"]["LOC"]
+
+
+def test_snippets_of_the_card_work(trained: Path) -> None:
+    transformers, mlflow = snippets(trained / "pytorch")
+    assert [line.split()[0] for line in execute(transformers, trained).splitlines()] == [
+        "Ada", "Lovelace", "lived", "in", "London", ".",
+    ]  # fmt: skip
+    assert "entities" in execute(mlflow, trained)
+    assert "IOB2" in (trained / "pytorch" / "README.md").read_text()
