@@ -16,7 +16,7 @@ NOT_METRICS = ("epoch", "step", "runtime", "samples_per_second")
 
 def write(folder: Path, task: Task, state: Any, trained: Trained, unmerged: bool) -> None:
     """Write FOLDER/README.md. `unmerged`: the folder holds an adapter, and base_model/ beside it."""
-    name = f"{trained.base_name}-{task.pipeline_tag}"
+    name = f"{trained.base_name}-{task.card.pipeline_tag}"
     text = fill(
         "card.md.j2",
         metadata=metadata(name, task, trained, unmerged).to_yaml().strip(),
@@ -27,7 +27,7 @@ def write(folder: Path, task: Task, state: Any, trained: Trained, unmerged: bool
         unmerged=unmerged,
         problems=[f"{split}: {line}" for split, s in trained.splits.items() for line in Audit(s.problems).lines()],
         validation={metric: value for metric, value in trained.validation.items() if metric not in NOT_METRICS},
-        limits=task.limits(state),
+        limits=task.card.limits(state),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
 
@@ -37,7 +37,7 @@ def metadata(name: str, task: Task, trained: Trained, unmerged: bool) -> ModelCa
     measured = {n: trained.validation[n] for n in task.hub_metrics if n in trained.validation}
     results = [
         EvalResult(
-            task_type=task.pipeline_tag,
+            task_type=task.card.pipeline_tag,
             dataset_type="custom",
             dataset_name="validation split",
             dataset_split="validation",
@@ -49,7 +49,7 @@ def metadata(name: str, task: Task, trained: Trained, unmerged: bool) -> ModelCa
     ]
     return ModelCardData(
         library_name="peft" if unmerged else "transformers",
-        pipeline_tag=task.pipeline_tag,
+        pipeline_tag=task.card.pipeline_tag,
         base_model=trained.hub_id,
         license="unknown",  # the base model's own holds, and what is imported of it doesn't say which
         tags=[trained.model_type],

@@ -75,11 +75,11 @@ def save_mlflow(model: Any, tokenizer: Any, task: Task, state: Any, trained: Tra
             code_paths=[str(code)],
             conda_env=conda_env(),
             signature=ModelSignature(
-                inputs=_schema(task.input_types),
-                outputs=_schema(task.output_types),
+                inputs=_schema(task.served.inputs),
+                outputs=_schema(task.served.outputs),
                 params=ParamSchema(specs) if specs else None,
             ),
-            input_example=([task.example], defaults) if specs else [task.example],
+            input_example=([task.served.example], defaults) if specs else [task.served.example],
             metadata={STATE_KEY: {"task": task.name, "version": __version__}},
         )
         for name in ("artifacts", "code"):  # of an earlier run
@@ -124,8 +124,8 @@ def prove(
     if new:
         raise ModelError(Fault(f"{pytorch} lacks weights", why=", ".join(new)))
     got = predict_rows(reloaded.to(model.device), load_tokenizer(pytorch, task), chosen, task, state, PROOF_ROWS)
-    _compare(pytorch, [task.present(p) for p in expected], [task.present(p) for p in got])
-    _compare(mlflow_folder, [task.present(p) for p in expected], _served(mlflow_folder, chosen, task))
+    _compare(pytorch, [task.served.present(p) for p in expected], [task.served.present(p) for p in got])
+    _compare(mlflow_folder, [task.served.present(p) for p in expected], _served(mlflow_folder, chosen, task))
     return len(chosen)
 
 
@@ -133,7 +133,7 @@ def _served(folder: Path, rows: Sequence[Row], task: Task) -> list[dict[str, Any
     import mlflow
     import pandas as pd
 
-    records = pd.DataFrame([task.request(row) for row in rows])
+    records = pd.DataFrame([task.served.request(row) for row in rows])
     served: list[dict[str, Any]] = mlflow.pyfunc.load_model(str(folder)).predict(records).to_dict("records")
     return served
 

@@ -46,20 +46,20 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         from finetune.prediction import predict_rows
 
         records = model_input.to_dict("records")
-        refuse_others(records, self.task)
+        refuse_others(records, self.task.served)
         state = replace(self.state, **{name: value for name, value in (params or {}).items() if value is not None})
-        rows = self.task.serve(records)
+        rows = self.task.served.rows(records)
         predictions = predict_rows(self.model, self.tokenizer, rows, self.task, state, BATCH_SIZE)
-        return pd.DataFrame([self.task.present(p) for p in predictions], columns=list(self.task.output_types))
+        return pd.DataFrame([self.task.served.present(p) for p in predictions], columns=list(self.task.served.outputs))
 
 
-def refuse_others(records: Sequence[dict[str, Any]], task: Any) -> None:
+def refuse_others(records: Sequence[dict[str, Any]], served: Any) -> None:
     """Raises: MlflowException, which a server answers with status 400."""
-    wrong = [(i, name) for i, r in enumerate(records) for name in task.input_types if not task.accepts(r[name])]
+    wrong = [(i, name) for i, r in enumerate(records) for name in served.inputs if not served.accepts(r[name])]
     if wrong:
         shown = [f"{name} of row {i} is {records[i][name]!r:.40}" for i, name in wrong[:SHOWN]]
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        what = f"not {task.accepted}: {', '.join(shown)}{more}"
+        what = f"not {served.accepted}: {', '.join(shown)}{more}"
         raise mlflow.MlflowException.invalid_parameter_value(what)
 
 

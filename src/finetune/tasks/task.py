@@ -46,6 +46,49 @@ class Breakdown:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Served:
+    """What the MLflow model takes and gives."""
+
+    inputs: dict[str, dict[str, Any]]
+    """Input columns -> types as in MLflow's JSON."""
+
+    outputs: dict[str, dict[str, Any]]
+    """Output columns -> types as in MLflow's JSON."""
+
+    example: Row
+    """One record of the input columns."""
+
+    accepts: Callable[[Any], bool]
+    """Whether a value may stand in an input column."""
+
+    accepted: str
+    """Which values those are."""
+
+    rows: Callable[[Sequence[Row]], list[Row]]
+    """(records of the input columns) -> rows."""
+
+    request: Callable[[Row], dict[str, Any]]
+    """A row as a record of the input columns."""
+
+    present: Callable[[Prediction], dict[str, Any]]
+    """One prediction as a record of the output columns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What the model card says of the task."""
+
+    pipeline_tag: str
+    """The hub's name of the task."""
+
+    usage: str
+    """Lines of Python that use `model` and `tokenizer`."""
+
+    limits: Callable[[Any], list[str]]
+    """(state) -> what the model can't do, a sentence each."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """One task. `State` is a frozen dataclass of the task: what encoding and decoding need, stored in config.json.
 
@@ -161,35 +204,5 @@ class Task:
     show: Callable[[Prediction, Row], str]
     """One prediction, marked in its text, for a terminal."""
 
-    serve: Callable[[Sequence[Row]], list[Row]]
-    """(records of the served model's input columns) -> rows."""
-
-    accepts: Callable[[Any], bool]
-    """Whether a value may stand in an input column of the served model."""
-
-    accepted: str
-    """Which values those are."""
-
-    request: Callable[[Row], dict[str, Any]]
-    """A row as a record of the served model's input columns."""
-
-    present: Callable[[Prediction], dict[str, Any]]
-    """One prediction as a record of the served model's output columns."""
-
-    input_types: dict[str, dict[str, Any]]
-    """Input columns of the served model -> types as in MLflow's JSON."""
-
-    output_types: dict[str, dict[str, Any]]
-    """Output columns of the served model -> types as in MLflow's JSON."""
-
-    example: Row
-    """One input record of the served model."""
-
-    pipeline_tag: str
-    """The hub's name of the task."""
-
-    usage: str
-    """Lines of Python that use `model` and `tokenizer`, for the model card."""
-
-    limits: Callable[[Any], list[str]]
-    """(state) -> what the model can't do, a sentence each, for the model card."""
+    served: Served
+    card: Card

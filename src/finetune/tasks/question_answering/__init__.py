@@ -3,7 +3,7 @@
 from transformers import MODEL_FOR_QUESTION_ANSWERING_MAPPING, AutoModelForQuestionAnswering
 
 from finetune.tasks.question_answering import rows, spans, windows
-from finetune.tasks.task import Breakdown, Task
+from finetune.tasks.task import Breakdown, Card, Served, Task
 
 USAGE = """\
 inputs = tokenizer("Who wrote the report?", "The report was written by Ada Lovelace in 1843.", return_tensors="pt")
@@ -51,20 +51,20 @@ TASK = Task(
     full_score=100.0,
     examine=spans.examine,
     show=spans.show,
-    serve=rows.serve,
-    accepts=lambda value: isinstance(value, str),
-    accepted="text",
-    request=lambda row: {"question": row["question"], "context": row["context"]},
-    present=spans.present,
-    input_types={"question": {"type": "string"}, "context": {"type": "string"}},
-    output_types={
-        "answer": {"type": "string"},
-        "score": {"type": "double"},
-        "start": {"type": "long"},
-        "end": {"type": "long"},
-    },
-    example={"question": "Who wrote the report?", "context": "The report was written by Ada Lovelace in 1843."},
-    pipeline_tag="question-answering",
-    usage=USAGE,
-    limits=spans.limits,
+    served=Served(
+        inputs={"question": {"type": "string"}, "context": {"type": "string"}},
+        outputs={
+            "answer": {"type": "string"},
+            "score": {"type": "double"},
+            "start": {"type": "long"},
+            "end": {"type": "long"},
+        },
+        example={"question": "Who wrote the report?", "context": "The report was written by Ada Lovelace in 1843."},
+        accepts=lambda value: isinstance(value, str),
+        accepted="text",
+        rows=rows.serve,
+        request=lambda row: {"question": row["question"], "context": row["context"]},
+        present=spans.present,
+    ),
+    card=Card(pipeline_tag="question-answering", usage=USAGE, limits=spans.limits),
 )

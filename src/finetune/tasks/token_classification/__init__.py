@@ -2,7 +2,7 @@
 
 from transformers import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING, AutoModelForTokenClassification
 
-from finetune.tasks.task import Task
+from finetune.tasks.task import Card, Served, Task
 from finetune.tasks.token_classification import heads, rows, tags, windows
 
 heads.register()
@@ -57,21 +57,21 @@ TASK = Task(
     full_score=1.0,
     examine=tags.examine,
     show=tags.show,
-    serve=rows.serve,
-    accepts=rows.accepts,
-    accepted="text or a list of words",
-    request=lambda row: {"input_string": row["tokens"]},
-    present=tags.present,
-    input_types={"input_string": {"type": "any"}},
-    output_types={
-        "words": WORDS,
-        "tags": WORDS,
-        "scores": NUMBERS,
-        "spans": {"type": "array", "items": {"type": "array", "items": {"type": "long"}}},
-        "entities": {"type": "any"},
-    },
-    example={"input_string": "Ada Lovelace lived in London."},
-    pipeline_tag="token-classification",
-    usage=USAGE,
-    limits=tags.limits,
+    served=Served(
+        inputs={"input_string": {"type": "any"}},
+        outputs={
+            "words": WORDS,
+            "tags": WORDS,
+            "scores": NUMBERS,
+            "spans": {"type": "array", "items": {"type": "array", "items": {"type": "long"}}},
+            "entities": {"type": "any"},
+        },
+        example={"input_string": "Ada Lovelace lived in London."},
+        accepts=rows.accepts,
+        accepted="text or a list of words",
+        rows=rows.serve,
+        request=lambda row: {"input_string": row["tokens"]},
+        present=tags.present,
+    ),
+    card=Card(pipeline_tag="token-classification", usage=USAGE, limits=tags.limits),
 )

@@ -127,47 +127,47 @@ def examine(prediction: Prediction, row: Row, state: State) -> Examined:
     The confidence is what that score is expected to be: the mean score of the entities found, the lowest of all words
     where none is found; without entities the mean score of all words.
     """
-    describe = _describe_entities if state.scheme else _describe_tags
-    score, confidence, marks, predicted, gold = describe(prediction, row, state)
+    described = _entities_beside_gold(prediction, row, state) if state.scheme else _tags_beside_gold(prediction, row)
+    if row["tags"] is None:
+        described["score"] = None
     return Examined(
-        id=row["id"],
-        row=row["row"],
-        score=score if row["tags"] is not None else None,
-        confidence=confidence,
-        length=len(row["tokens"]),
-        group="",
-        title="",
-        text=text_of(row),
-        marks=tuple(marks),
-        predicted=predicted,
-        gold=(gold,) if gold else (),
+        id=row["id"], row=row["row"], length=len(row["tokens"]), group="", title="", text=text_of(row), **described
     )
 
 
-def _describe_entities(prediction: Prediction, row: Row, state: State) -> tuple[Any, ...]:
+def _entities_beside_gold(prediction: Prediction, row: Row, state: State) -> dict[str, Any]:
     text, placed, scores = text_of(row), prediction["spans"], prediction["scores"]
-    found, gold = entities(prediction["tags"], state.scheme), entities(row["tags"] or [], state.scheme)
-    right = len(set(found) & set(gold))
-    score = 200 * right / (len(found) + len(gold)) if found or gold else 100.0
-    confidence = np.mean([e["score"] for e in prediction["entities"]]) if found else min(scores, default=0.0)
-    marks = [
-        (placed[first][0], placed[last][1], kind)
-        for kind, some in (("predicted", found), ("gold", gold))
-        for _, first, last in some
-    ]
-    shown = [
-        ", ".join(f"{e.type} {text[placed[e.first][0] : placed[e.last][1]]}" for e in some) for some in (found, gold)
-    ]
-    return score, float(confidence), marks, *shown
+    sides = {
+        "predicted": entities(prediction["tags"], state.scheme),
+        "gold": entities(row["tags"] or [], state.scheme),
+    }
+    found, gold = sides.values()
+    shown = {
+        side: ", ".join(f"{e.type} {text[placed[e.first][0] : placed[e.last][1]]}" for e in some)
+        for side, some in sides.items()
+    }
+    sure = [entity["score"] for entity in prediction["entities"]]
+    return {
+        "score": 200 * len({*found} & {*gold}) / (len(found) + len(gold)) if found or gold else 100.0,
+        "confidence": sum(sure) / len(sure) if sure else min(scores, default=0.0),
+        "marks": tuple((placed[e.first][0], placed[e.last][1], side) for side, some in sides.items() for e in some),
+        "predicted": shown["predicted"],
+        "gold": (shown["gold"],) if gold else (),
+    }
 
 
-def _describe_tags(prediction: Prediction, row: Row, _state: State) -> tuple[Any, ...]:
-    tags, gold = prediction["tags"], row["tags"] or prediction["tags"]
+def _tags_beside_gold(prediction: Prediction, row: Row) -> dict[str, Any]:
+    tags, scores = prediction["tags"], prediction["scores"]
+    gold = row["tags"] or tags
     wrong = [i for i, tag in enumerate(tags) if tag != gold[i]]
-    marks = [(*prediction["spans"][i], "predicted") for i in wrong]
-    confidence = float(np.mean(prediction["scores"]))
     shown = [", ".join(f"{row['tokens'][i]}/{some[i]}" for i in wrong) for some in (tags, gold)]
-    return 100 * (1 - len(wrong) / len(tags)), confidence, marks, *shown
+    return {
+        "score": 100 * (1 - len(wrong) / len(tags)),
+        "confidence": sum(scores) / len(scores),
+        "marks": tuple((*prediction["spans"][i], "predicted") for i in wrong),
+        "predicted": shown[0],
+        "gold": (shown[1],) if wrong else (),
+    }
 
 
 def show(prediction: Prediction, row: Row) -> str:
