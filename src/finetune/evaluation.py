@@ -47,6 +47,7 @@ def main(argv: list[str]) -> None:
     state = state_of(folder, task, preprocessed)
     given = {name: vars(params)[name] for name in task.inference_params}
     state = replace(state, **{name: value for name, value in given.items() if value is not None})
+    task.refuse(rows, state)
     set_seed(params.seed)
     model, new = load_model(folder, task, state, ignore_mismatched_sizes=True)
     if new:

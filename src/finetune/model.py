@@ -57,6 +57,7 @@ def load_tokenizer(folder: Path, task: Task) -> Any:
     if not tokenizer.is_fast:
         why = "only fast tokenizers say which word and which characters a token stands for"
         raise ModelError(Fault(f"{folder}: {type(tokenizer).__name__} is not a fast tokenizer", why=why))
+    tokenizer.truncation_side = "right"  # windows follow one another from the left
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if task.pretokenized:
@@ -67,11 +68,20 @@ def load_tokenizer(folder: Path, task: Task) -> Any:
 def set_space_before_words(tokenizer: Any) -> None:
     """Let GPT-2's and RoBERTa's tokenizers read each word of a list as they read it inside a text."""
     pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
+    if isinstance(pre_tokenizer, pre_tokenizers.ByteLevel):
+        pre_tokenizer.add_prefix_space = True
+        tokenizer.add_prefix_space = True  # what it is saved with
+
+
+def before_words(tokenizer: Any) -> str:
+    """What has to stand before each word of a list: a space for Llama 3's and Qwen's tokenizers.
+
+    They cut a word into pieces before ByteLevel, which would put its space before every piece.
+    """
+    pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
     is_sequence = isinstance(pre_tokenizer, pre_tokenizers.Sequence)
-    for part in iter(pre_tokenizer) if is_sequence else [pre_tokenizer]:
-        if isinstance(part, pre_tokenizers.ByteLevel):
-            part.add_prefix_space = True
-            tokenizer.add_prefix_space = True  # what it is saved with
+    parts = iter(pre_tokenizer) if is_sequence else ()
+    return " " if any(isinstance(part, pre_tokenizers.ByteLevel) for part in parts) else ""
 
 
 def architecture(task: Task, config: Any) -> str:
@@ -123,7 +133,7 @@ def load_model(
         model = PeftModel.from_pretrained(model, folder).merge_and_unload()
         model.config = config
         new = []
-    elif config.id2label != before:
+    elif len(config.id2label) == len(before) and config.id2label != before:
         new = sorted({*new, *_renew_head(model, new)})
     return model, new
 
@@ -138,13 +148,14 @@ def head_modules(model: Any) -> list[str]:
 
 
 def _renew_head(model: Any, new: list[str]) -> list[str]:
-    """Random weights, as transformers gives a new head, for a head that was loaded: as many classes are not the same.
+    """Random weights, as transformers gives a new head, for a head that was loaded: of as many classes, but others.
 
-    -> names of the weights.
+    A head of which only a part was loaded (ModernBERT's, from pretraining) is one that had no classes yet.
+    -> names of the renewed weights.
     """
     heads = {name: model.get_submodule(name) for name in head_modules(model)}
     names = [f"{head}.{name}" for head, module in heads.items() for name, _ in module.named_parameters()]
-    if set(names) <= set(new):
+    if set(names) & set(new):
         return []
     for part in (part for module in heads.values() for part in module.modules()):
         for name, weights in list(part.named_parameters(recurse=False)):

@@ -178,7 +178,7 @@ def refuse_losses(rows: dict[str, list[Row]], audits: dict[str, Audit], limit: f
         dropped, why = audits[name].dropped, "; ".join(audits[name].lines())
         total = len(rows[name]) + dropped
         if not rows[name]:
-            faults.append(Fault("no usable row is left", where=name, why=why))
+            faults.append(Fault("no usable row is left", where=name, why=why, fix="check the file and the column keys"))
         elif dropped / total > limit:
             allowed = min(1.0, dropped / total + 0.01)
             fix = f"mend the file, check the column parameters, or allow it: --max_dropped_fraction {allowed:.2f}"

@@ -87,7 +87,12 @@ def write(
         facts={**facts, "rows": len(findings.groups)},
         columns=columns,
         shares=shares(findings, groups) if scores else [],
-        further={k: v for k, v in scores.items() if k not in tabled and not k.endswith("total")},
+        further={
+            # Variants of the metrics above (strict_f1, best_f1) in percent, as they are.
+            name: value * 100 / task.full_score if name.rpartition("_")[2] in task.hub_metrics else value
+            for name, value in scores.items()
+            if name not in tabled and not name.endswith("total")
+        },
         calibration_error=error,
         charts={**training_charts(task, trained), **score_charts(findings, bins, label(head))},
         worst=[(found, cut_outs(found.text, found.marks)) for found in findings.worst()],
@@ -102,7 +107,7 @@ class Cell(NamedTuple):
     """One pair of classes in the table of confusion."""
 
     words: int
-    share: float  # of the rows of its gold class, 0 to 1
+    share: float  # of the words of its gold class, 0 to 1
 
 
 def confusion(breakdown: Breakdown) -> dict[str, dict[str, Cell]]:

@@ -178,6 +178,10 @@ class Task:
     """What annotators give to a row, in the plural."""
 
     has_gold: Callable[[Row], bool]
+
+    refuse: Callable[[Sequence[Row], Any], None]
+    """(rows to score, state) -> nothing. Raises DataError for gold that can't be compared with what is predicted."""
+
     metrics: Callable[[Sequence[Prediction], Sequence[Row], Any], dict[str, float]]
 
     breakdown: Callable[[Sequence[Prediction], Sequence[Row], Any], Breakdown]

@@ -5,13 +5,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoModelForTokenClassification, AutoTokenizer
+import torch
+from transformers import (
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    BartConfig,
+    BertConfig,
+    BertForTokenClassification,
+    GPT2Config,
+    GPT2ForQuestionAnswering,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    Qwen2Tokenizer,
+)
 
 from finetune import evaluation, run
 from finetune.model import load_model, load_tokenizer
 from finetune.tasks import load_task
+from finetune.tasks.token_classification import windows as tc_windows
 from tests.conftest import finetune_words, prepare, sample_rows
-from tests.families import FAMILIES, build_family
+from tests.families import FAMILIES, SEQ2SEQ, build_family, byte_level
+from tests.tasks.token_classification.conftest import state as tc_state
 
 TASK = load_task("token_classification")
 LABELS = ["B-DATE", "B-LOC", "B-ORG", "B-PER", "I-DATE", "I-LOC", "I-ORG", "I-PER", "O"]
@@ -80,7 +94,7 @@ def test_words_are_read_as_inside_a_text(trained: Path) -> None:
 @pytest.mark.slow
 def test_a_head_of_other_classes_is_replaced(trained: Path, tmp_path: Path) -> None:
     """Nine classes in another order are as many, but not the same."""
-    state = TASK.state(**{**json.loads((trained / "data" / "preprocess.json").read_text())["state"]})
+    state = TASK.state(**json.loads((trained / "data" / "preprocess.json").read_text())["state"])
     same, new = load_model(trained / "pytorch", TASK, state)
     assert new == []
     state = TASK.state(**{**vars(state), "labels": LABELS[::-1]})
@@ -88,5 +102,74 @@ def test_a_head_of_other_classes_is_replaced(trained: Path, tmp_path: Path) -> N
     heads = {name: p for name, p in other.named_parameters() if name in new}
     assert heads.keys() == set(new) > set()
     theirs = dict(same.named_parameters())
-    for name, p in other.named_parameters():
-        assert (name in heads) == (not p.equal(theirs[name])) or name.endswith("bias")
+    changed = {name for name, p in other.named_parameters() if not p.equal(theirs[name])}
+    assert changed <= heads.keys() and any("weight" in name for name in changed)
+    assert all(p.count_nonzero() == 0 for name, p in heads.items() if name.endswith("bias"))
+
+
+@pytest.mark.slow
+def test_a_renewed_head_begins_as_a_new_one(tmp_path: Path) -> None:
+    config = BertConfig(vocab_size=50, num_hidden_layers=1, hidden_size=64, num_attention_heads=2, intermediate_size=16)
+    config.id2label = {0: "X", 1: "Y", 2: "Z"}
+    saved = BertForTokenClassification(config)
+    saved.classifier.bias.data.fill_(7)
+    saved.save_pretrained(tmp_path)
+    model, new = load_model(tmp_path, TASK, tc_state())
+    assert new == ["classifier.bias", "classifier.weight"]
+    assert 0.01 < float(model.classifier.weight.detach().std()) < 0.03 and not model.classifier.bias.any()
+
+
+@pytest.mark.slow
+def test_what_pretraining_left_of_a_head_is_kept(tmp_path: Path) -> None:
+    """ModernBERT's dense layer before the classifier comes from masked language modelling."""
+    config = ModernBertConfig(vocab_size=50, pad_token_id=0, **FAMILIES["modernbert"][3])
+    pretrained = ModernBertForMaskedLM(config)
+    pretrained.save_pretrained(tmp_path)
+    model, new = load_model(tmp_path, TASK, tc_state())
+    assert new == ["classifier.bias", "classifier.weight"]
+    assert model.head.dense.weight.equal(pretrained.head.dense.weight)
+
+
+@pytest.mark.slow
+def test_a_head_of_questions_is_kept_whatever_labels_its_config_names(tmp_path: Path) -> None:
+    config = GPT2Config(vocab_size=50, num_labels=3, **FAMILIES["gpt2"][3])
+    saved = GPT2ForQuestionAnswering(config)
+    saved.save_pretrained(tmp_path)
+    model, new = load_model(tmp_path, load_task("question_answering"), None)
+    assert new == [] and model.qa_outputs.weight.equal(saved.qa_outputs.weight)
+
+
+@pytest.mark.slow
+def test_bart_does_not_see_padding() -> None:
+    model = AutoModelForTokenClassification.from_config(BartConfig(vocab_size=50, num_labels=3, **SEQ2SEQ)).eval()
+    ids, padded = torch.tensor([[5, 6, 7]]), torch.tensor([[5, 6, 7, 1, 1]])
+    mask = torch.tensor([[1, 1, 1, 0, 0]])
+    plain, masked = model(ids, torch.ones_like(ids)).logits, model(padded, mask).logits[:, :3]
+    assert torch.allclose(plain, masked, atol=1e-5)
+    assert not torch.allclose(plain, model(padded, torch.ones_like(padded)).logits[:, :3], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_space_before_words_from_the_first_load_on(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(build_family("roberta", tmp_path), TASK)
+    pieces = tokenizer([["the", "the"]], is_split_into_words=True, add_special_tokens=False)["input_ids"][0]
+    assert tokenizer.convert_ids_to_tokens(pieces) == ["Ġthe", "Ġthe"]
+
+
+@pytest.mark.slow
+def test_words_of_qwen_are_read_as_inside_a_text(tmp_path: Path) -> None:
+    """Its tokenizer cuts words before ByteLevel, as Llama 3's does."""
+    tokenizer = byte_level(Qwen2Tokenizer, tmp_path)
+    words = ["don't", "in", "2019", "the", "", "Oslo"]
+    columns = tc_windows.encode([{"tokens": words}], tokenizer, tc_state(max_seq_length=100))
+    assert columns["input_ids"][0] == tokenizer(" " + " ".join(filter(None, words)))["input_ids"]
+    assert [int(word) for word in columns["word"][0] if word >= 0] == [0, 1, 2, 3, 5]
+
+
+@pytest.mark.slow
+def test_a_tokenizer_that_cuts_off_the_left(tmp_path: Path) -> None:
+    folder = build_family("bert", tmp_path)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "truncation_side": "left"}))
+    columns = tc_windows.encode([{"tokens": ["the"] * 60}], load_tokenizer(folder, TASK), tc_state(max_seq_length=20))
+    assert sorted(int(word) for found in columns["word"] for word in found if word >= 0) == list(range(60))

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ EU, TAGS = ["EU", "rejects", "it"], ["B-ORG", "O", "O"]
         (EU, TAGS),
         (tuple(EU), tuple(TAGS)),
         ('["EU", "rejects", "it"]', '["B-ORG", "O", "O"]'),
-        ("['EU', 'rejects', 'it']", "('B-ORG', 'O', 'O')".replace("(", "[").replace(")", "]")),
+        ("['EU', 'rejects', 'it']", "['B-ORG', 'O', 'O']"),
         ("array(['EU', 'rejects', 'it'], dtype=object)", "array(['B-ORG', 'O', 'O'], dtype=object)"),
         ("['EU' 'rejects' 'it']", "['B-ORG' 'O'\n 'O']"),
         (' ["EU" \'rejects\' "it"] ', TAGS),
@@ -59,6 +60,10 @@ def problem(**given_row: Any) -> tuple[str, str, list[int]]:
         ({"ner_tags": ["B-ORG", "", "O"]}, "dropped", "a tag is missing"),
         ({"ner_tags": ["B-ORG", 0.5, "O"]}, "dropped", "a tag is neither text nor a number"),
         ({"ner_tags": ["B-ORG", True, "O"]}, "dropped", "a tag is neither text nor a number"),
+        ({"ner_tags": ["B-ORG", float("inf"), "O"]}, "dropped", "a tag is neither text nor a number"),
+        ({"ner_tags": ["B-ORG", -100, "O"]}, "dropped", "a tag is missing"),
+        ({"ner_tags": []}, "dropped", "another number of tags than of tokens"),
+        ({"tokens": "array(['EU'], ['x'])"}, "dropped", "the tokens are neither JSON nor a Python literal"),
         ({"tokens": "EU rejects it"}, "repaired", "the tokens are text, not a list; split at white space"),
         ({"ner_tags": "B-ORG O O"}, "repaired", "the tags are text, not a list; split at white space"),
         ({"tokens": ["EU", None, "it"]}, "repaired", "a token is null; empty instead"),
@@ -78,9 +83,11 @@ def test_what_repairs_make() -> None:
         {"tokens": "EU rejects\tit ", "ner_tags": "B-ORG O O"},
         {"tokens": ["", "a"], "ner_tags": ["O", "O"]},
         {"tokens": EU, "ner_tags": [0, 1.0, 12]},
+        {"tokens": EU, "ner_tags": ["B-\ud83d", "O", "O"], "id": "\ud83d"},
     )
-    assert [r["tokens"] for r in rows] == [["EU", "", "2019"], EU, ["", "a"], EU]
-    assert [r["tags"] for r in rows] == [TAGS, TAGS, ["O", "O"], ["0", "1", "12"]]
+    assert [r["tokens"] for r in rows] == [["EU", "", "2019"], EU, ["", "a"], EU, EU]
+    assert [r["tags"] for r in rows] == [TAGS, TAGS, ["O", "O"], ["0", "1", "12"], ["B-\ufffd", "O", "O"]]
+    assert rows[-1]["id"] == "\ufffd"
 
 
 def test_not_annotated() -> None:
@@ -133,8 +140,13 @@ def test_words_of_a_list_have_a_space_between(words: list[str]) -> None:
     assert len(tc_rows.text_of(made)) == len(" ".join(words))
 
 
+def test_half_characters_are_served() -> None:
+    made = tc_rows.serve([{"input_string": ["\ud83d"]}, {"input_string": "\ud83d a"}])
+    assert [r["tokens"] for r in made] == [["\ufffd"], ["\ufffd", "a"]]
+
+
 def test_what_may_be_served() -> None:
-    assert [tc_rows.accepts(v) for v in ("a b", "", ["a", "b"], [], ("a",))] == [True] * 5
+    assert [tc_rows.accepts(v) for v in ("a b", "", ["a", "b"], [], ("a",), np.array(["a", "b"]))] == [True] * 6
     assert [tc_rows.accepts(v) for v in (None, 3, ["a", 3], {"a": 1}, [["a"]])] == [False] * 5
 
 

@@ -16,7 +16,8 @@ from finetune.tasks.token_classification.schemes import (
     detect,
     entities,
     mark,
-    scheme_of,
+    possible,
+    strangers,
     type_of,
 )
 from tests.tasks.token_classification.conftest import TYPES
@@ -82,6 +83,11 @@ def test_each_scheme_is_detected(scheme: str) -> None:
         ([["NOUN", "VERB"]], ("", [], 0)),
         ([["B-A", "I-A", "X", "O"]], ("", ["X"], 0)),
         ([["0", "1", "2"]], ("", [], 0)),
+        ([["B-A", "I-A", "O"], ["B-A", "E-A", "S-A"]], ("IOBES", [], 1)),  # not IOB2, which has no word for E and S
+        ([["O", "I-A"]] * 3 + [["B-A", "I-A"], ["B-A"]], ("IOB2", [], 1)),  # like rows count once
+        ([["B-a\nb", "O"]], ("IOB2", [], 0)),
+        ([["B-", "O"]], ("", [], 0)),
+        ([["B-A", "L-A", "S-A"]], ("", ["L-A"], 0)),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -92,17 +98,25 @@ def test_detect(rows: list[list[str]], expected: tuple[Any, ...]) -> None:
 @pytest.mark.parametrize(
     ("tags", "scheme"),
     [
-        (["O", "B-A", "I-A"], "IOB2"),
-        (["E-A", "I-A", "O"], "IOE2"),
-        (["S-A", "B-A", "I-A", "E-A"], "IOBES"),
-        (["U-A", "B-A"], "BILOU"),
-        (["O"], ""),
-        (["NOUN", "B-A"], ""),
-        (["B-A", "L-A", "S-A"], ""),
+        (["O", "B-A", "I-A"], ["IOB2", "IOBES", "BILOU", "IOB1"]),
+        (["E-A", "I-A", "O"], ["IOE2", "IOBES"]),
+        (["S-A", "B-A", "I-A", "E-A"], ["IOBES"]),
+        (["U-A", "B-A"], ["BILOU"]),
+        (["O"], []),
+        (["NOUN", "B-A"], []),
+        (["B-A", "L-A", "S-A"], []),
     ],
 )
-def test_scheme_of_class_names(tags: list[str], scheme: str) -> None:
-    assert scheme_of(tags) == scheme
+def test_possible_schemes_of_class_names(tags: list[str], scheme: list[str]) -> None:
+    assert possible(tags) == scheme
+
+
+def test_strangers() -> None:
+    tags = ["O", "B-A", "S-A", "PROPN", "1", "I-B"]
+    assert strangers(tags, "IOB2") == ["1", "PROPN", "S-A"]
+    assert strangers(tags, "IOB1") == ["1", "PROPN", "S-A"]
+    assert strangers(tags, "IOE2") == ["1", "B-A", "PROPN", "S-A"]
+    assert strangers(tags, "") == []
 
 
 def test_bilou_reads_as_iobes() -> None:

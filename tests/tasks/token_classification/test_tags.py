@@ -80,9 +80,50 @@ def test_a_prediction() -> None:
 
 
 def test_spans_are_those_of_the_text_that_was_given() -> None:
-    given_row = row("Ada", "Lovelace", ".", text="By  Ada\nLovelace.".replace("By", "  "))
+    given_row = row("Ada", "Lovelace", ".", text="    Ada\nLovelace.")
     (entity,) = predicted(["B-PER", "I-PER", "O"], given_row)["entities"]
     assert (entity["start"], entity["end"], entity["text"]) == (4, 16, "Ada\nLovelace")
+
+
+def unsure(tags: list[str], scores: list[float], given_row: Row, **values: Any) -> Any:
+    """(prediction with these scores, what the report shows of it)."""
+    made = state(labels=sorted(set(tags)), **values)
+    classes = np.array([made.labels.index(tag) for tag in tags])
+    arrays = {
+        "row": np.zeros(len(tags), int),
+        "word": np.arange(len(tags)),
+        "class": classes,
+        "score": np.array(scores),
+    }
+    (prediction,) = tc_tags.decode(arrays, [given_row], made)
+    return prediction, tc_tags.examine(prediction, given_row, made)
+
+
+def test_scores_and_confidences() -> None:
+    prediction, _ = unsure(["B-P", "I-P", "O"], [0.9, 0.5, 0.8], row("a", "b", "c"))
+    assert prediction["entities"][0]["score"] == pytest.approx(0.7)  # the mean over its words
+    two = unsure(["B-P", "B-P"], [0.9, 0.5], row("a", "b", tags="B-P B-P"))[1]
+    assert two.confidence == pytest.approx(0.7)  # the mean over entities
+    assert unsure(["O", "O"], [0.9, 0.5], row("a", "b", tags="O O"))[1].confidence == pytest.approx(0.5)  # the lowest
+    parts = unsure(["X", "Y"], [0.9, 0.5], row("a", "b", tags="X Y"), scheme="")[1]
+    assert parts.confidence == pytest.approx(0.7)  # the mean over words
+
+
+def test_rows_that_are_not_annotated_have_no_gold_marks() -> None:
+    found = unsure(["B-P"], [0.9], row("a"))[1]
+    assert (found.gold, found.marks, found.score) == ((), ((0, 1, "predicted"),), None)
+
+
+def test_entries_of_rows_come_in_any_order() -> None:
+    arrays = {"row": np.array([1, 0]), "word": np.zeros(2, int), "class": np.array([0, 2]), "score": np.ones(2)}
+    assert [p["tags"] for p in tc_tags.decode(arrays, [row("a"), row("b")], state())] == [["O"], ["B-PER"]]
+
+
+def test_half_precision_outputs_are_scored_in_full() -> None:
+    logits, labels = torch.tensor([[[3.0, 1.0]]], dtype=torch.bfloat16), torch.tensor([[0]])
+    assert tc_tags.loss({"logits": logits}, {"labels": labels}).dtype == torch.float32
+    reduced = tc_tags.reduce({"logits": logits}, {"row": labels[0], "word": labels}, state())
+    assert reduced["score"].dtype == torch.float32
 
 
 def test_a_row_without_any_window() -> None:
@@ -120,7 +161,8 @@ def test_metrics_are_those_of_seqeval(scheme: str, data: st.DataObject) -> None:
         warnings.simplefilter("ignore")
         expected = {name: f(gold, found) for name, f in (("precision", precision_score), ("recall", recall_score))}
         expected |= {"f1": f1_score(gold, found), "accuracy": accuracy_score(gold, found)}
-        expected["strict_f1"] = f1_score(gold, found, mode="strict", scheme=strict)
+        for name, f in (("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
+            expected[f"strict_{name}"] = f(gold, found, mode="strict", scheme=strict)
         report = classification_report(gold, found, output_dict=True, zero_division=0)
     assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-9)
     for kind, values in breakdown.classes.items():

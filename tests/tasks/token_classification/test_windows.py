@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from finetune.errors import DataError
 from finetune.model import set_space_before_words
 from finetune.params import TokenClassificationPreprocessParams
 from finetune.prediction import as_windows, batches_by_length, predict_rows
@@ -64,7 +65,19 @@ def test_the_tag_of_wordless_words_is_the_most_frequent_without_O() -> None:
     assert fitted().wordless == "O"
 
 
-@pytest.mark.parametrize(("asked", "stride", "expected"), [(64, 16, 16), (64, 62, 15), (20, 64, 4), (3, 64, 0)])
+def test_ties_and_other_digits() -> None:
+    assert fitted({"train": [row("a", "b", "c", "d", tags="VERB NOUN VERB ADJ")]}).wordless == "VERB"
+    assert fitted({"train": [row("a", "b", tags="² 1")]}).labels == ["1", "²"]  # no decimal digit
+
+
+def test_eight_tags_are_shown() -> None:
+    assert tc_windows._some(list("abcdefgh")) == "a, b, c, d, e, f, g, h"
+    assert tc_windows._some(list("abcdefghi")) == "a, b, c, d, e, f, g, h, … 1 more"
+
+
+@pytest.mark.parametrize(
+    ("asked", "stride", "expected"), [(64, 16, 16), (64, 61, 61), (64, 62, 15), (20, 64, 4), (3, 64, 0)]
+)
 def test_stride_is_lowered_where_windows_would_not_move_on(asked: int, stride: int, expected: int) -> None:
     assert fitted(max_seq_length=asked, doc_stride=stride).doc_stride == expected
 
@@ -178,3 +191,18 @@ def test_a_model_from_elsewhere_brings_its_class_names() -> None:
     assert tc_windows.adopt(state(), named) == state(labels=["O", "S-X", "B-X", "I-X", "E-X"], scheme="IOBES")
     parts = BertConfig(id2label={0: "NOUN", 1: "VERB"})
     assert tc_windows.adopt(state(), parts) == state(labels=["NOUN", "VERB"], scheme="", wordless="NOUN")
+    assert tc_windows.adopt(state(wordless="VERB"), parts).wordless == "VERB"
+    assert tc_windows.adopt(state(), BertConfig(id2label={0: "LABEL_0", 1: "B-X"})).labels == ["LABEL_0", "B-X"]
+    nothing_known = state(labels=[], scheme="", wordless="O")
+    assert tc_windows.adopt(nothing_known, BertConfig(num_labels=2)).labels == ["LABEL_0", "LABEL_1"]
+
+
+def test_gold_that_means_nothing_to_the_model_is_refused() -> None:
+    tc_windows.refuse([row("a", tags="B-QUEEN"), row("a")], state())
+    tc_windows.refuse([row("a", tags="PROPN")], state(scheme=""))
+    with pytest.raises(DataError, match="mean nothing in IOB2: 1, PROPN, S-PER"):
+        tc_windows.refuse([row("a", "b", "c", tags="1 PROPN S-PER")], state())
+
+
+def test_rows_of_the_same_words_stay_on_one_side() -> None:
+    assert TASK.group(row("a", "b")) == TASK.group({**row("a", "b"), "id": "other"}) == "a b"

@@ -42,6 +42,7 @@ TASK = Task(
     decode=spans.decode,
     gold="answers",
     has_gold=rows.has_gold,
+    refuse=lambda _rows, _state: None,
     metrics=spans.metrics,
     breakdown=lambda _predictions, _rows, _state: Breakdown(),
     for_metrics=lambda prediction: {key: prediction[key] for key in ("text", "span_text", "null_score")},

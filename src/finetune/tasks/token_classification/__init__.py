@@ -48,6 +48,7 @@ TASK = Task(
     decode=tags.decode,
     gold="tags",
     has_gold=rows.has_gold,
+    refuse=windows.refuse,
     metrics=tags.metrics,
     breakdown=tags.breakdown,
     for_metrics=lambda prediction: {"tags": prediction["tags"]},

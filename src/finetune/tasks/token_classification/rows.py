@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from finetune.cells import Unusable, audited, clean, missing, parsed, without_surrogates
 from finetune.params import TokenClassificationColumns
 from finetune.tables import Audit, Row, Table
@@ -79,9 +81,11 @@ def _tag(value: Any, repairs: list[str]) -> str:
     if isinstance(value, bool | list | tuple | dict):
         raise Unusable("a tag is neither text nor a number")
     if isinstance(value, float):
-        if value != int(value):
+        if not value.is_integer():
             raise Unusable("a tag is neither text nor a number")
         value = int(value)
+    if isinstance(value, int) and value < 0:
+        raise Unusable("a tag is missing")  # -1 and -100 are how prepared data say so
     tag = clean(str(value), repairs).strip()
     if isinstance(value, str) and tag != value:
         repairs.append("white space around a tag")
@@ -105,7 +109,8 @@ def serve(records: Sequence[Row]) -> list[Row]:
 
 def accepts(value: Any) -> bool:
     """Text, or words."""
-    return isinstance(value, str) or (isinstance(value, list | tuple) and all(isinstance(word, str) for word in value))
+    is_list = isinstance(value, list | tuple | np.ndarray)
+    return isinstance(value, str) or (is_list and all(isinstance(word, str) for word in value))
 
 
 def text_of(row: Row) -> str:

@@ -84,24 +84,29 @@ def mark(found: Iterable[Entity], length: int, scheme: str) -> list[str]:
     return tags
 
 
-def scheme_of(tags: Iterable[str]) -> str:
-    """The first scheme that has letters for all these tags; "" if there is none."""
+def strangers(tags: Iterable[str], scheme: str) -> list[str]:
+    """Tags that mean nothing in the scheme; every tag means something where there is none."""
+    letters = {*LETTERS[scheme], "B"} if scheme == "IOB1" else set(LETTERS.get(scheme, ()))
+    return sorted(
+        {tag for tag in tags if scheme and tag != OUTSIDE and not (_TAG.fullmatch(tag) and tag[0] in letters)}
+    )
+
+
+def possible(tags: Iterable[str]) -> list[str]:
+    """The schemes in which all these tags mean something; none where all are O."""
     marking = set(tags) - {OUTSIDE}
-    if not marking or not all(_TAG.fullmatch(tag) for tag in marking):
-        return ""
-    letters = {tag[0] for tag in marking}
-    return next((scheme for scheme, known in LETTERS.items() if letters <= set(known)), "")
+    return [scheme for scheme in LETTERS if marking and not strangers(marking, scheme)]
 
 
 def detect(rows: Iterable[Sequence[str]]) -> Detected:
     """The scheme that most rows follow to the letter; the first of LETTERS among equals."""
     distinct = {tuple(tags) for tags in rows}
     tags = {tag for row in distinct for tag in row} - {OUTSIDE}
-    strangers = sorted(tag for tag in tags if not _TAG.fullmatch(tag))
-    if strangers or not tags:
-        return Detected("", strangers if len(strangers) < len(tags) else [], 0)
+    if not possible(tags):
+        fewest = min((strangers(tags, scheme) for scheme in LETTERS), key=len)
+        return Detected("", fewest if len(fewest) < len(tags) else [], 0)
     broken: dict[str, int] = {}
-    for scheme in LETTERS:
+    for scheme in possible(tags):
         broken[scheme] = sum(mark(entities(row, scheme), len(row), scheme) != list(row) for row in distinct)
         if not broken[scheme]:
             break

@@ -11,7 +11,7 @@ from torch.nn import functional
 from finetune.tables import Row
 from finetune.tasks.task import Batch, Breakdown, Examined, Prediction, Reduced
 from finetune.tasks.token_classification.rows import spans, text_of
-from finetune.tasks.token_classification.schemes import as_iobes, entities, type_of
+from finetune.tasks.token_classification.schemes import OUTSIDE, as_iobes, entities, type_of
 from finetune.tasks.token_classification.windows import IGNORED, NO_WORD, State
 
 
@@ -172,7 +172,7 @@ def _tags_beside_gold(prediction: Prediction, row: Row) -> dict[str, Any]:
 
 def show(prediction: Prediction, row: Row) -> str:
     """The words, each entity in [[ ]] with its type; without entities, each word with its tag."""
-    if not prediction["entities"] and all(tag == "O" for tag in prediction["tags"]):
+    if not prediction["entities"] and all(tag == OUTSIDE for tag in prediction["tags"]):
         return text_of(row)
     if not prediction["entities"]:
         return " ".join(f"{word}/{tag}" for word, tag in zip(row["tokens"], prediction["tags"], strict=True))

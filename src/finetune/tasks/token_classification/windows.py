@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from finetune.errors import DataError, Fault
 from finetune.handoff import SPLITS
+from finetune.model import before_words
 from finetune.params import TokenClassificationPreprocessParams
 from finetune.tables import Row
 from finetune.tasks.task import Columns
-from finetune.tasks.token_classification.schemes import OUTSIDE, detect, scheme_of
+from finetune.tasks.token_classification.schemes import OUTSIDE, detect, possible, strangers
 from finetune.tasks.windowing import fitting_stride, stride_lines, window_length
 
 NO_WORD = -1  # of tokens that stand for no word in their window
@@ -80,11 +82,20 @@ def head(state: State | None) -> dict[str, Any]:
 
 def adopt(state: State, config: Any) -> State:
     """With the class names of a model that comes from elsewhere, unless its config has none but LABEL_0, LABEL_1 …"""
-    names = [config.id2label[i] for i in range(config.num_labels)]
-    if all(name == f"LABEL_{i}" for i, name in enumerate(names)):
+    names = [config.id2label.get(i, f"LABEL_{i}") for i in range(config.num_labels)]
+    if state.labels and names == [f"LABEL_{i}" for i in range(len(names))]:
         return state
     wordless = next(tag for tag in (OUTSIDE, state.wordless, names[0]) if tag in names)
-    return replace(state, labels=names, scheme=scheme_of(names), wordless=wordless)
+    return replace(state, labels=names, scheme=next(iter(possible(names)), ""), wordless=wordless)
+
+
+def refuse(rows: Sequence[Row], state: State) -> None:
+    """Raises: DataError for gold tags that can't be compared with the model's."""
+    unknown = strangers({tag for row in rows for tag in row["tags"] or ()}, state.scheme)
+    if unknown:
+        what = f"gold tags that mean nothing in {state.scheme}: {_some(unknown)}"
+        fix = "give rows tagged as those the model was trained on, or another --tag_key"
+        raise DataError(Fault(what, why=f"the model's classes are {_some(state.labels)}", fix=fix))
 
 
 def encode(rows: Sequence[Row], tokenizer: Any, state: State) -> Columns:
@@ -95,8 +106,9 @@ def encode(rows: Sequence[Row], tokenizer: Any, state: State) -> Columns:
     """
     if state.max_seq_length <= tokenizer.num_special_tokens_to_add(pair=False):
         return {}
+    before = before_words(tokenizer)
     encoded = tokenizer(
-        [row["tokens"] for row in rows],
+        [[before + token if token else "" for token in row["tokens"]] for row in rows],
         is_split_into_words=True,
         truncation=True,
         max_length=state.max_seq_length,
@@ -136,8 +148,8 @@ def _predicted(windows: list[Any], stride: int) -> list[Any]:
         word = np.full(len(window), NO_WORD, dtype=np.int32)
         word[window != NO_WORD] = np.where(first & mine, part, NO_WORD)
         made.append(word)
-        if i + 1 < len(windows):
-            before = part[begins[i + 1] - begins[i] - 1]
+        if len(part):  # matters only where windows share nothing: else a window's first token is at home in another
+            before = part[-1]
     return made
 
 
@@ -147,11 +159,13 @@ def label(rows: Sequence[Row], windows: Columns, state: State) -> tuple[Columns,
     Also -> the rows that can't be learnt from: none of their words gives a token.
     """
     classes = {name: i for i, name in enumerate(state.labels)}
-    labels = []
-    for row, word in zip(windows.get("row", []), windows.get("word", []), strict=True):
-        of_row = np.array([classes[tag] for tag in rows[row]["tags"]])
-        labels.append(np.where(word == NO_WORD, IGNORED, of_row[word]))
-    return {"labels": labels}, set(range(len(rows))) - set(windows.get("row", []))
+    of_rows = [np.array([classes[tag] for tag in row["tags"]]) for row in rows]
+    owners = windows.get("row", [])
+    labels = [
+        np.where(word == NO_WORD, IGNORED, of_rows[row][word])
+        for row, word in zip(owners, windows.get("word", []), strict=True)
+    ]
+    return {"labels": labels}, set(range(len(rows))) - set(owners)
 
 
 def padding(tokenizer: Any) -> dict[str, int]:
