@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from finetune import evaluation
 from finetune.handoff import SplitReport, Trained
-from finetune.report import WORST, Findings, calibration, cut_outs, shares
-from finetune.tasks.task import Examined
+from finetune.report import MOST_CLASSES, WORST, Cell, Findings, calibration, confusion, cut_outs, shares
+from finetune.tasks.task import Breakdown, Examined
 from tests.conftest import sample_rows, write_jsonl
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -206,6 +206,15 @@ def test_shares() -> None:
     assert (every.rows, every.right, every.partly, every.wrong) == (4, 50, 25, 25)
     assert (a.rows, a.right, a.partly) == (3, pytest.approx(100 / 3), pytest.approx(100 / 3))
     assert (b.name, b.rows, b.right, b.partly, b.wrong) == ("B", 1, 100, 0, 0)
+
+
+def test_confusion() -> None:
+    found = confusion(Breakdown({}, {"A": {"A": 3, "Z": 1}, "B": {"B": 3}}))
+    assert list(found) == ["A", "B", "Z"]  # Z is predicted and never gold
+    assert [found["A"]["A"], found["A"]["Z"], found["B"]["B"]] == [Cell(3, 0.75), Cell(1, 0.25), Cell(3, 1.0)]
+    assert found["Z"] == dict.fromkeys("ABZ", Cell(0, 0.0))
+    many = Breakdown({}, {f"c{i:02}": {f"c{i:02}": i} for i in range(1, MOST_CLASSES + 7)})
+    assert list(confusion(many)) == [f"c{i:02}" for i in range(7, MOST_CLASSES + 7)]  # without the rarest
 
 
 TEXTS = st.text(st.sampled_from("ab é🙂א\n"), max_size=900)

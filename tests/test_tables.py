@@ -10,9 +10,10 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
+from datasets import ClassLabel, Dataset, Features, List, Value
 
 from finetune.errors import DataError
-from finetune.tables import Audit, Table, read_mltable, read_table
+from finetune.tables import Audit, Table, read_hub, read_mltable, read_table
 
 ROWS = [
     {"question": "Who, or what?", "context": 'Tab\there, "quotes", comma'},
@@ -180,6 +181,12 @@ def test_very_long_csv_field(tmp_path: Path) -> None:
         ("a.jsonl", bytes(range(256)) * 9, ("not a text file", "binary")),
         ("a.jsonl", b"[" * 100_000, ("not usable JSON", "line 1")),
         ("a.jsonl", b'{"a": 1}\n{"a": ' + b"9" * 5000 + b"}", ("not usable JSON", "line 2")),
+        ("a.txt", b"a O\nb O\n\nc O O\n", ("line 4", "3 columns", "the first line 2")),
+        ("a.txt", b"Once upon a time.\n\nThere was a king.\n\nHe died.\n", ("line 5", "2 columns", "the first line 4")),
+        ("a.txt", "10\u00a0000 O\nb O O\n".encode(), ("line 2", "3 columns", "the first line 2")),
+        ("a.conllu", b"1\ta\tO\n", ("line 1", "3 columns", "CoNLL-U 10")),
+        ("a.txt", b"\n \n", ("no rows",)),
+        ("a.conllu", b"1-2\tdon't" + b"\t_" * 8 + b"\n", ("no rows",)),
         ("a.parquet", b"PAR1 but not really PAR1", ("not a Parquet file",)),
         ("a.parquet", b"", ("not a Parquet file",)),
     ],
@@ -291,3 +298,66 @@ def test_audit_counts_all_and_shows_the_first_rows() -> None:
     audit.add("repaired", "offset", 9)
     assert audit.dropped == 7
     assert audit.lines() == ["dropped 7: no question (rows 1, 2, 3, 4, 5, …)", "repaired 1: offset (rows 9)"]
+
+
+# --- words and tags, a line each ---
+
+TWO = {"tokens": ["a", "b"], "ner_tags": ["B-X", "O"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "rows"),
+    [
+        ("a.txt", "a B-X\nb O\n", [TWO]),
+        ("a.bio", "a\tB-X\r\nb\tO\r\n", [TWO]),
+        ("a.iob", "\ufeffa B-X \nb   O\t\n", [TWO]),
+        ("A.CONLL", "-DOCSTART- O\n\na B-X\nb O\n \t\na B-X\nb O", [TWO, TWO]),
+        ("a.txt", "# O\nb O\n", [{"tokens": ["#", "b"], "ner_tags": ["O", "O"]}]),
+        ("a.txt", "# id 8 domain=en\na B-X\nb O\n\n# id 9\tx\ty\na B-X\nb O\n", [TWO, TWO]),
+        ("a.txt", "New York\tO\n\tO\n", [{"tokens": ["New York", ""], "ner_tags": ["O", "O"]}]),
+        ("a.txt", "10\u00a0000 O\nx\u2028y O\n", [{"tokens": ["10\u00a0000", "x\u2028y"], "ner_tags": ["O", "O"]}]),
+        ("a.txt", "a\nb\n", [{"tokens": ["a", "b"]}]),
+        ("a.txt", "a N B-X\nb V O\n", [{**TWO, "column_2": ["N", "V"]}]),
+        ("a.txt", "a N B-NP B-X\nb V O O\n", [{**TWO, "pos_tags": ["N", "V"], "chunk_tags": ["B-NP", "O"]}]),
+    ],
+)
+def test_columns_of_words(name: str, text: str, rows: list[dict[str, list[str]]], tmp_path: Path) -> None:
+    assert read_table(write(tmp_path / name, text.encode())).rows == rows
+
+
+def test_sentences_are_numbered_by_their_first_line(tmp_path: Path) -> None:
+    assert read_table(write(tmp_path / "a.txt", b"\na O\nb O\n\n\nc O\n")).numbers == [2, 6]
+
+
+def test_universal_dependencies(tmp_path: Path) -> None:
+    lines = ["# text = don't", "1-2\tdon't" + "\t_" * 8, "1\tdo\tdo\tAUX" + "\t_" * 6, "1.1\tx" + "\t_" * 8]
+    lines += ["2\tn't\tnot\tPART" + "\t_" * 6, "", "1-2\tdon't" + "\t_" * 8, ""]
+    (row,) = read_table(write(tmp_path / "A.CONLLU", "\n".join(lines).encode())).rows
+    assert (row["tokens"], row["upos"], row["lemmas"]) == (["do", "n't"], ["AUX", "PART"], ["do", "not"])
+
+
+# --- classes that `datasets` keeps as numbers ---
+
+
+def numbered(tmp_path: Path) -> Path:
+    kinds = Features({"tokens": List(Value("string")), "ner_tags": List(ClassLabel(names=["O", "B-X"]))})
+    columns = {"tokens": [["a", "b"], ["c"]], "ner_tags": [[0, 1], [-1]]}
+    (tmp_path / "data").mkdir()
+    Dataset.from_dict(columns, features=kinds).to_parquet(tmp_path / "data" / "train.parquet")
+    return tmp_path / "data" / "train.parquet"
+
+
+def test_classes_get_their_names(tmp_path: Path) -> None:
+    file = numbered(tmp_path)
+    expected = [["O", "B-X"], [None]]
+    assert [row["ner_tags"] for row in read_table(file).rows] == expected
+    assert [row["ner_tags"] for row in read_hub(str(file.parent), None)["train"].rows] == expected
+
+
+def test_columns_that_were_written_anew_after_they_were_described(tmp_path: Path) -> None:
+    table = pyarrow.parquet.read_table(numbered(tmp_path))
+    pyarrow.parquet.write_table(table.select(["tokens"]), tmp_path / "fewer.parquet")
+    assert read_table(tmp_path / "fewer.parquet").rows == [{"tokens": ["a", "b"]}, {"tokens": ["c"]}]
+    named = table.set_column(1, "ner_tags", pyarrow.array([["O", "B-X"], ["O"]]))
+    pyarrow.parquet.write_table(named, tmp_path / "named.parquet")
+    assert [row["ner_tags"] for row in read_table(tmp_path / "named.parquet").rows] == [["O", "B-X"], ["O"]]

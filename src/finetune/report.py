@@ -82,6 +82,7 @@ def write(
         head=head,
         scores=scores,
         full=task.full_score,
+        gold=task.gold,
         breakdown=breakdown,
         confusion=confusion(breakdown),
         facts={**facts, "rows": len(findings.groups)},
