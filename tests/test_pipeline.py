@@ -113,7 +113,8 @@ def seen(root: Path, step: str, rank: int = 0) -> Any:
 
 
 def start(*words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "finetune", "pipeline", "pipeline.yaml", "--output", "out dir", *words]
+    heedful = ["env", "--default-signal=INT"]  # also where the tests are a background job
+    command = [*heedful, sys.executable, "-m", "finetune", "pipeline", "pipeline.yaml", "--output", "out dir", *words]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     return subprocess.Popen(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
@@ -419,9 +420,13 @@ def test_a_step_that_failed_after_it_had_finished_runs_again(root: Path, monkeyp
 def test_when_one_rank_fails_the_other_is_ended(root: Path, rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAIL", f"second {rank}")
     monkeypatch.setenv("SLEEP", f"second {1 - rank}")
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a background job of a shell
     started = time.monotonic()
-    with pytest.raises(StepError, match="second ended with exit code 3") as caught:
-        ran(root, "--set", "processes=2")
+    try:
+        with pytest.raises(StepError, match="second ended with exit code 3") as caught:
+            ran(root, "--set", "processes=2")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - started < 8
     assert caught.value.faults[0].where.endswith("log.txt" if rank == 0 else "log.rank1.txt")
 

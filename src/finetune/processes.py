@@ -29,7 +29,8 @@ def execute(name: str, command: str, processes: int, world: int, home: Path, out
     try:
         for rank, log in enumerate(logs):
             env = environment(rank, processes, world, port, output)
-            words = ["bash", "-c", command]
+            # A shell's background jobs are started deaf to interrupts, and would pass that on.
+            words = ["env", "--default-signal=INT", "bash", "-c", command]
             process = subprocess.Popen(
                 words,
                 cwd=home / "code",
