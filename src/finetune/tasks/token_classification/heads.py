@@ -32,6 +32,14 @@ def classify(
     return TokenClassifierOutput(logits=self.classifier(self.dropout(hidden)))
 
 
+def build(self: Any, body: nn.Module) -> None:
+    """The body and a linear layer, as every head class of transformers begins."""
+    self.model = body
+    self.dropout = nn.Dropout(self.config.classifier_dropout)
+    self.classifier = nn.Linear(self.config.d_model, self.config.num_labels)
+    self.post_init()
+
+
 class BartForTokenClassification(BartPreTrainedModel):  # type: ignore[misc]
     """BartModel and a linear layer."""
 
@@ -40,10 +48,7 @@ class BartForTokenClassification(BartPreTrainedModel):  # type: ignore[misc]
 
     def __init__(self, config: BartConfig) -> None:
         super().__init__(config)
-        self.model = BartModel(config)
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.d_model, config.num_labels)
-        self.post_init()
+        build(self, BartModel(config))
 
 
 class MBartForTokenClassification(MBartPreTrainedModel):  # type: ignore[misc]
@@ -54,10 +59,7 @@ class MBartForTokenClassification(MBartPreTrainedModel):  # type: ignore[misc]
 
     def __init__(self, config: MBartConfig) -> None:
         super().__init__(config)
-        self.model = MBartModel(config)
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.d_model, config.num_labels)
-        self.post_init()
+        build(self, MBartModel(config))
 
 
 def register() -> None:
