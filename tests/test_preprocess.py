@@ -291,8 +291,7 @@ def test_mltable_wins_over_the_file(prepared: Path, tmp_path: Path) -> None:
     assert contexts_of(rows_of(tmp_path / "out")["train"]) <= contexts_of(make_rows(10, first=50))
 
 
-def test_dataset_name_is_a_local_folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+def test_dataset_name_is_a_local_folder(prepared: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for i, split in enumerate(SPLITS):
         write_jsonl(tmp_path / "data" / f"{split}.jsonl", make_rows(6, first=10 * i))
@@ -301,6 +300,18 @@ def test_dataset_name_is_a_local_folder(prepared: Path, tmp_path: Path, monkeypa
     rows = rows_of(tmp_path / "out")
     assert [contexts_of(rows[split]) for split in SPLITS] == [contexts_of(make_rows(6, 10 * i)) for i in range(3)]
     assert rows["train"][0]["answers"] == make_rows(1)[0]["answers"]
+
+
+def test_rows_of_another_folder_of_the_same_name(prepared: Path, tmp_path: Path) -> None:
+    """The cache of `datasets` knows a folder with configurations by its last name alone."""
+    for i, parent in enumerate("ab"):
+        folder = tmp_path / parent / "data"
+        folder.mkdir(parents=True)
+        (folder / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: train.jsonl\n---\n")
+        write_jsonl(folder / "train.jsonl", make_rows(12, first=20 * i))
+        run(prepared, tmp_path / "out", dataset_name=folder)
+        rows = rows_of(tmp_path / "out")
+        assert contexts_of([row for part in rows.values() for row in part]) == contexts_of(make_rows(12, 20 * i))
 
 
 def test_dataset_that_is_not_there(prepared: Path, tmp_path: Path) -> None:

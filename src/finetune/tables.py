@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import re
+import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -381,16 +382,21 @@ def read_hub(name: str, config: str | None) -> dict[str, Table]:
     """
     import datasets
 
-    try:
-        splits = datasets.load_dataset(name, config)
-    except Exception as error:  # datasets raises errors of a dozen unrelated classes here
-        fix = "check --dataset_name and the network, or give --train_file_path"
-        raise DataError(
-            Fault(f"data set {name} can't be loaded", why=f"{type(error).__name__}: {error}", fix=fix)
-        ) from None
-    tables = {}
-    for split, rows in splits.items():
-        names = _class_names(rows.features.to_dict())
-        made = [_with_names(row, names) for row in rows]
-        tables[str(split)] = Table(f"{name} ({split})", tuple(rows.column_names), made, list(range(1, len(made) + 1)))
+    with tempfile.TemporaryDirectory() as fresh:
+        # The shared cache knows a folder whose README names configurations by its last name alone: it would give the
+        # rows of another folder, or those that the files held before.
+        cache = fresh if Path(name).is_dir() else None
+        try:
+            splits = datasets.load_dataset(name, config, cache_dir=cache)
+        except Exception as error:  # datasets raises errors of a dozen unrelated classes here
+            fix = "check --dataset_name and the network, or give --train_file_path"
+            raise DataError(
+                Fault(f"data set {name} can't be loaded", why=f"{type(error).__name__}: {error}", fix=fix)
+            ) from None
+        tables = {}
+        for split, rows in splits.items():
+            names = _class_names(rows.features.to_dict())
+            made = [_with_names(row, names) for row in rows]
+            numbers = list(range(1, len(made) + 1))
+            tables[str(split)] = Table(f"{name} ({split})", tuple(rows.column_names), made, numbers)
     return tables
