@@ -41,6 +41,8 @@ def checkout(tmp_path: Path) -> Path:
     """A copy of everything that declare reads and writes."""
     for name in ("src", "components", "environments", "docs"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copytree(ROOT / "tests" / "proofs", tmp_path / "tests" / "proofs")
+    shutil.copy(ROOT / "tests" / "__init__.py", tmp_path / "tests")
     for name in ("pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
@@ -157,4 +159,4 @@ def test_declare_outside_a_checkout(checkout: Path) -> None:
 def test_unexpected_words(checkout: Path) -> None:
     result = declare(checkout, "--chekc")
     assert result.returncode == 2
-    assert "fix: finetune declare [--check]" in result.stderr
+    assert "fix: finetune declare [--check | --proofs]" in result.stderr

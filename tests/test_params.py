@@ -67,6 +67,11 @@ OWN: dict[str, tuple[tuple[str, str, Any, tuple[str, ...]], ...]] = {
         ("metric_for_best_model", "string", "loss", ("loss", "f1", "accuracy", "precision", "recall")),
     ),
 }
+# Further optional inputs, whose defaults leave every other one its meaning.
+BEYOND = {
+    "preset", "keep_global_batch_size", "lr_scheduler_cycles", "lr_scheduler_power", "gradient_checkpointing",
+    "torch_compile", "attn_implementation", "throughput_warmup_steps", "save_steps",
+}  # fmt: skip
 OUTPUTS = {"pytorch_model_folder": "uri_folder", "mlflow_model_folder": "mlflow_model"}
 FOLDERS = {"preprocess_output", "model_selector_output"}
 
@@ -92,7 +97,7 @@ def test_every_shared_input_in_the_order_of_the_spec() -> None:
 
 def test_nothing_besides_the_spec() -> None:
     """eval_accumulation_steps is an input of question answering alone."""
-    names = {name for name, *_ in SHARED}
+    names = {name for name, *_ in SHARED} | BEYOND
     for task, own in OWN.items():
         assert set(component(task)["inputs"]) - names == {name for name, *_ in own}
 
@@ -185,6 +190,21 @@ def test_defaults_are_supported_and_all_have_effect() -> None:
             {"early_stopping_threshold": 0.1},
             {"apply_early_stopping": True},
             "early_stopping_threshold 0.1 has no effect with apply_early_stopping false",
+        ),
+        (
+            {"lr_scheduler_cycles": 2},
+            {"lr_scheduler_type": "cosine_with_restarts"},
+            "lr_scheduler_cycles 2 has no effect with lr_scheduler_type linear",
+        ),
+        (
+            {"lr_scheduler_power": 2.0},
+            {"lr_scheduler_type": "polynomial"},
+            "lr_scheduler_power 2.0 has no effect with lr_scheduler_type linear",
+        ),
+        (
+            {"keep_global_batch_size": True},
+            {"auto_find_batch_size": True},
+            "keep_global_batch_size true has no effect with auto_find_batch_size false",
         ),
         (
             {"deepspeed": Path("zero2.json")},

@@ -16,7 +16,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from finetune import evaluation, model_selector, preprocess, run
 from finetune.errors import HandoffError, ModelError, ParameterError, UnsupportedError
-from tests.conftest import build_tiny_model, finetune_words, sample_rows, write_jsonl
+from tests.conftest import finetune_words, sample_rows, write_jsonl
 
 pytestmark = pytest.mark.slow
 QUICK = {"per_device_train_batch_size": 16, "per_device_eval_batch_size": 16, "learning_rate": 1e-3}
@@ -269,32 +269,6 @@ def test_no_answer_threshold_is_calibrated(prepared: Path, tmp_path: Path) -> No
     assert scores["f1"] == pytest.approx(best["eval_best_f1"]) and scores["f1"] > best["eval_f1"]
 
 
-def test_early_stopping(prepared: Path, tmp_path: Path) -> None:
-    folder = finetune(
-        prepared, tmp_path, num_train_epochs=6, learning_rate=0, apply_early_stopping="true", early_stopping_patience=2
-    )
-    assert len(history(folder, "eval_loss")) == 3  # the first is the best, two bring nothing
-
-
-def test_save_total_limit_keeps_the_best(prepared: Path, tmp_path: Path) -> None:
-    folder = finetune(
-        prepared, tmp_path, num_train_epochs=4, learning_rate=0.3, save_total_limit=1, lr_scheduler_type="constant"
-    )
-    losses = history(folder, "eval_loss")
-    assert len(checkpoints(folder)) <= 2
-    assert f"checkpoint-{(losses.index(min(losses)) + 1) * state(folder)['max_steps'] // 4}" in {
-        p.name for p in checkpoints(folder)
-    }
-
-
-def test_evaluation_steps_interval(prepared: Path, tmp_path: Path) -> None:
-    folder = finetune(
-        prepared, tmp_path, per_device_train_batch_size=4, evaluation_strategy="steps", evaluation_steps_interval=0.5
-    )
-    steps = [entry["step"] for entry in state(folder)["log_history"] if "eval_loss" in entry]
-    assert steps[0] == round(state(folder)["max_steps"] / 2)
-
-
 def test_lora_merged(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = finetune(prepared, tmp_path, apply_lora="true", lora_r=4)
     assert "parameters are trained" in capsys.readouterr().out
@@ -404,67 +378,3 @@ def test_mismatched_head_is_an_error_if_asked(prepared: Path, tmp_path: Path) ->
     with pytest.raises(ModelError, match="ignore_mismatched_sizes true"):
         finetune(tmp_path / "prepared", tmp_path, ignore_mismatched_sizes="false")
     finetune(tmp_path / "prepared", tmp_path, max_steps=1)
-
-
-def test_bf16_autocasts(prepared: Path, tmp_path: Path) -> None:
-    one = finetune(prepared, tmp_path / "a", max_steps=2, precision="bf16", logging_strategy="steps", logging_steps=1)
-    other = finetune(prepared, tmp_path / "b", max_steps=2, logging_strategy="steps", logging_steps=1)
-    losses = [(history(folder, "loss")) for folder in (one, other)]
-    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], abs=0.05)
-    assert all(tensor.dtype == torch.float32 for tensor in weights(one).values())
-
-
-def test_full_determinism_and_workers_change_nothing(prepared: Path, tmp_path: Path) -> None:
-    runs = [
-        finetune(
-            prepared,
-            tmp_path / str(workers),
-            enable_full_determinism="true",
-            dataloader_num_workers=workers,
-            max_steps=4,
-        )
-        for workers in (0, 2)
-    ]
-    assert same(weights(runs[0]), weights(runs[1]))
-
-
-def test_evaluating_more_often_changes_nothing(prepared: Path, tmp_path: Path) -> None:
-    steps = {"num_train_epochs": 1, "evaluation_strategy": "steps"}
-    runs = [finetune(prepared, tmp_path / str(every), **steps, eval_steps=every) for every in (1, 2)]
-    last = min(int(checkpoints(folder)[-1].name.split("-")[1]) for folder in runs) // 2 * 2
-    assert same(weights(runs[0] / f"checkpoint-{last}"), weights(runs[1] / f"checkpoint-{last}"))
-
-
-LIMITED = """
-import resource, sys
-import torch, mlflow, datasets, transformers.trainer, finetune.training
-from finetune import run, tracking
-
-in_use = 4096 * int(open("/proc/self/statm").read().split()[0])
-resource.setrlimit(resource.RLIMIT_AS, (in_use + 450 * 2**20, -1))
-save_and_prove = run.save_and_prove
-
-def with_all_memory(*arguments):
-    resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
-    save_and_prove(*arguments)
-
-run.save_and_prove = with_all_memory
-run.main(sys.argv[1:])
-"""
-
-
-def test_batch_size_is_halved_where_memory_runs_out(prepared: Path, tmp_path: Path) -> None:
-    shutil.copytree(prepared / "data", tmp_path / "data")
-    (tmp_path / "wide").mkdir()
-    wide = build_tiny_model(tmp_path / "wide", intermediate_size=8192)  # 0.5 GB for each activation at 113 windows
-    words = ["--task", "question_answering", "--pytorch_model_path", str(wide)]
-    model_selector.main([*words, "--output_dir", str(tmp_path / "model")])
-    given = {"per_device_train_batch_size": 128, "max_steps": 1, "auto_find_batch_size": "true"}
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
-    env.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, "-c", LIMITED, *finetune_words(tmp_path, tmp_path, **given)]
-    ran = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    found = [line for line in ran.stdout.splitlines() if line.startswith("out of memory")]
-    assert found[0] == "out of memory with per_device_train_batch_size 128; starting again with 64"
-    assert state(tmp_path / "pytorch")["train_batch_size"] == 128 >> len(found)

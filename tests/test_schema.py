@@ -243,11 +243,12 @@ def test_command_line_is_one_line_with_optional_inputs_in_groups() -> None:
 
 
 def test_markdown_has_a_row_for_each_parameter() -> None:
-    rows = [line for line in markdown_table(Component).splitlines() if line.startswith("| `")]
+    table = markdown_table(Component, {name: f"seen: {name}" for name in NAMES})
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
     assert [row.split("`")[1] for row in rows] == NAMES
-    assert '| `metric` | "loss" \\| "f1" | `f1` | Better metric. |' in rows
-    assert "| `data` | uri_folder | required | Rows. |" in rows
-    assert "| `result` | mlflow_model | output | Result. |" in rows
+    assert '| `metric` | "loss" \\| "f1" | `f1` | Better metric. | seen: metric |' in rows
+    assert "| `data` | uri_folder | required | Rows. | seen: data |" in rows
+    assert "| `result` | mlflow_model | output | Result. | seen: result |" in rows
 
 
 @pytest.mark.parametrize("cls", [*CLASSES, ComputeParams, Component], ids=lambda cls: cls.__name__)

@@ -16,7 +16,15 @@ from finetune.cli import parse_task
 from finetune.console import say, start
 from finetune.declare import COMPONENTS
 from finetune.errors import Fault, ParameterError, UnsupportedError, run_main
-from finetune.params import FinetuneParams, ModelImportParams, refuse_unsupported, without_effect
+from finetune.params import (
+    FinetuneParams,
+    ModelImportParams,
+    refuse_contradictions,
+    refuse_unsupported,
+    without_effect,
+)
+from finetune.presets import with_preset
+from finetune.resolved import Derived
 from finetune.schema import non_default, to_text
 
 if TYPE_CHECKING:
@@ -45,11 +53,11 @@ def check(commands: Sequence[tuple[str, int]], faults: Sequence[Fault]) -> None:
     `faults` were found before. Raises: ParameterError with the faults of all steps, UnsupportedError, DataError,
     ModelError.
     """
-    task, params = parse_steps([command for command, _ in commands], faults)
+    task, params, derived = parse_steps(commands, faults)
     if not params:
         return
     start("check")
-    for line in described(params):
+    for line in (*described(params), *map(str, derived)):
         say(line)
     if not {"model_import", "datapreprocess"} <= params.keys():
         return
@@ -66,12 +74,17 @@ def check(commands: Sequence[tuple[str, int]], faults: Sequence[Fault]) -> None:
         look_at_training(params["finetune"], record, config, lengths, evaluated, processes)
 
 
-def parse_steps(commands: Sequence[str], before: Sequence[Fault]) -> tuple[str, dict[str, Any]]:
-    """(task, parameters of each component by its name). Raises: ParameterError, UnsupportedError."""
-    task, params = "", {}
+def parse_steps(
+    commands: Sequence[tuple[str, int]], before: Sequence[Fault]
+) -> tuple[str, dict[str, Any], list[Derived]]:
+    """(task, parameters of each component by its name, what a preset gave).
+
+    Raises: ParameterError, UnsupportedError.
+    """
+    task, params, derived = "", {}, []
     faults = list(before)
     unsupported: list[Fault] = []
-    for command in commands:
+    for command, world in commands:
         words = shlex.split(command)
         component = MODULES.get(words[2]) if words[:2] == ["python", "-m"] else None
         if component is None:
@@ -80,6 +93,9 @@ def parse_steps(commands: Sequence[str], before: Sequence[Fault]) -> tuple[str, 
             task, params[component] = parse_task(words[3:], component, words[2])
             faults += missing_source(params[component])
             if isinstance(params[component], FinetuneParams):
+                params[component], taken = with_preset(params[component], world)
+                derived += taken
+                refuse_contradictions(params[component])
                 refuse_unsupported(params[component])
         except ParameterError as error:
             faults += error.faults
@@ -89,7 +105,7 @@ def parse_steps(commands: Sequence[str], before: Sequence[Fault]) -> tuple[str, 
         raise ParameterError(*faults, *unsupported)
     if unsupported:
         raise UnsupportedError(*unsupported)
-    return task, params
+    return task, params, derived
 
 
 def missing_source(params: Any) -> list[Fault]:
@@ -157,12 +173,16 @@ def look_at_training(
 ) -> None:
     """Steps, memory and time. Raises: ParameterError, UnsupportedError."""
     from finetune import adapt, estimate
-    from finetune.schedule import refuse_unsupported_here, schedule
+    from finetune.model import refuse_attention
+    from finetune.schedule import refuse_unsupported_here, schedule, without_effect_here
 
     refuse_unsupported_here(params, processes)
     adapt.refuse(params, config.model_type)
+    refuse_attention(config, task, params.attn_implementation)
     windows = lengths.expected_windows
     steps = schedule(params, windows, processes)
+    for line in without_effect_here(params, steps):
+        say(f"note: {line}")
     say(f"steps: {steps.total_steps:,} of {steps.global_batch} windows, about {windows:,} windows in an epoch")
     trained = steps.total_steps * steps.global_batch // processes
     evaluations = steps.total_steps // steps.evaluation_steps

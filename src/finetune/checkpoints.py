@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,39 @@ from transformers import TrainerCallback
 
 from finetune.console import say
 from finetune.errors import Fault, ParameterError
+from finetune.params import FIXED_ON_RESUME, FinetuneParams
+from finetune.schedule import Schedule
+from finetune.schema import to_text
 
 WHOLE = "complete"  # written last: its existence means that the checkpoint is whole
+STATE = "trainer_state.json"
 
 
 @dataclass(frozen=True)
 class Marker:
-    """What the marker says: with other numbers, a step of the checkpoint is another place in the data."""
+    """What the marker says: a run that differs in one of these can't go on from the checkpoint."""
 
-    global_batch: int
     windows: int
+    global_batch: int
+    total_steps: int
+    per_device_train_batch_size: int
+    gradient_accumulation_steps: int
+    parameters: dict[str, Any]  # those of FIXED_ON_RESUME
+
+    @classmethod
+    def of(cls, params: FinetuneParams, steps: Schedule, windows: int) -> "Marker":
+        return cls(
+            windows=windows,
+            global_batch=steps.global_batch,
+            total_steps=steps.total_steps,
+            per_device_train_batch_size=params.per_device_train_batch_size,
+            gradient_accumulation_steps=params.gradient_accumulation_steps,
+            parameters={name: vars(params)[name] for name in FIXED_ON_RESUME},
+        )
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> "Marker":
+        return cls(**json.loads((checkpoint / WHOLE).read_text()))
 
 
 class MarkWhole(TrainerCallback):  # type: ignore[misc]
@@ -69,16 +92,49 @@ def move_aside(folder: Path) -> None:
     say(f"{len(old)} checkpoints of an earlier run moved to {target.name}/ (--resume_from_checkpoint true goes on)")
 
 
-def refuse_other_steps(checkpoint: Path, marker: Marker) -> None:
-    """Raises: ParameterError if the run would go on at another place in the data than the checkpoint's."""
-    was = Marker(**json.loads((checkpoint / WHOLE).read_text()))
+def with_found_batch(params: FinetuneParams, checkpoint: Path) -> FinetuneParams:
+    """With auto_find_batch_size, the batch that the run which left the checkpoint had found."""
+    if not params.auto_find_batch_size:
+        return params
+    was = Marker.read(checkpoint)
+    return replace(
+        params,
+        per_device_train_batch_size=was.per_device_train_batch_size,
+        gradient_accumulation_steps=was.gradient_accumulation_steps,
+    )
+
+
+def refuse_other_run(checkpoint: Path, now: Marker) -> None:
+    """Raises: ParameterError, with everything in which the run differs from the one that left the checkpoint."""
+    was = Marker.read(checkpoint)
     faults = []
-    if was.global_batch != marker.global_batch:
-        why = "that is per_device_train_batch_size x gradient_accumulation_steps x processes"
-        what = f"{checkpoint.name} has {was.global_batch} windows in a step, this run has {marker.global_batch}"
-        faults.append(Fault(what, why=why, fix="give the same numbers, or --resume_from_checkpoint false"))
-    if was.windows != marker.windows:
-        what = f"{checkpoint.name} has {was.windows} training windows, this run has {marker.windows}"
+    if was.windows != now.windows:
+        what = f"{checkpoint.name} has {was.windows} training windows, this run has {now.windows}"
         faults.append(Fault(what, fix="give the same data, or --resume_from_checkpoint false"))
+    if was.global_batch != now.global_batch:
+        why = "that is per_device_train_batch_size x gradient_accumulation_steps x processes"
+        what = f"{checkpoint.name} has {was.global_batch} windows in a step, this run has {now.global_batch}"
+        faults.append(Fault(what, why=why, fix="give the same numbers, or --resume_from_checkpoint false"))
+    if was.total_steps != now.total_steps and not now.parameters["lr_scheduler_type"].startswith("constant"):
+        why = f"the learning rate falls over all of them ({now.parameters['lr_scheduler_type']})"
+        what = f"{checkpoint.name} is of a run of {was.total_steps} steps, this one has {now.total_steps}"
+        fix = "give the same numbers, or train the finished model further as --pytorch_model_path of a new import"
+        faults.append(Fault(what, why=why, fix=fix))
+    for name, value in now.parameters.items():
+        if was.parameters[name] != value:
+            what = f"{checkpoint.name} was made with {name} {to_text(was.parameters[name])}, not {to_text(value)}"
+            faults.append(Fault(what, fix=f"--{name} {to_text(was.parameters[name])}"))
     if faults:
         raise ParameterError(*faults)
+
+
+def why_over(checkpoint: Path, params: FinetuneParams, steps: Schedule) -> str:
+    """Why there is nothing left to train after the checkpoint; '' if there is."""
+    state = json.loads((checkpoint / STATE).read_text())
+    if state["global_step"] >= steps.total_steps:
+        return f"it is the last of {steps.total_steps} steps"
+    stopping = state["stateful_callbacks"].get("EarlyStoppingCallback")
+    without = stopping["attributes"]["early_stopping_patience_counter"] if stopping else 0
+    if params.apply_early_stopping and without >= params.early_stopping_patience:
+        return f"training had stopped early, after {without} evaluations without improvement"
+    return ""

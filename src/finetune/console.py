@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import warnings
 from typing import Any
 
 
@@ -12,12 +13,13 @@ def start(component: str) -> None:
 
 
 def quiet_libraries() -> None:
-    """Turn off the loading bars of transformers and datasets."""
+    """Turn off the loading bars of transformers and datasets, and what transformers says to programmers."""
     import datasets
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -2,10 +2,13 @@
 
 finetune declare            write them
 finetune declare --check    fail if one of them is not what the parameters say
+finetune declare --proofs   every parameter, the effect that is observed in a run, and the test that observes it
 """
 
 import re
+import sys
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +87,8 @@ def main(argv: list[str]) -> None:
     if argv in (["--help"], ["-h"]):
         print(__doc__)
         return
-    if argv not in ([], ["--check"]):
-        raise ParameterError(Fault(f"unexpected words: {' '.join(argv)}", fix="finetune declare [--check]"))
+    if argv not in ([], ["--check"], ["--proofs"]):
+        raise ParameterError(Fault(f"unexpected words: {' '.join(argv)}", fix="finetune declare [--check | --proofs]"))
     if not (ROOT / "pyproject.toml").is_file():
         raise ParameterError(
             Fault(
@@ -94,6 +97,9 @@ def main(argv: list[str]) -> None:
                 fix="pip install -e . in a clone",
             )
         )
+    if argv == ["--proofs"]:
+        print("\n\n".join(proofs_of(task, c) for task in TASKS for c in COMPONENTS))
+        return
     stale = [
         path for path, text in generated().items() if not path.is_file() or path.read_text(encoding="utf-8") != text
     ]
@@ -226,18 +232,54 @@ def conda(device: str) -> dict[str, Any]:
     }
 
 
+def rows(task: str, c: Component) -> tuple[Any, ...]:
+    """Of tests/proofs/table.py, which is part of the checkout and not of the package."""
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    found: tuple[Any, ...] = import_module("tests.proofs.table").proofs(c.name, task)
+    return found
+
+
+def proofs_of(task: str, c: Component) -> str:
+    """The proofs of one component, and how many of its parameters have one."""
+    known = [p.name for p in params_of(vars(TASKS[task])[c.name])]
+    proofs = {name: [row for row in rows(task, c) if row.parameter == name] for name in known}
+    width = max(map(len, known))
+    lines = [f"{task}_{c.name}"]
+    for name, found in proofs.items():
+        for row in found:
+            lines += [f"  {name:{width}}  {row.shown}", f"  {'':{width}}  {row.test(c.name, task)}"]
+    proved = sum(bool(found) for found in proofs.values())
+    return "\n".join([*lines, f"  {proved} of {len(known)} parameters are proved: {proved / len(known):.0%}"])
+
+
+def proved(task: str, c: Component) -> dict[str, str]:
+    """Parameter -> what its proofs show, as a cell of docs/parameters.md."""
+    shown: dict[str, list[str]] = {p.name: [] for p in params_of(vars(TASKS[task])[c.name])}
+    for row in rows(task, c):
+        where = f" ({row.elsewhere.partition('::')[0]})" if row.elsewhere else ""
+        text = f"{row.shown}{where}"
+        if row.parameter in shown and text not in shown[row.parameter]:
+            shown[row.parameter].append(text)
+    return {name: "; ".join(texts) for name, texts in shown.items()}
+
+
 def parameters_page() -> str:
     """docs/parameters.md."""
     text = ["# Parameters\n", f"<!-- {GENERATED[2:].strip()} -->\n"]
     text.append(
         'Booleans are the strings "true" and "false", in any case. Only what is marked required has to be given.\n'
     )
+    text.append(
+        "The last column is what a test sees in a run whose command line gives the parameter another value than its\n"
+        "default: in `tests/proofs`, or in the file that is named. `finetune declare --proofs` prints the tests.\n"
+    )
     for task, classes in TASKS.items():
         for c in COMPONENTS:
             text += [
                 f"## {task}_{c.name}\n",
                 f"{c.description} `python -m {c.module} --task {task}`\n",
-                markdown_table(vars(classes)[c.name]),
+                markdown_table(vars(classes)[c.name], proved(task, c)),
             ]
     return "\n".join(text)
 

@@ -12,6 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from finetune import adapt
+from finetune.model import empty_model
 from finetune.params import FinetuneParams
 from finetune.prediction import autocast_for
 from finetune.tasks.task import Task
@@ -52,7 +53,7 @@ def cost(config: Any, task: Task, params: FinetuneParams, batch_size: int, lengt
         return tensor
 
     with torch.device("meta"):
-        model = adapt.adapt(task.auto_model.from_config(config), params).model.train()
+        model = adapt.adapt(empty_model(config, task, params.attn_implementation), params).model.train()
         weights |= {p.untyped_storage()._cdata for p in model.parameters()}
         hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
         with FlopCounterMode(display=False) as counter, hooks:

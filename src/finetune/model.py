@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoTokenizer
 
-from finetune.errors import Fault, ModelError, first_line
+from finetune.errors import Fault, ModelError, UnsupportedError, first_line
 from finetune.tasks.task import Task
 
 STATE_KEY = "finetune"  # entry of config.json that holds {"task": …, "state": …}
@@ -95,8 +95,32 @@ def architecture(task: Task, config: Any) -> str:
     return str(task.families[type(config)].__name__)
 
 
+def empty_model(config: Any, task: Task, attn_implementation: str = "auto") -> Any:
+    """The model without its weights: tensors that have shapes but no content."""
+    with torch.device("meta"):
+        return task.auto_model.from_config(config, attn_implementation=_asked(attn_implementation))
+
+
+def refuse_attention(config: Any, task: Task, attn_implementation: str) -> None:
+    """Raises: UnsupportedError if the family has no such attention."""
+    try:
+        empty_model(config, task, attn_implementation)
+    except (ImportError, ValueError) as error:
+        fix = "--attn_implementation auto"
+        what = f"--attn_implementation {attn_implementation} for a {config.model_type}"
+        raise UnsupportedError(Fault(what, why=first_line(error), fix=fix)) from None
+
+
+def _asked(attn_implementation: str) -> str | None:
+    return None if attn_implementation == "auto" else attn_implementation
+
+
 def load_model(
-    folder: Path, task: Task, state: Any | None, ignore_mismatched_sizes: bool = False
+    folder: Path,
+    task: Task,
+    state: Any | None,
+    ignore_mismatched_sizes: bool = False,
+    attn_implementation: str = "auto",
 ) -> tuple[Any, list[str]]:
     """(model in fp32 on the CPU, names of weights that the folder lacks and that start at random).
 
@@ -116,6 +140,7 @@ def load_model(
             dtype=torch.float32,  # the default is the file's own type
             use_safetensors=True,
             trust_remote_code=False,
+            attn_implementation=_asked(attn_implementation),
             ignore_mismatched_sizes=ignore_mismatched_sizes or base.is_dir(),  # the adapter brings the head
             output_loading_info=True,
         )

@@ -8,13 +8,24 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from finetune.errors import Fault, UnsupportedError
+from finetune.errors import Fault, ParameterError, UnsupportedError
 from finetune.schema import param, port, to_text
 
 CPU_INSTANCE, GPU_INSTANCE = "Standard_D12_v2", "Standard_NC24ads_A100_v4"
 
 SchedulerName = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
 SCHEDULERS: tuple[str, ...] = get_args(SchedulerName)
+PresetName = Literal[
+    "none",
+    "bert-base",
+    "bert-large",
+    "roberta-base",
+    "roberta-large",
+    "albert-large",
+    "albert-xxl",
+    "distilbert",
+    "llama-2-13b",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +148,16 @@ class TokenClassificationPreprocessParams(TokenClassificationColumns, TokenClass
 
 
 @dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Preset."""
+
+    preset: PresetName = param(
+        "none",
+        "Values recommended for a model on SQuAD, in place of defaults: learning_rate, num_train_epochs, both batch sizes, precision bf16. What is away from its default wins.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lora:
     """LoRA."""
 
@@ -160,6 +181,10 @@ class Loop:
     auto_find_batch_size: bool = param(
         False, "Where memory runs out, halve per_device_train_batch_size and start again from the first weights."
     )
+    keep_global_batch_size: bool = param(
+        False,
+        "With auto_find_batch_size: raise gradient_accumulation_steps as the batch shrinks, so that a step keeps its windows.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +203,14 @@ class Optimizer:
     adam_epsilon: float = param(1e-8, "Epsilon of AdamW.", min=0)
     gradient_accumulation_steps: int = param(1, "Batches whose gradients are added up before a step.", min=1)
     lr_scheduler_type: SchedulerName = param("linear", "Course of the learning rate after warm-up.")
+    lr_scheduler_cycles: int = param(
+        1,
+        "With cosine_with_restarts: the number of times the learning rate falls to 0. 1 is the same as cosine.",
+        min=1,
+    )
+    lr_scheduler_power: float = param(
+        1.0, "With polynomial: the power by which the learning rate falls to 0. 1 is the same as linear.", min=0.000001
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,17 +232,36 @@ class Precision:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Memory and speed."""
+
+    gradient_checkpointing: bool = param(
+        False, "Compute each layer again in the backward pass instead of keeping what it computed: less memory, slower."
+    )
+    torch_compile: bool = param(
+        False, "Compile the model with torch.compile. It takes minutes at first, and on CPUs seldom pays."
+    )
+    attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = param(
+        "auto",
+        "Attention: plain PyTorch, its fused kernels, or FlashAttention (GPUs only). auto takes the model's own.",
+    )
+    throughput_warmup_steps: int = param(
+        0, "Steps at the beginning that are left out of the speed that is reported.", min=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """Evaluation and logging."""
 
     evaluation_strategy: Literal["epoch", "steps"] = param("epoch", "When to evaluate and save a checkpoint.")
     evaluation_steps_interval: float = param(
         0.0,
-        "With strategy steps: evaluate after this fraction of an epoch. Wins over eval_steps if not 0.",
+        "With strategy steps: evaluate after this fraction of an epoch, in whole steps. Wins over eval_steps if not 0.",
         min=0,
         max=1,
     )
-    eval_steps: int = param(500, "With strategy steps: evaluate after this many steps.", min=1)
+    eval_steps: int = param(500, "With strategy steps: evaluate after this many steps, at least 1.")
     logging_strategy: Literal["epoch", "steps"] = param("epoch", "When to log the training loss.")
     logging_steps: int = param(500, "With strategy steps: log after this many steps.", min=1)
     metric_for_best_model: Literal["loss"] = param(
@@ -222,7 +274,16 @@ class Checkpoints:
     """Checkpoints."""
 
     resume_from_checkpoint: bool = param(False, "Go on from the newest whole checkpoint in pytorch_model_folder.")
-    save_total_limit: int = param(-1, "Checkpoints kept, the best among them. -1 keeps all.", min=-1)
+    save_total_limit: int = param(
+        -1,
+        "Checkpoints kept, the newest and always the best. 1 keeps the best alone when training ends. -1 keeps all.",
+        min=-1,
+    )
+    save_steps: int = param(
+        -1,
+        "If positive: save a checkpoint after this many steps, and after an evaluation only if it is the best so far. -1 saves one with every evaluation.",
+        min=-1,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +313,9 @@ class Ort:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneParams(Lora, Loop, Optimizer, Precision, Evaluation, Checkpoints, EarlyStopping, Deepspeed, Ort):
+class FinetuneParams(
+    Preset, Lora, Loop, Optimizer, Precision, Speed, Evaluation, Checkpoints, EarlyStopping, Deepspeed, Ort
+):
     """Folders."""
 
     preprocess_output: Path = port("uri_folder", "Output of preprocess: encoded splits and the tokenizer.")
@@ -392,7 +455,18 @@ NEEDS: tuple[tuple[tuple[str, ...], str, tuple[Any, ...]], ...] = (
     (("adam_beta1", "adam_beta2", "adam_epsilon"), "optim", ("adamw_hf", "adamw_torch")),
     (("deepspeed",), "apply_deepspeed", (True,)),
     (("warmup_steps",), "lr_scheduler_type", tuple(name for name in SCHEDULERS if name != "constant")),
+    (("lr_scheduler_cycles",), "lr_scheduler_type", ("cosine_with_restarts",)),
+    (("lr_scheduler_power",), "lr_scheduler_type", ("polynomial",)),
+    (("keep_global_batch_size",), "auto_find_batch_size", (True,)),
 )
+
+# What a checkpoint is made of, or what its optimizer and scheduler go on with whatever is given: changed in a resumed
+# run, they would give a model that no run of these parameters gives.
+FIXED_ON_RESUME: tuple[str, ...] = (
+    "apply_lora", "lora_r", "lora_alpha", "optim", "learning_rate", "warmup_steps", "weight_decay", "adam_beta1",
+    "adam_beta2", "adam_epsilon", "lr_scheduler_type", "lr_scheduler_cycles", "lr_scheduler_power", "seed",
+    "metric_for_best_model",
+)  # fmt: skip
 
 
 def refuse_unsupported(params: FinetuneParams) -> None:
@@ -405,6 +479,20 @@ def refuse_unsupported(params: FinetuneParams) -> None:
     ]
     if faults:
         raise UnsupportedError(*faults)
+
+
+def refuse_contradictions(params: FinetuneParams) -> None:
+    """Raises: ParameterError, with all parameters that contradict each other."""
+    faults = []
+    if params.evaluation_strategy == "steps" and not params.evaluation_steps_interval and params.eval_steps < 1:
+        what = f"--evaluation_strategy steps needs --eval_steps of at least 1, not {params.eval_steps}"
+        why = "without an evaluation there is no best model, and evaluation_steps_interval is 0"
+        faults.append(Fault(what, why=why, fix="--eval_steps 500, or --evaluation_steps_interval 0.5"))
+    if params.lr_scheduler_type == "polynomial" and params.learning_rate == 0:
+        what = "--lr_scheduler_type polynomial falls from a learning rate above 0, and --learning_rate is 0"
+        faults.append(Fault(what, fix="--learning_rate 2e-05, or --lr_scheduler_type constant"))
+    if faults:
+        raise ParameterError(*faults)
 
 
 def without_effect(params: FinetuneParams) -> list[str]:

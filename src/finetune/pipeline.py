@@ -135,7 +135,7 @@ def run(words: Words) -> list[Done]:
     """Check the run, then its steps in order. Raises: StepError when one fails; the steps before it stay finished."""
     pipeline, output = load_pipeline(words.file), words.output
     prepared, faults = prepare(pipeline, words.values, output)
-    parse_steps([item.command for item in prepared], faults)
+    parse_steps([(item.command, item.world) for item in prepared], faults)
     if words.force or not all(finished(record_file(output, item), item) for item in prepared):
         check(words)
     done: list[Done] = []

@@ -6,20 +6,29 @@
 
 import gc
 import os
-import time
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finetune import __version__
-from finetune.allocator import keep_freed_memory
+from finetune.allocator import keep_freed_memory, out_of_memory, return_freed_memory
 from finetune.cli import parse_task
 from finetune.console import is_main_process, quiet_libraries, say, start
 from finetune.errors import Fault, HandoffError, ModelError, run_main
 from finetune.handoff import Preprocessed, SelectedModel, Trained, read_rows
-from finetune.params import FinetuneParams, refuse_unsupported, without_effect
-from finetune.schedule import processes, refuse_unsupported_here, schedule
+from finetune.params import FinetuneParams, refuse_contradictions, refuse_unsupported, without_effect
+from finetune.presets import with_preset
+from finetune.resolved import Derived, write_resolved
+from finetune.schedule import (
+    Schedule,
+    processes,
+    refuse_unsupported_here,
+    schedule,
+    with_smaller_batch,
+    without_effect_here,
+)
 from finetune.schema import non_default
 
 if TYPE_CHECKING:
@@ -28,31 +37,36 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> None:
-    task_name, params = parse_task(argv, "finetune", "finetune.run")
+    task_name, asked = parse_task(argv, "finetune", "finetune.run")
     start("finetune")
     leave_lone_process_group()
+    params, preset = with_preset(asked, processes())
+    refuse_contradictions(params)
     refuse_unsupported(params)
     selected = SelectedModel.read(params.model_selector_output, task_name)
     preprocessed = Preprocessed.read(params.preprocess_output, task_name)
     refuse_other_model(selected, preprocessed)
-    for line in without_effect(params):
+    steps = schedule(params, preprocessed.splits["train"].windows, processes())
+    for line in (*without_effect(params), *without_effect_here(params, steps)):
         say(f"note: {line}")
 
     keep_freed_memory()
     from finetune import adapt, tracking
+    from finetune.model import load_config, refuse_attention
     from finetune.tasks import load_task
 
     quiet_libraries()
+    task = load_task(task_name)
     refuse_unsupported_here(params, processes())
     adapt.refuse(params, selected.model_type)
-    task = load_task(task_name)
-    data = load_windows(params)
-    schedule(params, len(data["train"]), processes())
+    refuse_attention(
+        load_config(SelectedModel.model_folder(params.model_selector_output)), task, params.attn_implementation
+    )
     resume = checkpoint_to_resume(params)
     with tracking.tracked(params):
-        trainer, restore, speed = train(params, task, preprocessed, data, resume)
+        attempt, speed = train(asked, params, preset, task, preprocessed, resume)
         if is_main_process():
-            save_and_prove(trainer, restore, params, task, account(trainer, params, selected, preprocessed, speed))
+            save_and_prove(attempt, task, account(attempt, selected, preprocessed, speed))
 
 
 def leave_lone_process_group() -> None:
@@ -92,36 +106,88 @@ def checkpoint_to_resume(params: FinetuneParams) -> Path | None:
     return None
 
 
+class Attempt(NamedTuple):
+    """One try to train: with auto_find_batch_size there may be several."""
+
+    params: FinetuneParams
+    steps: Schedule
+    trainer: "FinetuneTrainer"
+    restore: Callable[[Any], Any]  # undoes the adaptations of the model
+    derived: list[Derived]
+
+
 def train(
-    asked: FinetuneParams, task: "Task", preprocessed: Preprocessed, data: dict[str, Any], resume: Path | None
-) -> tuple["FinetuneTrainer", Any, dict[str, float]]:
-    """Train; where memory runs out and auto_find_batch_size is true, halve the batch and start from the first weights.
+    asked: FinetuneParams,
+    params: FinetuneParams,
+    preset: list[Derived],
+    task: "Task",
+    preprocessed: Preprocessed,
+    resume: Path | None,
+) -> tuple[Attempt, dict[str, float]]:
+    """Train; where memory runs out and auto_find_batch_size is true, shrink the batch and start from the first weights.
 
-    -> (trainer with the best model, what undoes the adaptations of the model, seconds and rates).
+    `asked` is the command line, `params` the same with its preset. -> (the attempt that reached the end, its speed).
     """
-    from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+    from accelerate.utils.memory import clear_device_cache
 
-    batch_size = asked.per_device_train_batch_size
+    from finetune import checkpoints
+
+    data = load_windows(params)
+    tried = checkpoints.with_found_batch(params, resume) if resume else params
+    said: list[Derived] = []
     while True:
-        params = replace(asked, per_device_train_batch_size=batch_size)
-        trainer, restore = build(params, asked, task, preprocessed, data)
+        attempt = build(tried, params, preset, task, preprocessed, data)
+        tell(attempt, asked, said)
         try:
-            return trainer, restore, fit(trainer, resume)
-        except RuntimeError as error:
-            if not asked.auto_find_batch_size or batch_size == 1 or not should_reduce_batch_size(error):
+            speed = fit(attempt, resume)
+            break
+        except (RuntimeError, MemoryError) as error:
+            batch = tried.per_device_train_batch_size
+            if not params.auto_find_batch_size or batch == 1 or not out_of_memory(error):
                 raise
-        batch_size //= 2
-        say(f"out of memory with per_device_train_batch_size {2 * batch_size}; starting again with {batch_size}")
-        del trainer, restore
+        tried = with_smaller_batch(tried)
+        say(f"out of memory with per_device_train_batch_size {batch}; starting again with {batch_text(tried)}")
+        said = attempt.derived
+        del attempt
         gc.collect()
         clear_device_cache()
+        return_freed_memory()
+        if not resume and is_main_process():
+            checkpoints.move_aside(params.pytorch_model_folder)
+    if params.auto_find_batch_size:
+        say(f"auto_find_batch_size: {batch_text(tried)} fits into memory")
+    return attempt, speed
+
+
+def batch_text(params: FinetuneParams) -> str:
+    """What auto_find_batch_size changes."""
+    accumulated = f", gradient_accumulation_steps {params.gradient_accumulation_steps}"
+    return f"{params.per_device_train_batch_size}{accumulated if params.keep_global_batch_size else ''}"
+
+
+def tell(attempt: Attempt, asked: FinetuneParams, said: list[Derived]) -> None:
+    """One line for each value that is not what the command line says, and all of them in resolved_config.yaml."""
+    for item in attempt.derived:
+        if item not in said:
+            say(str(item))
+    if is_main_process():
+        write_resolved(asked, attempt.derived, asked.pytorch_model_folder)
+    args = attempt.trainer.args
+    where = f"{processes()} x {args.device.type}, precision {attempt.params.precision}"
+    windows = len(attempt.trainer.train_dataset)
+    say(f"{windows} windows, {attempt.steps.total_steps} steps of {attempt.steps.global_batch}, {where}")
 
 
 def build(
-    params: FinetuneParams, asked: FinetuneParams, task: "Task", preprocessed: Preprocessed, data: dict[str, Any]
-) -> tuple["FinetuneTrainer", Any]:
-    """The model from the imported weights, adapted, in a Trainer; and what undoes the adaptations."""
-    from transformers import enable_full_determinism, set_seed
+    params: FinetuneParams,
+    wanted: FinetuneParams,
+    preset: list[Derived],
+    task: "Task",
+    preprocessed: Preprocessed,
+    data: dict[str, Any],
+) -> Attempt:
+    """The model from the imported weights, adapted, in a Trainer. The batch of `params` may be smaller than wanted."""
+    from transformers import set_seed
 
     from finetune import adapt, settings
     from finetune.model import load_model, load_tokenizer, store_state
@@ -129,19 +195,14 @@ def build(
 
     steps = schedule(params, len(data["train"]), processes())
     args = settings.training_arguments(params, steps)
-    derived = settings.derived(params, asked, steps)
-    for line in derived:
-        say(str(line))
-    if is_main_process():
-        settings.write_resolved(asked, derived, params.pytorch_model_folder)
-
-    (enable_full_determinism if params.enable_full_determinism else set_seed)(params.seed)
+    set_seed(params.seed)  # for the new head; the Trainer sets it again, and what full determinism needs
     source = SelectedModel.model_folder(params.model_selector_output)
     state = task.state(**preprocessed.state)
-    model, new = load_model(source, task, state, params.ignore_mismatched_sizes)
+    model, new = load_model(source, task, state, params.ignore_mismatched_sizes, params.attn_implementation)
     if new:
         say(f"weights that start at random: {', '.join(new)}")
     store_state(model, state, task)
+    attention = model.config._attn_implementation
     adapted = adapt.adapt(model, params)
     trainer = FinetuneTrainer(
         model=adapted.model,
@@ -154,26 +215,31 @@ def build(
         tokenizer=load_tokenizer(Preprocessed.tokenizer_folder(params.preprocess_output), task),
         global_batch=steps.global_batch,
         keep_batches=task.keep_batches(params),
+        save_steps=params.save_steps,
+        throughput_warmup_steps=params.throughput_warmup_steps,
         callbacks=settings.callbacks(params, task.head_metric(state)),
     )
-    where = f"{processes()} x {args.device.type}, precision {params.precision}"
-    say(f"{len(data['train'])} windows, {steps.total_steps} steps of {steps.global_batch}, {where}")
-    return trainer, adapted.restore
+    derived = [*preset, *settings.derived(params, wanted, steps, attention)]
+    return Attempt(params, steps, trainer, adapted.restore, derived)
 
 
-def fit(trainer: "FinetuneTrainer", resume: Path | None) -> dict[str, float]:
+def fit(attempt: Attempt, resume: Path | None) -> dict[str, float]:
     """Train to the end with the best model loaded. -> seconds and rates. Raises: ParameterError, ModelError."""
     import torch
 
     from finetune import checkpoints
     from finetune.tracking import log_summary
 
-    marker = checkpoints.Marker(trainer.global_batch, len(trainer.train_dataset))
+    params, steps, trainer = attempt.params, attempt.steps, attempt.trainer
+    marker = checkpoints.Marker.of(params, steps, len(trainer.train_dataset))
     trainer.add_callback(checkpoints.MarkWhole(marker))
     if resume:
-        checkpoints.refuse_other_steps(resume, marker)
-    started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        checkpoints.refuse_other_run(resume, marker)
+    if resume and (why := checkpoints.why_over(resume, params, steps)):
+        say(f"nothing is left to train after {resume.name}: {why}")
+        trainer.restore_best(resume)
+    else:
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     if not all(torch.isfinite(p).all() for p in trainer.model.parameters()):
         fix = "a lower --learning_rate, a positive --max_grad_norm, or --precision bf16"
         raise ModelError(Fault("training diverged: the best weights are not finite", fix=fix))
@@ -181,26 +247,18 @@ def fit(trainer: "FinetuneTrainer", resume: Path | None) -> dict[str, float]:
     if state.best_model_checkpoint is None:
         fix = "look at the validation loss above; a lower --learning_rate may help"
         raise ModelError(Fault("there is no best checkpoint: no evaluation gave a finite metric", fix=fix))
-    seconds = time.perf_counter() - started - trainer.evaluation_seconds
-    samples = int(trainer.accelerator.gather(trainer.windows_seen).sum())
-    tokens = int(trainer.accelerator.gather(trainer.tokens_seen).sum())  # padding not counted
-    rates = {"train_samples_per_second": samples / seconds, "train_tokens_per_second": tokens / seconds}
-    speed = {"train_seconds": seconds, **rates}
-    log_summary({**speed, "per_device_train_batch_size": trainer.args.train_batch_size})
-    say(f"trained {seconds:.0f} s: {samples / seconds:.1f} samples/s, {tokens / seconds:.0f} tokens/s")
-    say(f"best at step {state.best_global_step}: {trainer.args.metric_for_best_model} {state.best_metric:.4f}")
+    speed = trainer.throughput.rates(trainer.accelerator.gather)
+    log_summary({**speed, "per_device_train_batch_size": params.per_device_train_batch_size})
+    rates = f"{speed['train_samples_per_second']:.1f} samples/s, {speed['train_tokens_per_second']:.0f} tokens/s"
+    without = f", without the first {params.throughput_warmup_steps} steps" if params.throughput_warmup_steps else ""
+    say(f"trained {speed['train_seconds']:.0f} s: {rates}{without}")
+    say(f"best at step {state.best_global_step}: {params.metric_for_best_model} {state.best_metric:.4f}")
     return speed
 
 
-def account(
-    trainer: "FinetuneTrainer",
-    params: FinetuneParams,
-    selected: SelectedModel,
-    preprocessed: Preprocessed,
-    speed: dict[str, float],
-) -> Trained:
+def account(attempt: Attempt, selected: SelectedModel, preprocessed: Preprocessed, speed: dict[str, float]) -> Trained:
     """What is known of the model when training ends, for its card and its report."""
-    used = replace(params, per_device_train_batch_size=trainer.args.per_device_train_batch_size)
+    params, trainer = attempt.params, attempt.trainer
     return Trained(
         task=selected.task,
         base_model=selected.source_name,
@@ -214,18 +272,17 @@ def account(
         device=f"{processes()} x {trainer.args.device.type}",
         speed=speed,
         splits=preprocessed.splits,
-        parameters=non_default(used),
+        parameters=non_default(params),
         versions={"finetune": __version__, **{name: version(name) for name in ("torch", "transformers")}},
     )
 
 
-def save_and_prove(
-    trainer: "FinetuneTrainer", restore: Any, params: FinetuneParams, task: "Task", trained: Trained
-) -> None:
+def save_and_prove(attempt: Attempt, task: "Task", trained: Trained) -> None:
     """Write both model folders and load them again."""
     from finetune import save
     from finetune.model import store_state
 
+    params, trainer = attempt.params, attempt.trainer
     adapted = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     state = task.calibrate(trainer.best_metrics(), trainer.task_state)
     if state != trainer.task_state:
@@ -238,7 +295,7 @@ def save_and_prove(
     if unmerged:
         base = SelectedModel.model_folder(params.model_selector_output)
         save.save_adapter(adapted, base, tokenizer, params.pytorch_model_folder)
-    model = restore(adapted)
+    model = attempt.restore(adapted)
     if not unmerged:
         save.save_pytorch(model, tokenizer, params.pytorch_model_folder)
     save.document(params.pytorch_model_folder, task, state, trained)

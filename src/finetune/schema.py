@@ -13,7 +13,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -274,15 +274,17 @@ def command_line(cls: type, module: str, words: str = "") -> str:
     return " ".join(lines)  # one shell command: a line break would end it
 
 
-def markdown_table(cls: type) -> str:
-    """The tables of docs/parameters.md: one for each group, ports included."""
+def markdown_table(cls: type, proved: Mapping[str, str]) -> str:
+    """The tables of docs/parameters.md: one for each group, ports included. `proved`: parameter -> how."""
+    head = ["| name | type | default | what it does | how it is proved |", "| --- | --- | --- | --- | --- |"]
     text: list[str] = []
     group = None
     for p in params_of(cls):
         if p.group != group:
             group = p.group
-            text += ["", f"**{group}**", "", "| name | type | default | what it does |", "| --- | --- | --- | --- |"]
+            text += ["", f"**{group}**", "", *head]
         kind = " \\| ".join(f'"{e}"' for e in p.enum) if p.enum else p.kind
         default = "required" if p.required else f"`{p.default_text}`" if p.default is not None else "-"
-        text.append(f"| `{p.name}` | {kind} | {'output' if p.output else default} | {p.doc} |")
+        shown = "output" if p.output else default
+        text.append(f"| `{p.name}` | {kind} | {shown} | {p.doc} | {proved[p.name]} |")
     return "\n".join(text).strip() + "\n"

@@ -1,37 +1,32 @@
-"""Parameters -> TrainingArguments and callbacks, and the account of every value that was derived."""
+"""Parameters -> TrainingArguments and callbacks, and every value that is not what its parameter says."""
 
-from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from transformers import EarlyStoppingCallback, TrainingArguments
 
 from finetune.console import say
 from finetune.params import FinetuneParams
+from finetune.resolved import Derived
 from finetune.schedule import Schedule
-from finetune.schema import params_of
 from finetune.tracking import MlflowMetrics, Progress
 
-# The fused kernel computes the same step in one pass over the weights.
+# The fused kernel computes the same step in one pass over the weights. The Trainer keeps weight decay off biases and
+# the weights of norms.
 OPTIMIZERS = {"adamw_hf": "adamw_torch_fused", "adamw_torch": "adamw_torch_fused", "adafactor": "adafactor"}
 
 
-@dataclass(frozen=True)
-class Derived:
-    """A value that follows from others instead of being taken from the command line."""
-
-    name: str
-    value: Any
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.value} ({self.reason})"
+def scheduler_kwargs(params: FinetuneParams) -> dict[str, Any]:
+    """Of the two schedulers that have any."""
+    own: dict[str, dict[str, Any]] = {
+        "cosine_with_restarts": {"num_cycles": params.lr_scheduler_cycles},
+        "polynomial": {"power": params.lr_scheduler_power, "lr_end": 0.0},
+    }
+    return own.get(params.lr_scheduler_type, {})
 
 
 def training_arguments(params: FinetuneParams, steps: Schedule) -> TrainingArguments:
-    """What the Trainer is told. Batches, loss and evaluation are ours: see training.py."""
+    """What the Trainer is told. Batches, loss, evaluation, save_steps and the layers' recomputation are ours."""
     args = TrainingArguments(
         output_dir=str(params.pytorch_model_folder),
         num_train_epochs=params.num_train_epochs,
@@ -48,11 +43,13 @@ def training_arguments(params: FinetuneParams, steps: Schedule) -> TrainingArgum
         adam_epsilon=params.adam_epsilon,
         max_grad_norm=params.max_grad_norm,
         lr_scheduler_type=params.lr_scheduler_type,
+        lr_scheduler_kwargs=scheduler_kwargs(params),
         fp16=params.precision == "16",
         bf16=params.precision == "bf16",
         use_cpu=not torch.cuda.is_available(),
         seed=params.seed,
         full_determinism=params.enable_full_determinism,
+        torch_compile=params.torch_compile,
         dataloader_num_workers=params.dataloader_num_workers,
         eval_strategy=params.evaluation_strategy,
         eval_steps=steps.evaluation_steps,
@@ -83,10 +80,10 @@ def callbacks(params: FinetuneParams, head_metric: str) -> list[Any]:
     return [Progress(head_metric), MlflowMetrics(), *([stopping] if params.apply_early_stopping else [])]
 
 
-def derived(params: FinetuneParams, asked: FinetuneParams, steps: Schedule) -> list[Derived]:
+def derived(params: FinetuneParams, asked: FinetuneParams, steps: Schedule, attention: str) -> list[Derived]:
     """Every value that is not what its parameter says, with the reason.
 
-    `params` is what runs; its batch may be smaller than asked.
+    `params` is what runs; its batch may be smaller than asked. `attention` is what the model computes it with.
     """
     lower = params.metric_for_best_model == "loss"
     found = [
@@ -102,24 +99,15 @@ def derived(params: FinetuneParams, asked: FinetuneParams, steps: Schedule) -> l
     if params.per_device_train_batch_size != asked.per_device_train_batch_size:
         reason = "auto_find_batch_size: more did not fit into memory"
         found.append(Derived("per_device_train_batch_size", params.per_device_train_batch_size, reason))
+    if params.gradient_accumulation_steps != asked.gradient_accumulation_steps:
+        reason = f"keep_global_batch_size: a step keeps its {steps.global_batch} windows"
+        found.append(Derived("gradient_accumulation_steps", params.gradient_accumulation_steps, reason))
+    if params.max_steps > 0:
+        reason = f"max_steps {params.max_steps}, and an epoch has {steps.steps_per_epoch}"
+        found.append(Derived("num_train_epochs", round(steps.total_steps / steps.steps_per_epoch, 2), reason))
     if params.evaluation_strategy == "steps" and params.evaluation_steps_interval:
         reason = f"{params.evaluation_steps_interval:g} of {steps.steps_per_epoch} steps in an epoch"
         found.append(Derived("eval_steps", steps.evaluation_steps, reason))
+    if attention != params.attn_implementation:
+        found.append(Derived("attn_implementation", attention, "what transformers takes for this model"))
     return found
-
-
-def write_resolved(params: FinetuneParams, found: list[Derived], folder: Path) -> None:
-    """resolved_config.yaml: every parameter with its value and where it comes from."""
-    defaults = {f.name: f.default for f in fields(params)}
-    overridden = {d.name: d for d in found}
-    entries = {}
-    for p in params_of(type(params)):
-        value = vars(params)[p.name]
-        origin = "default" if value == defaults[p.name] else "given"
-        entries[p.name] = {"value": str(value) if isinstance(value, Path) else value, "origin": origin}
-        if p.name in overridden:
-            entries[p.name] |= {"used": overridden[p.name].value, "origin": f"derived: {overridden[p.name].reason}"}
-    extra = {d.name: {"value": d.value, "origin": f"derived: {d.reason}"} for d in found if d.name not in entries}
-    text = yaml.safe_dump(entries | extra, sort_keys=False, allow_unicode=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "resolved_config.yaml").write_text(text, encoding="utf-8")

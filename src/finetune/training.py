@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from datasets import Dataset
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainerState
 
-from finetune.allocator import return_freed_memory
+from finetune.allocator import out_of_memory, return_freed_memory
+from finetune.checkpoints import STATE
 from finetune.errors import Fault, ModelError
 from finetune.prediction import collate, forward, predict
 from finetune.sampling import LengthGroupedSampler, by_length
 from finetune.tables import Row
 from finetune.tasks.task import Batch, Task
+from finetune.throughput import Throughput
 
 RETURN_STEPS = 10  # at no cost that could be measured, 110 s for 112 s without
 
@@ -31,8 +32,18 @@ class ReturnMemory(TrainerCallback):  # type: ignore[misc]
             return_freed_memory()
 
 
+class SaveEvery(TrainerCallback):  # type: ignore[misc]
+    """A checkpoint after so many steps, besides those of the best evaluations."""
+
+    def __init__(self, save_steps: int) -> None:
+        self.save_steps = save_steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_save |= state.global_step % self.save_steps == 0
+
+
 class FinetuneTrainer(Trainer):  # type: ignore[misc]
-    """Hugging Face's loop with three parts of our own.
+    """Hugging Face's loop with four parts of our own.
 
     - The loss is the sum over items divided by the items of the whole optimizer step, over all processes and
       accumulated batches, so that it does not depend on how a step is cut up. (transformers 5.23 multiplies the loss
@@ -40,6 +51,7 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
     - Training batches are grouped by length; their order depends on the global batch alone.
     - Evaluation reduces each batch on the device and decodes with the task's one decoder; it draws nothing from the
       training generator.
+    - With save_steps, an evaluation is followed by a checkpoint only if it is the best so far.
     """
 
     def __init__(
@@ -55,6 +67,8 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
         tokenizer: Any,
         global_batch: int,
         keep_batches: int,
+        save_steps: int,
+        throughput_warmup_steps: int,
         callbacks: list[Any],
     ) -> None:
         super().__init__(
@@ -74,17 +88,18 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
         self.global_batch = global_batch
         self.keep_batches = keep_batches
         self.loss_is_scaled_for_ga = True
-        self.evaluation_seconds = 0.0
-        self.tokens_seen = torch.zeros((), dtype=torch.int64, device=args.device)
-        self.windows_seen = torch.zeros((), dtype=torch.int64, device=args.device)
+        self.save_steps = save_steps
+        if save_steps > 0:
+            self.add_callback(SaveEvery(save_steps))
+        self.throughput = Throughput(throughput_warmup_steps, args.device)
+        self.add_callback(self.throughput)
 
     def compute_loss(
         self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The share of this batch in the mean over the items of the step."""
         outputs = forward(model, inputs, self.task)
-        self.tokens_seen += inputs["attention_mask"].sum()
-        self.windows_seen += len(inputs["attention_mask"])
+        self.throughput.count(inputs)
         # DDP averages gradients over processes: multiplied here, the average is the sum.
         loss = self.task.loss(outputs, inputs).sum() * self.accelerator.num_processes / num_items_in_batch
         return (loss, outputs) if return_outputs else loss
@@ -111,6 +126,19 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
                 self.state.stateful_callbacks["EarlyStoppingCallback"]["args"] = callback.state()["args"]
         super()._load_callback_state()
 
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        best: bool = super()._determine_best_metric(metrics, trial)
+        if self.save_steps > 0:
+            self.control.should_save = best or self.state.global_step % self.save_steps == 0
+        return best
+
+    def restore_best(self, checkpoint: Path) -> None:
+        """The best model of the run that `checkpoint` ended."""
+        self.state = TrainerState.load_from_json(str(checkpoint / STATE))
+        self._load_callback_state()
+        if self.state.best_model_checkpoint:
+            self._load_best_model()
+
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
@@ -126,8 +154,8 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
                     self.keep_batches,
                     gather=self._gather,
                 )
-        except RuntimeError as error:
-            if not should_reduce_batch_size(error):
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
                 raise
             smaller = max(1, self.args.per_device_eval_batch_size // 2)
             raise ModelError(
@@ -136,7 +164,7 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
         predictions = self.task.decode(reduced, self.validation_rows, self.task_state)
         scores: dict[str, Any] = {"loss": loss, **self.task.metrics(predictions, self.validation_rows, self.task_state)}
         seconds = time.perf_counter() - started
-        self.evaluation_seconds += seconds
+        self.throughput.evaluation_seconds += seconds
         scores |= {"runtime": seconds, "samples_per_second": len(self.validation_rows) / seconds}
         metrics: dict[str, float] = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         self.log(metrics)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from finetune.adapt import lora
+from finetune.adapt import lora, recompute
 from finetune.params import FinetuneParams
 
 
@@ -14,7 +14,7 @@ class Adapted(NamedTuple):
     restore: Callable[[Any], Any]
 
 
-ORDER = (lora,)
+ORDER = (recompute, lora)
 
 
 def refuse(params: FinetuneParams, model_type: str) -> None:

@@ -1,0 +1,29 @@
+"""Gradient checkpointing (Chen et al. 2016): keep a layer's input alone, and compute the layer again going backward."""
+
+from typing import Any
+
+from finetune.errors import Fault, UnsupportedError
+from finetune.params import FinetuneParams
+
+
+def wanted(params: FinetuneParams) -> bool:
+    return params.gradient_checkpointing
+
+
+def refuse(params: FinetuneParams, model_type: str) -> None:
+    """Only the model's class knows: see apply."""
+
+
+def apply(model: Any, params: FinetuneParams) -> Any:
+    """Raises: UnsupportedError if transformers has not marked the layers of this family."""
+    if not model.supports_gradient_checkpointing:
+        why = f"transformers can't compute the layers of {type(model).__name__} again"
+        raise UnsupportedError(Fault("--gradient_checkpointing true", why=why, fix="--gradient_checkpointing false"))
+    # Its new name, activation_checkpointing_enable, isn't in all of transformers 5.
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def restore(model: Any) -> Any:
+    """Nothing to undo: it has an effect in training alone, and is no part of what is saved."""
+    return model

@@ -1,0 +1,116 @@
+"""Where proofs are run: prepared data and models of each task, and the four components on them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from finetune import evaluation, model_selector, preprocess, run
+from finetune.params import TASKS
+from finetune.schema import params_of
+from tests.conftest import build_tiny_model, sample_rows, write_jsonl
+from tests.proofs.recorder import Run, record
+from tests.proofs.table import COLUMNS
+
+COMPONENTS = {"model_import": model_selector, "datapreprocess": preprocess, "finetune": run, "evaluation": evaluation}
+SPLITS = {"train": (0, 48), "validation": (48, 60), "test": (60, 72)}  # first and last row of the sample
+OTHER = (72, 84)
+# In batches of 8 the 48 rows are six steps, as every row of the sample is one window of the tiny model.
+TRAINING = {"per_device_train_batch_size": 8, "per_device_eval_batch_size": 8, "learning_rate": 1e-3}
+
+
+class Bench:
+    """Runs components, each base once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.models = [self.tiny_model("one"), self.tiny_model("other", intermediate_size=48)]
+        self.bases: dict[Any, Run] = {}
+        self.count = 0
+        for task in TASKS:
+            self.write_files(task)
+
+    def tiny_model(self, name: str, **config: Any) -> Path:
+        (self.folder / name).mkdir()
+        return build_tiny_model(self.folder / name, max_position_embeddings=256, **config)
+
+    def write_files(self, task: str) -> None:
+        """The sample's rows: as splits, with one column renamed, as an MLTable, as a data set of two configurations."""
+        folder = self.folder / task
+        folder.mkdir()
+        rows = {name: task_rows(task, *span) for name, span in {**SPLITS, "other": OTHER}.items()}
+        for name, part in rows.items():
+            write_jsonl(folder / f"{name}.jsonl", part)
+        for p in params_of(COLUMNS[task]):
+            (folder / p.name).mkdir()
+            for name, part in rows.items():
+                write_jsonl(folder / p.name / f"{name}.jsonl", [renamed(row, p.default) for row in part])
+        broken = [dict.fromkeys(row) if i % 4 == 0 else row for i, row in enumerate(rows["train"])]
+        write_jsonl(folder / "broken.jsonl", broken)
+        (folder / "MLTable").write_text("paths:\n  - file: ./other.jsonl\ntransformations:\n  - read_json_lines\n")
+        (folder / "hub").mkdir()
+        configs = [("default", "train"), ("second", "other")]
+        for _, name in configs:
+            write_jsonl(folder / "hub" / f"{name}.jsonl", rows[name])
+        lines = [f"- config_name: {config}\n  data_files: {name}.jsonl\n" for config, name in configs]
+        (folder / "hub" / "README.md").write_text(f"---\nconfigs:\n{''.join(lines)}---\n")
+
+    def base(self, component: str, task: str, words: Mapping[str, Any]) -> Run:
+        """A run that others are compared with, or build on."""
+        key = component, task, tuple(sorted(words.items()))
+        if key not in self.bases:
+            found = self.bases[key] = self.run(component, task, words)
+            assert found.exit_code == 0, found.errors
+        return self.bases[key]
+
+    def run(self, component: str, task: str, words: Mapping[str, Any]) -> Run:
+        """With these words in place of, or besides, those that every run of the component has; None leaves one out.
+
+        {files}, {other_model}, {imported}, {trained} in a word are the folders of this bench.
+        """
+        self.count += 1
+        output = self.folder / str(self.count)
+        typed = {"task": task, **self.ports(component, task, output), **words}
+        shown = {name: self.placed(str(value), task) for name, value in typed.items() if value is not None}
+        argv = [word for name, value in shown.items() for word in (f"--{name}", value)]
+        return record(COMPONENTS[component].main, argv, shown, output)
+
+    def placed(self, text: str, task: str) -> str:
+        for name, find in (
+            ("{files}", lambda: self.folder / task),
+            ("{other_model}", lambda: self.models[1]),
+            ("{imported}", lambda: self.base("model_import", task, {}).folder),
+            ("{trained}", lambda: self.base("finetune", task, {}).output),
+        ):
+            if name in text:
+                text = text.replace(name, str(find()))
+        return text
+
+    def ports(self, component: str, task: str, output: Path) -> dict[str, Any]:
+        """What has to be given, and small batches."""
+        first = output / "first"
+        if component == "model_import":
+            return {"pytorch_model_path": self.models[0], "output_dir": first}
+        if component == "datapreprocess":
+            files = {f"{name}_file_path": f"{{files}}/{name}.jsonl" for name in SPLITS}
+            return {"model_selector_output": "{imported}", "output_dir": first, **files}
+        data = self.base("datapreprocess", task, {}).folder
+        if component == "evaluation":
+            model = {"pytorch_model_folder": "{trained}/first"}
+            return {"preprocess_output": data, **model, "evaluation_result": first, "per_device_eval_batch_size": 4}
+        outputs = {"pytorch_model_folder": first, "mlflow_model_folder": output / "mlflow"}
+        return {"preprocess_output": data, "model_selector_output": "{imported}", **outputs, **TRAINING}
+
+
+def task_rows(task: str, first: int, last: int) -> list[dict[str, Any]]:
+    """Of the sample; every fourth question has no answer."""
+    rows = [json.loads(json.dumps(row)) for row in sample_rows("train", task)[first:last]]
+    for row in rows[::4] if task == "question_answering" else ():
+        row["answers"] = {"text": [], "answer_start": []}
+    return rows
+
+
+def renamed(row: dict[str, Any], name: str) -> dict[str, Any]:
+    """With the column, or the key inside its answers, named other_…"""
+    inner = {k: renamed(v, name) if isinstance(v, dict) else v for k, v in row.items()}
+    return {f"other_{k}" if k == name else k: v for k, v in inner.items()}

@@ -1,0 +1,604 @@
+"""How each parameter of each component is proved: what is typed, and what is then seen in the run itself.
+
+A row gives a parameter a value away from its default and names the effect. Every row is run through the component's
+command line by test_proofs.py; docs/parameters.md and `finetune declare --proofs` are written from these rows too.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetune.params import TASKS, QuestionAnsweringColumns, TokenClassificationColumns
+from finetune.schema import params_of
+from tests.proofs import effects as see
+from tests.proofs.effects import Effect
+
+QA, TC = "question_answering", "token_classification"
+Words = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One row. `given` is what is typed, `base` what the run it is compared with has besides."""
+
+    parameter: str
+    shown: str  # the effect in words
+    given: Words = field(default_factory=dict)
+    effect: Effect | None = None
+    base: Words = field(default_factory=dict)
+    refused: tuple[int, str] | None = None  # exit code and message, in place of an effect
+    only_without_gpu: bool = False  # refused there alone
+    elsewhere: str = ""  # the test, where it takes more than a command line
+    tasks: tuple[str, ...] = tuple(TASKS)
+
+    def test(self, component: str, task: str) -> str:
+        """The test that pytest runs for the row."""
+        return self.elsewhere or f"tests/proofs/test_proofs.py::test_proof[{self.name(component, task)}]"
+
+    def name(self, component: str, task: str) -> str:
+        value = str(self.given.get(self.parameter, ""))
+        return "-".join([task, component, self.parameter] + ([value] if value and "{" not in value else []))
+
+
+STEPS = {"evaluation_strategy": "steps"}
+LORA = {"apply_lora": "true"}
+ADAMW = "every step is AdamW's written by hand with this value, and isn't with the default's"
+SCHEDULE = "the steps move the weights by the learning rate of the formula"
+RUN = "tests/test_run.py::"
+
+FINETUNE = (
+    Proof(
+        "preset",
+        "bert-base: rate, epochs, batches and number format of the first step are the recommended ones",
+        {
+            "preset": "bert-base",
+            "per_device_train_batch_size": 1,
+            "per_device_eval_batch_size": 1,
+            "learning_rate": 2e-5,
+        },
+        see.runs_as_recommended,
+    ),
+    Proof("apply_lora", "the optimizer holds adapters and head, nothing else", LORA, see.trains_adapters_and_head),
+    Proof(
+        "merge_lora_weights",
+        "the folder holds the adapter and, beside it, the frozen model",
+        {"merge_lora_weights": "false"},
+        see.leaves("adapter_model.safetensors", "base_model/model.safetensors"),
+        LORA,
+    ),
+    Proof(
+        "lora_alpha",
+        "merged weights are the frozen ones + lora_alpha / lora_r x B A",
+        {"lora_alpha": 32},
+        see.adapters_scaled_by(32 / 8),
+        LORA,
+    ),
+    Proof("lora_r", "the rank of the adapters that the optimizer holds", {"lora_r": 4}, see.adapters_of(4), LORA),
+    Proof(
+        "lora_dropout",
+        "that share of zeros before the adapters, in training",
+        {"lora_dropout": 0.4},
+        see.drops_before_adapters(0.4),
+        LORA,
+    ),
+    Proof("num_train_epochs", "every window is trained on so often", {"num_train_epochs": 2}, see.windows_seen(2)),
+    Proof("max_steps", "so many steps of the optimizer", {"max_steps": 3}, see.steps_taken(3)),
+    Proof(
+        "per_device_train_batch_size",
+        "windows in a forward pass of training",
+        {"per_device_train_batch_size": 5},
+        see.windows_in_training(5),
+    ),
+    Proof(
+        "per_device_eval_batch_size",
+        "windows in a forward pass of evaluation",
+        {"per_device_eval_batch_size": 5},
+        see.windows_in_evaluation(5),
+    ),
+    Proof(
+        "auto_find_batch_size",
+        "in a process of too little memory, the weights are bit for bit those of a run begun with the batch it found",
+        elsewhere="tests/test_memory.py::test_batch_is_halved_where_memory_runs_out",
+    ),
+    Proof(
+        "keep_global_batch_size",
+        "the same, of a run begun with that batch and so many accumulation steps that a step has the windows asked for",
+        elsewhere="tests/test_memory.py::test_batch_is_halved_where_memory_runs_out",
+    ),
+    *(
+        Proof(
+            "optim",
+            f"every step is {name}'s written by hand; biases and norms don't decay",
+            {"optim": value},
+            see.optimizer_is(kind),
+            {"weight_decay": 0.1},
+        )
+        for value, name, kind in (
+            ("adamw_hf", "AdamW", "AdamW"),
+            ("adamw_torch", "AdamW", "AdamW"),
+            ("adafactor", "Adafactor", "Adafactor"),
+        )
+    ),
+    Proof("learning_rate", ADAMW, {"learning_rate": 3e-3}, see.written_by_hand),
+    Proof("warmup_steps", SCHEDULE, {"warmup_steps": 3}, see.written_by_hand),
+    Proof("weight_decay", ADAMW, {"weight_decay": 0.3}, see.written_by_hand),
+    Proof("adam_beta1", ADAMW, {"adam_beta1": 0.5}, see.written_by_hand),
+    Proof("adam_beta2", ADAMW, {"adam_beta2": 0.5}, see.written_by_hand),
+    Proof("adam_epsilon", ADAMW, {"adam_epsilon": 0.01}, see.written_by_hand),
+    Proof(
+        "gradient_accumulation_steps",
+        "forward passes before a step of the optimizer",
+        {"gradient_accumulation_steps": 2},
+        see.passes_in_a_step(2),
+    ),
+    Proof(
+        "lr_scheduler_type", SCHEDULE, {"lr_scheduler_type": "linear", "warmup_steps": 2}, see.schedule_is_its_formula
+    ),
+    Proof("lr_scheduler_type", SCHEDULE, {"lr_scheduler_type": "cosine", "warmup_steps": 2}, see.written_by_hand),
+    Proof(
+        "lr_scheduler_type",
+        SCHEDULE,
+        {"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_cycles": 2, "warmup_steps": 1},
+        see.written_by_hand,
+    ),
+    Proof(
+        "lr_scheduler_type",
+        SCHEDULE,
+        {"lr_scheduler_type": "polynomial", "lr_scheduler_power": 2, "warmup_steps": 2},
+        see.written_by_hand,
+    ),
+    Proof("lr_scheduler_type", SCHEDULE, {"lr_scheduler_type": "constant"}, see.written_by_hand),
+    Proof(
+        "lr_scheduler_type",
+        SCHEDULE,
+        {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 3},
+        see.written_by_hand,
+    ),
+    Proof(
+        "lr_scheduler_cycles",
+        SCHEDULE,
+        {"lr_scheduler_cycles": 3},
+        see.written_by_hand,
+        {"lr_scheduler_type": "cosine_with_restarts"},
+    ),
+    Proof(
+        "lr_scheduler_power",
+        SCHEDULE,
+        {"lr_scheduler_power": 3},
+        see.written_by_hand,
+        {"lr_scheduler_type": "polynomial"},
+    ),
+    Proof(
+        "precision",
+        "linear layers give bf16; weights and gradients stay in 32 bits",
+        {"precision": "bf16"},
+        see.computes_in("bfloat16"),
+    ),
+    Proof(
+        "precision",
+        "refused without a GPU, where bf16 is offered; on one, linear layers give fp16",
+        {"precision": "16"},
+        see.computes_in("float16"),
+        refused=(6, "fix: --precision bf16"),
+        only_without_gpu=True,
+    ),
+    Proof("seed", "other rows in the first batch, another new head", {"seed": 7}, see.other_order_and_head),
+    Proof(
+        "enable_full_determinism",
+        "each step runs with deterministic kernels alone; the same weights bit for bit",
+        {"enable_full_determinism": "true"},
+        see.deterministic,
+    ),
+    Proof(
+        "dataloader_num_workers",
+        "so many processes beside each step; the same weights bit for bit",
+        {"dataloader_num_workers": 2},
+        see.worker_processes(2),
+    ),
+    Proof(
+        "ignore_mismatched_sizes",
+        "a head of another size is refused, and the message names it",
+        elsewhere=f"{RUN}test_mismatched_head_is_an_error_if_asked",
+    ),
+    Proof(
+        "max_grad_norm",
+        "the norm of the gradient that the optimizer gets",
+        {"max_grad_norm": 0.1},
+        see.gradient_norm_at_most(0.1),
+    ),
+    Proof(
+        "gradient_checkpointing",
+        "every layer is computed twice in a step; the same weights to 1e-6",
+        {"gradient_checkpointing": "true"},
+        see.layers_computed_twice,
+    ),
+    Proof(
+        "torch_compile",
+        "PyTorch has compiled graphs; the losses are those of the run without, to 1e-4",
+        elsewhere="tests/test_compile.py::test_compiled",
+    ),
+    Proof(
+        "attn_implementation",
+        "PyTorch's fused attention isn't called",
+        {"attn_implementation": "eager"},
+        see.fused_attention(False),
+    ),
+    Proof(
+        "attn_implementation",
+        "PyTorch's fused attention is called in every pass",
+        {"attn_implementation": "sdpa"},
+        see.fused_attention(True),
+    ),
+    Proof(
+        "attn_implementation",
+        "refused without a GPU",
+        {"attn_implementation": "flash_attention_2"},
+        refused=(6, "fix: --attn_implementation sdpa"),
+        only_without_gpu=True,
+    ),
+    Proof(
+        "throughput_warmup_steps",
+        "samples per second x seconds are the windows of the other steps",
+        {"throughput_warmup_steps": 2},
+        see.speed_leaves_out(2),
+    ),
+    Proof(
+        "evaluation_strategy",
+        "evaluated after these steps",
+        {"evaluation_strategy": "steps"},
+        see.evaluated_after([4, 6]),
+        {"eval_steps": 4},
+    ),
+    Proof(
+        "evaluation_steps_interval",
+        "evaluated after this share of an epoch's steps, rounded",
+        {"evaluation_steps_interval": 0.3},
+        see.evaluated_after([2, 4, 6]),
+        {**STEPS, "eval_steps": 5},
+    ),
+    Proof(
+        "evaluation_steps_interval",
+        "refused where it is 0 and eval_steps is not above 0",
+        {"eval_steps": 0},
+        base=STEPS,
+        refused=(2, "--evaluation_steps_interval 0.5"),
+    ),
+    Proof(
+        "eval_steps",
+        "evaluated after so many steps",
+        {"eval_steps": 3},
+        see.evaluated_after([3, 6]),
+        {**STEPS, "eval_steps": 5},
+    ),
+    Proof(
+        "eval_steps",
+        "refused where no evaluation falls into the run",
+        {"eval_steps": 7},
+        base=STEPS,
+        refused=(2, "fix: --eval_steps 3"),
+    ),
+    Proof(
+        "logging_strategy",
+        "the loss is shown and logged after these steps",
+        {"logging_strategy": "steps"},
+        see.logged_after([4]),
+        {"logging_steps": 4},
+    ),
+    Proof(
+        "logging_steps",
+        "the loss is shown and logged after so many steps",
+        {"logging_steps": 2},
+        see.logged_after([2, 4, 6]),
+        {"logging_strategy": "steps", "logging_steps": 5},
+    ),
+    *(
+        Proof(
+            "metric_for_best_model",
+            f"the saved model is the checkpoint with the highest {metric}, not that with the lowest loss",
+            {"metric_for_best_model": metric},
+            see.best_is_highest(metric),
+            {"num_train_epochs": 5, "learning_rate": 1e-5},
+            tasks=(task,),
+        )
+        for task, metrics in ((QA, ("f1", "exact")), (TC, ("f1", "accuracy", "precision", "recall")))
+        for metric in metrics
+    ),
+    Proof(
+        "eval_accumulation_steps",
+        "the results of so many batches of an evaluation move to the CPU together",
+        {"eval_accumulation_steps": 3},
+        see.moved_to_the_cpu_together(3),
+        {"per_device_eval_batch_size": 2},
+        tasks=(QA,),
+    ),
+    Proof(
+        "resume_from_checkpoint",
+        "after a kill, the weights are bit for bit those of the unbroken run",
+        elsewhere="tests/test_resume.py::test_killed_in_mid_epoch",
+    ),
+    Proof(
+        "save_total_limit",
+        "the best and the newest checkpoint are left",
+        {"save_total_limit": 2},
+        see.checkpoints_on_disk([5, 6]),
+        {**STEPS, "eval_steps": 1},
+    ),
+    Proof(
+        "save_steps",
+        "checkpoints on disk: after so many steps, and of the best evaluations",
+        {"save_steps": 4},
+        see.checkpoints_every(4),
+        {**STEPS, "eval_steps": 1, "num_train_epochs": 2, "learning_rate": 0.3},
+    ),
+    Proof(
+        "apply_early_stopping",
+        "evaluations held before it stops",
+        {"apply_early_stopping": "true"},
+        see.evaluations_held(2),
+        {"num_train_epochs": 4, "learning_rate": 0},
+    ),
+    Proof(
+        "early_stopping_patience",
+        "evaluations held before it stops",
+        {"early_stopping_patience": 2, "apply_early_stopping": "true"},
+        see.evaluations_held(3),
+        {"num_train_epochs": 4, "learning_rate": 0},
+    ),
+    Proof(
+        "early_stopping_threshold",
+        "evaluations held before it stops, since no improvement is large enough",
+        {"early_stopping_threshold": 9},
+        see.evaluations_held(2),
+        {"num_train_epochs": 4, "apply_early_stopping": "true"},
+    ),
+    Proof("apply_deepspeed", "refused", {"apply_deepspeed": "true"}, refused=(6, "fix: --apply_deepspeed false")),
+    Proof(
+        "deepspeed",
+        "said to have no effect without apply_deepspeed; the same weights bit for bit",
+        {"deepspeed": "zero2.json"},
+        see.says("deepspeed zero2.json has no effect"),
+    ),
+    Proof("apply_ort", "refused", {"apply_ort": "true"}, refused=(6, "fix: --apply_ort false")),
+    Proof(
+        "preprocess_output",
+        "the rows of the training batches are its windows, each once",
+        effect=see.trains_on_its_windows,
+    ),
+    Proof(
+        "model_selector_output",
+        "the weights before the first step are the imported ones",
+        effect=see.begins_with_the_imported_weights,
+    ),
+    Proof(
+        "pytorch_model_folder",
+        "holds the model and its checkpoints",
+        effect=see.holds("model.safetensors", "config.json", "tokenizer.json", "checkpoint-6/complete"),
+    ),
+    Proof(
+        "mlflow_model_folder",
+        "holds the MLflow model",
+        effect=see.holds("MLmodel", "conda.yaml", "artifacts/*/*.safetensors"),
+    ),
+)
+
+OTHER = "{files}/other.jsonl"
+SCORED = {"preprocess_output": None, "test_data": OTHER}
+
+
+def columns(task: str, effect: Effect, files: dict[str, str], base: Words) -> tuple[Proof, ...]:
+    """A row for each name of a column, on files in which only that column is renamed."""
+    return tuple(
+        Proof(
+            p.name,
+            "the same rows are read from files in which the column has this name",
+            {p.name: f"other_{p.default}", **{port: f"{{files}}/{p.name}/{name}" for port, name in files.items()}},
+            effect,
+            base,
+            tasks=(task,),
+        )
+        for p in params_of(COLUMNS[task])
+    )
+
+
+COLUMNS = {QA: QuestionAnsweringColumns, TC: TokenClassificationColumns}
+FILES = {f"{name}_file_path": f"{name}.jsonl" for name in ("train", "validation", "test")}
+MODEL_IMPORT = (
+    Proof(
+        "huggingface_id",
+        "the imported weights are those of the folder named",
+        {"huggingface_id": "{other_model}", "pytorch_model_path": None},
+        see.imports_its_weights,
+    ),
+    Proof(
+        "pytorch_model_path",
+        "the imported weights are those of the folder, though another model is named too",
+        {"pytorch_model_path": "{other_model}", "mlflow_model_path": "{trained}/mlflow"},
+        see.imports_its_weights,
+    ),
+    Proof(
+        "mlflow_model_path",
+        "the imported weights are those inside the MLflow model",
+        {"mlflow_model_path": "{trained}/mlflow", "pytorch_model_path": None},
+        see.imports_its_weights,
+    ),
+    Proof(
+        "output_dir",
+        "holds the model and what is known of it",
+        effect=see.holds("model_selector_args.json", "model/model.safetensors", "model/tokenizer.json"),
+    ),
+)
+DATAPREPROCESS = (
+    *columns(QA, see.same_rows, FILES, {}),
+    *columns(TC, see.same_rows, FILES, {}),
+    Proof(
+        "doc_stride",
+        "tokens that neighbouring windows of a long row share",
+        {"doc_stride": 9},
+        see.windows_share(9),
+        {"max_seq_length": 72},
+        tasks=(QA,),
+    ),
+    Proof(
+        "doc_stride",
+        "tokens that neighbouring windows of a long row share",
+        {"doc_stride": 3},
+        see.windows_share(3),
+        {"max_seq_length": 12},
+        tasks=(TC,),
+    ),
+    Proof(
+        "n_best_size",
+        "spans of each prediction that evaluation makes",
+        {"n_best_size": 3},
+        see.spans_kept(3),
+        tasks=(QA,),
+    ),
+    Proof(
+        "max_answer_length_in_tokens",
+        "tokens of the longest answer that evaluation predicts",
+        {"max_answer_length_in_tokens": 2},
+        see.longest_answer(2),
+        tasks=(QA,),
+    ),
+    *(
+        Proof(
+            f"{split}_file_path",
+            f"the rows of {split} are those of the file",
+            {f"{split}_file_path": OTHER},
+            see.rows_of_other(split),
+        )
+        for split in ("train", "validation", "test")
+    ),
+    *(
+        Proof(
+            f"{split}_mltable_path",
+            f"the rows of {split} are those of the table, not those of the file",
+            {f"{split}_mltable_path": "{files}"},
+            see.rows_of_other(split),
+        )
+        for split in ("train", "validation", "test")
+    ),
+    Proof(
+        "dataset_name",
+        "the rows of train are those of the data set",
+        {"dataset_name": "{files}/hub", "train_file_path": None},
+        see.rows_as_in_base,
+    ),
+    Proof(
+        "dataset_config_name",
+        "the rows of train are those of this configuration",
+        {"dataset_config_name": "second", "dataset_name": "{files}/hub", "train_file_path": None},
+        see.rows_of_other("train"),
+    ),
+    Proof("batch_size", "rows in a call of the tokenizer", {"batch_size": 7}, see.rows_tokenized_at_a_time(7)),
+    Proof(
+        "max_seq_length",
+        "tokens of the longest window",
+        {"max_seq_length": 40},
+        see.longest_window(40),
+        {"doc_stride": 8},
+        tasks=(QA,),
+    ),
+    Proof(
+        "max_seq_length",
+        "tokens of the longest window",
+        {"max_seq_length": 12},
+        see.longest_window(12),
+        {"doc_stride": 2},
+        tasks=(TC,),
+    ),
+    Proof("pad_to_max_length", "tokens of every window", {"pad_to_max_length": "true"}, see.every_window_of(256)),
+    Proof(
+        "max_train_samples",
+        "rows of train",
+        {"max_train_samples": 5},
+        see.rows_counted(train=5, validation=12, test=12),
+    ),
+    Proof(
+        "max_eval_samples",
+        "rows of validation and of test",
+        {"max_eval_samples": 3},
+        see.rows_counted(train=48, validation=3, test=3),
+    ),
+    Proof(
+        "max_dropped_fraction",
+        "a split of which a quarter has to be dropped is taken",
+        {"max_dropped_fraction": 0.3, "train_file_path": "{files}/broken.jsonl"},
+        see.rows_counted(train=36, validation=12, test=12),
+    ),
+    Proof(
+        "max_dropped_fraction",
+        "a split of which a quarter has to be dropped is refused",
+        {"max_dropped_fraction": 0.2, "train_file_path": "{files}/broken.jsonl"},
+        refused=(3, "12 of 48 rows have to be dropped"),
+    ),
+    Proof("model_selector_output", "the tokenizer is that of the imported model", effect=see.tokenizer_is_the_models),
+    Proof(
+        "output_dir",
+        "holds windows, rows and the account of them",
+        effect=see.holds("preprocess.json", "train/rows.jsonl", "test/windows/state.json", "tokenizer/tokenizer.json"),
+    ),
+)
+EVALUATION = (
+    Proof("preprocess_output", "a prediction for each row of its test split", effect=see.predicts_its_test_split),
+    Proof("test_data", "a prediction for each row of the file", SCORED, see.predicts_rows_of_other),
+    Proof(
+        "pytorch_model_folder",
+        "the predictions are those of its weights",
+        {"pytorch_model_folder": "{imported}/model"},
+        see.other_predictions,
+    ),
+    Proof(
+        "mlflow_model_folder",
+        "the predictions are those of the same model's PyTorch folder",
+        {"mlflow_model_folder": "{trained}/mlflow", "pytorch_model_folder": None},
+        see.same_predictions,
+    ),
+    Proof(
+        "per_device_eval_batch_size",
+        "windows in a forward pass",
+        {"per_device_eval_batch_size": 5},
+        see.windows_in_evaluation(5),
+    ),
+    Proof("precision", "linear layers give bf16", {"precision": "bf16"}, see.evaluates_in("bfloat16")),
+    Proof(
+        "seed",
+        "other predictions of a model whose head is new",
+        {"seed": 7},
+        see.other_predictions,
+        {"pytorch_model_folder": "{imported}/model"},
+    ),
+    Proof(
+        "eval_accumulation_steps",
+        "the results of so many batches move to the CPU together",
+        {"eval_accumulation_steps": 3},
+        see.moved_to_the_cpu_together(3),
+        tasks=(QA,),
+    ),
+    Proof(
+        "null_threshold",
+        "every answer is withheld, and none with the opposite value",
+        {"null_threshold": -1e9},
+        see.answers_withheld,
+        {"null_threshold": 1e9},
+        tasks=(QA,),
+    ),
+    *columns(QA, see.same_scores, {"test_data": "other.jsonl"}, SCORED),
+    *columns(TC, see.same_scores, {"test_data": "other.jsonl"}, SCORED),
+    Proof(
+        "evaluation_result",
+        "holds metrics, predictions and report",
+        effect=see.holds("metrics.json", "predictions.jsonl", "report.html"),
+    ),
+)
+TABLE: dict[str, tuple[Proof, ...]] = {
+    "model_import": MODEL_IMPORT,
+    "datapreprocess": DATAPREPROCESS,
+    "finetune": FINETUNE,
+    "evaluation": EVALUATION,
+}
+
+
+def proofs(component: str, task: str) -> tuple[Proof, ...]:
+    """The rows of one component of one task."""
+    return tuple(proof for proof in TABLE[component] if task in proof.tasks)

@@ -1,0 +1,180 @@
+"""Which model is kept, when training stops, and what a resumed run does, on evaluations whose scores are made up.
+
+Everything but the scores is real: first, best and last evaluation differ, so that a wrong direction is seen.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from finetune import run, training
+from finetune.errors import ParameterError
+from tests.conftest import finetune_words
+
+pytestmark = pytest.mark.slow
+# The best is the third of six. The same for both: what is best for one direction is worst for the other.
+SCORES = {"loss": [0.5, 0.4, 0.1, 0.3, 0.2, 0.6], "f1": [0.5, 0.6, 0.9, 0.7, 0.8, 0.4]}
+BEST, LAST = 3, 6
+GIVEN = {
+    "per_device_train_batch_size": 16,
+    "per_device_eval_batch_size": 16,
+    "learning_rate": 1e-3,
+    "evaluation_strategy": "steps",
+    "eval_steps": 1,
+    "max_steps": LAST,
+}
+Train = Callable[..., str]
+
+
+@pytest.fixture
+def train(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Train:
+    """Run with the made-up scores; what it says."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    trainers: list[Any] = []
+    predict, init = training.predict, training.FinetuneTrainer.__init__
+
+    def at_step(metric: str) -> float:
+        return SCORES[metric][trainers[-1].state.global_step - 1]
+
+    def scored(*arguments: Any, **keywords: Any) -> Any:
+        return predict(*arguments, **keywords)[0], at_step("loss")
+
+    def begin(trainer: Any, *, task: Any, **keywords: Any) -> None:
+        trainers.append(trainer)
+
+        def metrics(*arguments: Any) -> dict[str, float]:
+            return {**task.metrics(*arguments), "f1": at_step("f1")}
+
+        init(trainer, task=replace(task, metrics=metrics), **keywords)
+
+    monkeypatch.setattr(training, "predict", scored)
+    monkeypatch.setattr(training.FinetuneTrainer, "__init__", begin)
+
+    def trained(name: str, **given: Any) -> str:
+        run.main(finetune_words(prepared, tmp_path / name, **{**GIVEN, **given}))
+        return capsys.readouterr().out
+
+    return trained
+
+
+def checkpoints(folder: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("checkpoint-")) for path in (folder / "pytorch").glob("checkpoint-*"))
+
+
+def same(one: Path, other: Path) -> bool:
+    """The weights of two folders, bit for bit."""
+    first, second = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def steps_shown(said: str) -> list[int]:
+    return [int(step) for step in re.findall(r"^step (\d+)/.*validation loss", said, flags=re.MULTILINE)]
+
+
+@pytest.mark.parametrize("metric", SCORES)
+def test_the_best_is_kept(train: Train, tmp_path: Path, metric: str) -> None:
+    said = train("all", metric_for_best_model=metric)
+    assert f"best at step {BEST}: {metric} {SCORES[metric][BEST - 1]:.4f}" in said
+    assert steps_shown(said) == checkpoints(tmp_path / "all") == [1, 2, 3, 4, 5, 6]
+    folder = tmp_path / "all" / "pytorch"
+    assert same(folder, folder / f"checkpoint-{BEST}")
+    assert not any(same(folder, folder / f"checkpoint-{step}") for step in (1, LAST))
+
+    for limit, left in ((1, [BEST]), (2, [BEST, LAST])):
+        train(f"limit {limit}", metric_for_best_model=metric, save_total_limit=limit)
+        assert checkpoints(tmp_path / f"limit {limit}") == left
+        assert same(tmp_path / f"limit {limit}" / "pytorch", folder)
+
+
+@pytest.mark.parametrize("metric", SCORES)
+@pytest.mark.parametrize(
+    ("patience", "threshold", "last"), [(1, 0, 4), (2, 0, 5), (3, 0, 6), (1, 0.15, 2), (2, 0.15, 5)]
+)
+def test_it_stops_early(train: Train, tmp_path: Path, metric: str, patience: int, threshold: float, last: int) -> None:
+    """0.1 better in the second evaluation, and at least 0.3 in the third, is best."""
+    given = {"apply_early_stopping": "true", "early_stopping_patience": patience, "early_stopping_threshold": threshold}
+    said = train("run", metric_for_best_model=metric, **given)
+    assert steps_shown(said) == list(range(1, last + 1))
+    assert f"best at step {min(BEST, last)}: " in said
+
+
+def test_resumed_after_an_early_stop(train: Train, tmp_path: Path) -> None:
+    given = {"apply_early_stopping": "true"}
+    train("run", **given)
+    folder = tmp_path / "run" / "pytorch"
+    kept = load_file(folder / "model.safetensors")
+    said = train("run", **given, resume_from_checkpoint="true")
+    why = "training had stopped early, after 1 evaluations without improvement"
+    assert f"nothing is left to train after checkpoint-4: {why}" in said and not steps_shown(said)
+    again = load_file(folder / "model.safetensors")
+    assert all(torch.equal(kept[name], again[name]) for name in kept) and checkpoints(tmp_path / "run") == [1, 2, 3, 4]
+
+    said = train("run", **given, early_stopping_patience=2, resume_from_checkpoint="true")
+    assert steps_shown(said) == [5] and f"best at step {BEST}: " in said  # two without improvement: 4 and 5
+
+
+def test_resumed_after_the_last_step(train: Train, tmp_path: Path) -> None:
+    train("run")
+    said = train("run", resume_from_checkpoint="true")
+    assert f"nothing is left to train after checkpoint-{LAST}: it is the last of {LAST} steps" in said
+    assert not steps_shown(said) and checkpoints(tmp_path / "run") == [1, 2, 3, 4, 5, 6]
+    assert same(tmp_path / "run" / "pytorch", tmp_path / "run" / "pytorch" / f"checkpoint-{BEST}")
+    speed = json.loads((tmp_path / "run" / "pytorch" / "training.json").read_text())["speed"]
+    assert speed["train_samples_per_second"] == 0
+
+
+def test_resumed_with_the_best_of_before(train: Train, tmp_path: Path) -> None:
+    """The best evaluation was before the checkpoint that is gone on from."""
+    train("run")
+    for step in (5, 6):
+        (tmp_path / "run" / "pytorch" / f"checkpoint-{step}").rename(tmp_path / f"{step}")
+    said = train("run", resume_from_checkpoint="true")
+    assert steps_shown(said) == [5, 6] and f"best at step {BEST}: " in said
+    assert same(tmp_path / "run" / "pytorch" / "checkpoint-6", tmp_path / "6")
+
+
+CHANGED = {
+    "optim": "adafactor",
+    "learning_rate": 0.002,
+    "warmup_steps": 2,
+    "weight_decay": 0.1,
+    "adam_beta1": 0.8,
+    "lr_scheduler_type": "cosine",
+    "seed": 7,
+    "metric_for_best_model": "f1",
+    "apply_lora": "true",
+    "max_steps": 5,
+    "gradient_accumulation_steps": 2,
+}
+
+
+def test_resume_that_would_mean_nothing_is_refused_with_the_list(train: Train) -> None:
+    train("run")
+    with pytest.raises(ParameterError) as raised:
+        train("run", **CHANGED, resume_from_checkpoint="true")
+    told = "\n".join(fault.what for fault in raised.value.faults)
+    assert "is of a run of 6 steps, this one has 5" in told and "16 windows in a step, this run has 32" in told
+    named = re.findall(r"was made with (\w+) \S+, not ", told)
+    assert set(named) == CHANGED.keys() - {"max_steps", "gradient_accumulation_steps"}
+    assert {fault.fix for fault in raised.value.faults} >= {"--learning_rate 0.001", "--optim adamw_hf", "--seed 42"}
+
+
+def test_resume_with_another_cadence_is_taken(train: Train) -> None:
+    train("run")
+    free = {"save_total_limit": 2, "per_device_eval_batch_size": 3, "logging_strategy": "steps", "logging_steps": 1}
+    train("run", **free, dataloader_num_workers=1, max_grad_norm=0.5, resume_from_checkpoint="true")
+
+
+def test_more_steps_at_a_constant_rate(train: Train) -> None:
+    """No part of the schedule depends on how many there are."""
+    constant = {"lr_scheduler_type": "constant"}
+    train("run", **constant, max_steps=3)
+    said = train("run", **constant, max_steps=5, resume_from_checkpoint="true")
+    assert steps_shown(said) == [4, 5]
