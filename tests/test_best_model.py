@@ -5,6 +5,7 @@ Everything but the scores is real: first, best and last evaluation differ, so th
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from finetune import run, training
+from finetune import preprocess, run, training
 from finetune.errors import ParameterError
-from tests.conftest import finetune_words
+from tests.conftest import finetune_words, prepare, sample_rows, write_jsonl
 
 pytestmark = pytest.mark.slow
 # The best is the third of six. The same for both: what is best for one direction is worst for the other.
@@ -58,7 +59,11 @@ def train(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr(training.FinetuneTrainer, "__init__", begin)
 
     def trained(name: str, **given: Any) -> str:
-        run.main(finetune_words(prepared, tmp_path / name, **{**GIVEN, **given}))
+        folders = {"preprocess_output", "model_selector_output"} & given.keys()
+        words = finetune_words(prepared, tmp_path / name, **{**GIVEN, **{k: given[k] for k in given.keys() - folders}})
+        for folder in folders:
+            words[words.index(f"--{folder}") + 1] = str(given[folder])
+        run.main(words)
         return capsys.readouterr().out
 
     return trained
@@ -164,6 +169,38 @@ def test_resume_that_would_mean_nothing_is_refused_with_the_list(train: Train) -
     named = re.findall(r"was made with (\w+) \S+, not ", told)
     assert set(named) == CHANGED.keys() - {"max_steps", "gradient_accumulation_steps"}
     assert {fault.fix for fault in raised.value.faults} >= {"--learning_rate 0.001", "--optim adamw_hf", "--seed 42"}
+
+
+def test_resume_on_other_data_or_weights_is_refused(train: Train, prepared: Path, tmp_path: Path) -> None:
+    train("run")
+    words = ["--task", "question_answering", "--model_selector_output", str(prepared / "model")]
+    for split in ("train", "validation", "test"):
+        rows = sample_rows("train")[1:49] if split == "train" else sample_rows("train")[:12]
+        words += [f"--{split}_file_path", str(write_jsonl(tmp_path / f"{split}.jsonl", rows))]
+    words += ["--max_seq_length", "128", "--doc_stride", "32", "--output_dir", str(tmp_path / "data")]
+    preprocess.main(words)
+    shutil.copytree(prepared / "model", tmp_path / "model")
+    file = tmp_path / "model" / "model" / "model.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+    with pytest.raises(ParameterError, match="began with other weights than those of model_selector_output"):
+        train("run", model_selector_output=tmp_path / "model", resume_from_checkpoint="true")
+    with pytest.raises(
+        ParameterError, match=r"training windows, this run has|on other rows than those of preprocess_output"
+    ):
+        train("run", preprocess_output=tmp_path / "data", resume_from_checkpoint="true")
+
+
+def test_data_encoded_once_more_are_the_same(train: Train, prepared: Path, tmp_path: Path) -> None:
+    train("run", max_steps=3, lr_scheduler_type="constant")
+    made = prepare(
+        tmp_path,
+        Path(json.loads((prepared / "model" / "model_selector_args.json").read_text())["source_name"]),
+        max_seq_length=128,
+        doc_stride=32,
+    )
+    again = {"preprocess_output": made / "data", "model_selector_output": made / "model"}
+    said = train("run", lr_scheduler_type="constant", **again, resume_from_checkpoint="true")
+    assert steps_shown(said) == [4, 5, 6]
 
 
 def test_resume_with_another_cadence_is_taken(train: Train) -> None:

@@ -12,7 +12,9 @@ from transformers import (
     RobertaConfig,
 )
 
-from finetune.model import longest_window
+from finetune.errors import UnsupportedError
+from finetune.model import fingerprint, longest_window, refuse_attention
+from finetune.tasks import load_task
 
 
 def test_longest_window(tiny_model: Path) -> None:
@@ -47,3 +49,28 @@ def test_models_run_at_their_longest_window(family: str, tiny_model: Path) -> No
     assert model(input_ids=torch.full((1, length), 5)).start_logits.shape == (1, length)
     with pytest.raises((IndexError, RuntimeError)):
         model(input_ids=torch.full((1, length + 1), 5))
+
+
+def test_attention_that_a_family_lacks_is_refused() -> None:
+    task = load_task("question_answering")
+    for config in (AutoConfig.for_model("deberta"), AutoConfig.for_model("deberta-v2")):
+        with pytest.raises(
+            UnsupportedError, match=rf"sdpa for a {config.model_type}[\s\S]*fix: --attn_implementation auto"
+        ):
+            refuse_attention(config, task, "sdpa")
+        refuse_attention(config, task, "eager")
+        refuse_attention(config, task, "auto")
+    for wanted in ("eager", "sdpa"):
+        refuse_attention(BertConfig(), task, wanted)
+
+
+def test_fingerprint(tmp_path: Path) -> None:
+    """Sees a change at the end of a large file, and in the size, whatever the files are called."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_bytes(bytes(3 * 2**20))
+    other.write_bytes(bytes(3 * 2**20))
+    assert fingerprint([one]) == fingerprint([other])
+    other.write_bytes(bytes(3 * 2**20 - 1) + b"x")
+    assert fingerprint([one]) != fingerprint([other])
+    other.write_bytes(bytes(3 * 2**20 + 1))
+    assert fingerprint([one]) != fingerprint([other])

@@ -150,6 +150,36 @@ def test_resolved_config_says_where_values_come_from(trained: Path) -> None:
     assert resolved["best model"]["value"] == "lowest loss"
 
 
+def test_every_override_is_said_once_and_recorded(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever resolved_config.yaml calls derived is one line of the log, and what ran."""
+    given = {"preset": "distilbert", "evaluation_strategy": "steps", "evaluation_steps_interval": 0.3}
+    defaults = {"learning_rate": 2e-5, "per_device_train_batch_size": 1, "per_device_eval_batch_size": 1}
+    folder = finetune(prepared, tmp_path, **{**defaults, **given})
+    said = capsys.readouterr().out
+    resolved = yaml.safe_load((folder / "resolved_config.yaml").read_text())
+    derived = {name: entry for name, entry in resolved.items() if entry["origin"].startswith("derived: ")}
+    for name, entry in derived.items():
+        reason = entry["origin"].removeprefix("derived: ")
+        assert said.count(f"\n{name}: {entry.get('used', entry['value'])} ({reason})\n") == 1
+    assert {name: entry["used"] for name, entry in derived.items() if "used" in entry} == {
+        "num_train_epochs": 3,
+        "per_device_train_batch_size": 8,
+        "per_device_eval_batch_size": 8,
+        "learning_rate": 5e-5,
+        "precision": "bf16",
+        "optim": "adamw_torch_fused",
+        "eval_steps": 4,
+        "attn_implementation": "sdpa",
+    }
+    ran = state(folder)
+    assert (ran["num_train_epochs"], ran["train_batch_size"], ran["eval_steps"]) == (3, 8, 4)
+    assert {name: entry["origin"] for name, entry in resolved.items() if entry["origin"] == "given"}.keys() >= {
+        "preset"
+    }
+
+
 def test_resume_ends_with_the_same_weights(
     trained: Path, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,8 @@ from transformers import TrainerCallback
 
 from finetune.console import say
 from finetune.errors import Fault, ParameterError
+from finetune.handoff import Preprocessed, SelectedModel
+from finetune.model import fingerprint
 from finetune.params import FIXED_ON_RESUME, FinetuneParams
 from finetune.schedule import Schedule
 from finetune.schema import to_text
@@ -24,6 +26,8 @@ class Marker:
     """What the marker says: a run that differs in one of these can't go on from the checkpoint."""
 
     windows: int
+    data: str  # fingerprint of the training windows
+    model: str  # fingerprint of the imported weights
     global_batch: int
     total_steps: int
     per_device_train_batch_size: int
@@ -32,8 +36,11 @@ class Marker:
 
     @classmethod
     def of(cls, params: FinetuneParams, steps: Schedule, windows: int) -> "Marker":
+        model = SelectedModel.model_folder(params.model_selector_output)
         return cls(
             windows=windows,
+            data=fingerprint(Preprocessed.windows_folder(params.preprocess_output, "train").glob("*.arrow")),
+            model=fingerprint(model.rglob("*.safetensors")),
             global_batch=steps.global_batch,
             total_steps=steps.total_steps,
             per_device_train_batch_size=params.per_device_train_batch_size,
@@ -111,6 +118,12 @@ def refuse_other_run(checkpoint: Path, now: Marker) -> None:
     if was.windows != now.windows:
         what = f"{checkpoint.name} has {was.windows} training windows, this run has {now.windows}"
         faults.append(Fault(what, fix="give the same data, or --resume_from_checkpoint false"))
+    elif was.data != now.data:
+        what = f"{checkpoint.name} was trained on other rows than those of preprocess_output"
+        faults.append(Fault(what, fix="give the same data, or --resume_from_checkpoint false"))
+    if was.model != now.model:
+        what = f"{checkpoint.name} began with other weights than those of model_selector_output"
+        faults.append(Fault(what, fix="give the same model, or --resume_from_checkpoint false"))
     if was.global_batch != now.global_batch:
         why = "that is per_device_train_batch_size x gradient_accumulation_steps x processes"
         what = f"{checkpoint.name} has {was.global_batch} windows in a step, this run has {now.global_batch}"

@@ -106,6 +106,7 @@ def estimate(
     largest, usual = cost(config, task, params, batch, max(windows)), cost(config, task, params, batch, mean)
     optimizer = ADAFACTOR_BYTES if params.optim == "adafactor" else ADAM_BYTES
     backward = 2 if usual.trained == usual.parameters else 1  # frozen weights need no gradient of their own
+    backward += params.gradient_checkpointing  # which goes forward once more
     rate = flops_per_second(config.get_text_config().hidden_size, batch, mean, params.precision)
     flops = usual.flops / batch * (train_windows * (1 + backward) + evaluated_windows)
     return Estimate(

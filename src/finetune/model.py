@@ -1,6 +1,8 @@
 """Models and tokenizers from local folders. Code that comes with a model is never run."""
 
+import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ POSITIONS_FROM_PADDING = frozenset(
         "xmod",
     ]
 )
+MEGABYTE = 2**20
 NO_LIMIT = 100_000  # tokenizers without a limit of their own say 1e30
 
 
@@ -103,6 +106,8 @@ def empty_model(config: Any, task: Task, attn_implementation: str = "auto") -> A
 
 def refuse_attention(config: Any, task: Task, attn_implementation: str) -> None:
     """Raises: UnsupportedError if the family has no such attention."""
+    if attn_implementation == "auto":
+        return
     try:
         empty_model(config, task, attn_implementation)
     except (ImportError, ValueError) as error:
@@ -212,6 +217,18 @@ def longest_window(config: Any, tokenizer: Any) -> int:
     own = tokenizer.model_max_length if tokenizer.model_max_length < NO_LIMIT else None
     limits = [limit for limit in (table, own) if limit and limit > 0]
     return int(min(limits)) if limits else 512
+
+
+def fingerprint(files: Iterable[Path]) -> str:
+    """Equal where files hold the same: of each its size, its first and its last megabyte."""
+    found = hashlib.sha256()
+    for path in sorted(files):
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            found.update(f"{size} ".encode() + file.read(MEGABYTE))
+            file.seek(max(0, size - MEGABYTE))
+            found.update(file.read())
+    return found.hexdigest()[:16]
 
 
 def store_state(model: Any, state: Any, task: Task) -> None:

@@ -281,7 +281,7 @@ class Checkpoints:
     )
     save_steps: int = param(
         -1,
-        "If positive: save a checkpoint after this many steps, and after an evaluation only if it is the best so far. -1 saves one with every evaluation.",
+        "If positive: save a checkpoint after this many steps and the last, and after an evaluation only if it is the best so far. -1 saves one with every evaluation.",
         min=-1,
     )
 

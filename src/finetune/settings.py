@@ -5,10 +5,9 @@ from typing import Any
 import torch
 from transformers import EarlyStoppingCallback, TrainingArguments
 
-from finetune.console import say
 from finetune.params import FinetuneParams
 from finetune.resolved import Derived
-from finetune.schedule import Schedule
+from finetune.schedule import Schedule, processes
 from finetune.tracking import MlflowMetrics, Progress
 
 # The fused kernel computes the same step in one pass over the weights. The Trainer keeps weight decay off biases and
@@ -68,9 +67,7 @@ def training_arguments(params: FinetuneParams, steps: Schedule) -> TrainingArgum
         disable_tqdm=True,
     )
     if args.n_gpu > 1:
-        # DataParallel would split a batch behind the loss's back.
-        say(f"{args.n_gpu} GPUs are visible and one is used; torchrun --nproc-per-node {args.n_gpu} uses all")
-        args._n_gpu = 1
+        args._n_gpu = 1  # DataParallel would split a batch behind the loss's back
     return args
 
 
@@ -108,6 +105,9 @@ def derived(params: FinetuneParams, asked: FinetuneParams, steps: Schedule, atte
     if params.evaluation_strategy == "steps" and params.evaluation_steps_interval:
         reason = f"{params.evaluation_steps_interval:g} of {steps.steps_per_epoch} steps in an epoch"
         found.append(Derived("eval_steps", steps.evaluation_steps, reason))
+    gpus = torch.cuda.device_count()
+    if gpus > 1 and processes() == 1:
+        found.append(Derived("GPUs", 1, f"one process of {gpus} visible; torchrun --nproc-per-node {gpus} uses all"))
     if attention != params.attn_implementation:
         found.append(Derived("attn_implementation", attention, "what transformers takes for this model"))
     return found

@@ -129,7 +129,8 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         best: bool = super()._determine_best_metric(metrics, trial)
         if self.save_steps > 0:
-            self.control.should_save = best or self.state.global_step % self.save_steps == 0
+            last = self.state.global_step >= self.state.max_steps
+            self.control.should_save = best or last or self.state.global_step % self.save_steps == 0
         return best
 
     def restore_best(self, checkpoint: Path) -> None:

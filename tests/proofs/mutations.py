@@ -71,7 +71,7 @@ def tested(p: Param, component: str, task: str, change: Callable[[Path], list[st
 
 def drop(p: Param, package: Path) -> list[str]:
     """Put the default wherever the parameter is read; where it is read from a table, leave it out after parsing."""
-    reads = re.compile(rf"\bparams\.{p.name}\b")
+    reads = re.compile(rf"\b(?:attempt\.)?params\.{p.name}\b")
     places = []
     for path in sorted(package.rglob("*.py")):
         text = path.read_text(encoding="utf-8")

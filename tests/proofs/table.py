@@ -325,7 +325,7 @@ FINETUNE = (
     ),
     Proof(
         "save_steps",
-        "checkpoints on disk: after so many steps, and of the best evaluations",
+        "checkpoints on disk: after so many steps and the last, and of the best evaluations",
         {"save_steps": 4},
         see.checkpoints_every(4),
         {**STEPS, "eval_steps": 1, "num_train_epochs": 2, "learning_rate": 0.3},
