@@ -18,6 +18,12 @@ SAMPLES = ROOT / "examples"
 REAL_DATA = ROOT.parent / "shared" / "data"
 
 
+@pytest.fixture(autouse=True)
+def one_tracking_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For all runs of tests: to make a SQLite store takes a second. Fixtures of modules make theirs."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path_factory.getbasetemp()}/mlflow.db")
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Hugging Face folder: BERT of 2 layers x 32 with random weights, tokenizer trained on the sample."""

@@ -15,8 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from finetune import checkpoints as checkpoint_files
 from finetune import preprocess, run, training
-from finetune.errors import ParameterError
+from finetune.errors import ModelError, ParameterError
 from tests.conftest import finetune_words, prepare, sample_rows, write_jsonl
 
 pytestmark = pytest.mark.slow
@@ -37,7 +38,6 @@ Train = Callable[..., str]
 @pytest.fixture
 def train(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Train:
     """Run with the made-up scores; what it says."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     trainers: list[Any] = []
     predict, init = training.predict, training.FinetuneTrainer.__init__
 
@@ -127,12 +127,13 @@ def test_resumed_after_an_early_stop(train: Train, tmp_path: Path) -> None:
 
 def test_resumed_after_the_last_step(train: Train, tmp_path: Path) -> None:
     train("run")
+    speed = json.loads((tmp_path / "run" / "pytorch" / "training.json").read_text())["speed"]
+    assert speed["train_samples_per_second"] > 0
     said = train("run", resume_from_checkpoint="true")
     assert f"nothing is left to train after checkpoint-{LAST}: it is the last of {LAST} steps" in said
     assert not steps_shown(said) and checkpoints(tmp_path / "run") == [1, 2, 3, 4, 5, 6]
     assert same(tmp_path / "run" / "pytorch", tmp_path / "run" / "pytorch" / f"checkpoint-{BEST}")
-    speed = json.loads((tmp_path / "run" / "pytorch" / "training.json").read_text())["speed"]
-    assert speed["train_samples_per_second"] == 0
+    assert json.loads((tmp_path / "run" / "pytorch" / "training.json").read_text())["speed"] == speed
 
 
 def test_resumed_with_the_best_of_before(train: Train, tmp_path: Path) -> None:
@@ -169,6 +170,72 @@ def test_resume_that_would_mean_nothing_is_refused_with_the_list(train: Train) -
     named = re.findall(r"was made with (\w+) \S+, not ", told)
     assert set(named) == CHANGED.keys() - {"max_steps", "gradient_accumulation_steps"}
     assert {fault.fix for fault in raised.value.faults} >= {"--learning_rate 0.001", "--optim adamw_hf", "--seed 42"}
+
+
+def test_killed_in_the_evaluation_of_an_epoch(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """save_steps leaves no whole checkpoint that the evaluation of its own step isn't part of."""
+    whole = {"evaluation_strategy": "epoch", "max_steps": -1, "num_train_epochs": 2, "per_device_train_batch_size": 38}
+    given = {**whole, "save_steps": 2}
+    train("unbroken", **given)
+    evaluate = training.FinetuneTrainer.evaluate
+
+    def killed(trainer: Any, *arguments: Any, **keywords: Any) -> Any:
+        if trainer.state.global_step == 6:
+            raise KeyboardInterrupt
+        return evaluate(trainer, *arguments, **keywords)
+
+    monkeypatch.setattr(training.FinetuneTrainer, "evaluate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train("run", **given)
+    assert checkpoints(tmp_path / "run") == [2, 3, 4]
+    monkeypatch.setattr(training.FinetuneTrainer, "evaluate", evaluate)
+    said = train("run", **given, resume_from_checkpoint="true")
+    said = said[said.index("going on from checkpoint-4") :]
+    assert steps_shown(said) == [6] and f"best at step {BEST}: " in said
+    assert same(tmp_path / "run" / "pytorch", tmp_path / "unbroken" / "pytorch")
+
+
+def test_a_checkpoint_is_not_whole_while_it_is_written_again(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train("run", max_steps=3)
+    last = tmp_path / "run" / "pytorch" / "checkpoint-3"
+    whole: list[bool] = []
+    monkeypatch.setattr(checkpoint_files, "newest_whole", lambda folder: folder / "checkpoint-2")
+    monkeypatch.setattr(training.Trainer, "_save_checkpoint", lambda *_: whole.append((last / "complete").exists()))
+    assert (last / "complete").is_file()
+    train("run", max_steps=3, resume_from_checkpoint="true")
+    assert whole == [False]
+
+
+def test_checkpoint_of_another_version(train: Train, tmp_path: Path) -> None:
+    train("run", max_steps=1)
+    (tmp_path / "run" / "pytorch" / "checkpoint-1" / "complete").write_text('{"global_batch": 16, "windows": 113}')
+    with pytest.raises(
+        ParameterError, match=r"checkpoint-1 was left by another version[\s\S]*--resume_from_checkpoint false"
+    ):
+        train("run", resume_from_checkpoint="true")
+
+
+def test_resume_that_runs_out_of_memory(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A smaller batch would be another step: said, with what helps."""
+    given = {"auto_find_batch_size": "true"}
+    train("run", **given, max_steps=3, lr_scheduler_type="constant")
+
+    def full(*arguments: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(training.FinetuneTrainer, "training_step", full)
+    with pytest.raises(ModelError, match=r"memory runs out with 16 windows[\s\S]*fix: --keep_global_batch_size true"):
+        train("run", **given, lr_scheduler_type="constant", resume_from_checkpoint="true")
+
+
+def test_a_batch_that_is_typed_anew_is_not_replaced_by_the_one_found(train: Train) -> None:
+    given = {"auto_find_batch_size": "true", "lr_scheduler_type": "constant"}
+    train("run", **given, max_steps=3)
+    halves = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
+    said = train("run", **given, **halves, resume_from_checkpoint="true")
+    assert "auto_find_batch_size: 8 fits into memory" in said and "did not fit" not in said
 
 
 def test_resume_on_other_data_or_weights_is_refused(train: Train, prepared: Path, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from transformers import BertConfig, BertForQuestionAnswering
 torch.set_num_threads(1)
 model = BertForQuestionAnswering(BertConfig(**{config})).train()
 optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+if {again}:
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={{"use_reentrant": False}})
 if {batch}:
     ids = torch.ones({batch}, {length}, dtype=torch.long)
     outputs = model(input_ids=ids, attention_mask=torch.ones_like(ids))
@@ -43,16 +45,18 @@ def test_operations_are_those_of_a_real_forward_pass() -> None:
     assert found.parameters == found.trained == sum(p.numel() for p in model.parameters())
 
 
-def test_memory_is_near_that_of_a_real_step() -> None:
+@pytest.mark.parametrize(("layers", "again"), [(2, False), (6, True)])
+def test_memory_is_near_that_of_a_real_step(layers: int, again: bool) -> None:
     """A process of its own, whose peak is told by the system; at a size where activations are nearly all of it."""
-    sizes = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 1024}
+    sizes = {"hidden_size": 256, "num_hidden_layers": layers, "num_attention_heads": 4, "intermediate_size": 1024}
     start, step = (
-        peak_bytes(STEP.format(config={"vocab_size": 500, **sizes}, batch=batch, length=256)) for batch in (0, 48)
+        peak_bytes(STEP.format(config={"vocab_size": 500, **sizes}, batch=batch, length=256, again=again))
+        for batch in (0, 48)
     )
     config = BertConfig(vocab_size=500, **sizes)
-    need = estimate.estimate(
-        config, TASK, params(per_device_train_batch_size=48), [256], train_windows=1, evaluated_windows=0
-    )
+    given = params(per_device_train_batch_size=48, gradient_checkpointing=again)
+    need = estimate.estimate(config, TASK, given, [256], train_windows=1, evaluated_windows=0)
+    print(f"{(need.state_bytes + need.activation_bytes) / 1e6:.0f} MB said, {(step - start) / 1e6:.0f} MB taken")
     assert need.state_bytes + need.activation_bytes == pytest.approx(step - start, rel=0.3)
 
 

@@ -65,12 +65,15 @@ def test_attention_that_a_family_lacks_is_refused() -> None:
 
 
 def test_fingerprint(tmp_path: Path) -> None:
-    """Sees a change at the end of a large file, and in the size, whatever the files are called."""
+    """Sees any change, or in files as large as weights one at their ends; whatever they are called."""
     one, other = tmp_path / "one", tmp_path / "other"
     one.write_bytes(bytes(3 * 2**20))
     other.write_bytes(bytes(3 * 2**20))
     assert fingerprint([one]) == fingerprint([other])
+    other.write_bytes(bytes(2**20) + b"x" + bytes(2**21 - 1))
+    assert fingerprint([one]) != fingerprint([other]) and fingerprint([one], True) == fingerprint([other], True)
     other.write_bytes(bytes(3 * 2**20 - 1) + b"x")
+    assert fingerprint([one], True) != fingerprint([other], True)
     assert fingerprint([one]) != fingerprint([other])
     other.write_bytes(bytes(3 * 2**20 + 1))
     assert fingerprint([one]) != fingerprint([other])

@@ -1,6 +1,5 @@
 """A run that is killed and goes on ends with the weights of one that wasn't."""
 
-import os
 import re
 import subprocess
 import sys
@@ -26,9 +25,8 @@ STEPS = {
 
 def start(prepared: Path, output: Path, resume: str = "false") -> "subprocess.Popen[str]":
     words = finetune_words(prepared, output, **STEPS, resume_from_checkpoint=resume)
-    env = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     command = [sys.executable, "-m", "finetune.run", *words]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
 def steps(lines: list[str]) -> list[tuple[int, int]]:

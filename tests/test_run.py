@@ -23,7 +23,6 @@ QUICK = {"per_device_train_batch_size": 16, "per_device_eval_batch_size": 16, "l
 
 
 def finetune(prepared: Path, output: Path, **parameters: Any) -> Path:
-    os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow leaves that of the run before in this process
     run.main(finetune_words(prepared, output, **{**QUICK, **parameters}))
     return output / "pytorch"
 
@@ -54,6 +53,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 @pytest.fixture(scope="module")
 def trained(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of three epochs; its pytorch_model_folder."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow leaves that of the run before in this process
     return finetune(prepared, tmp_path_factory.mktemp("trained"), num_train_epochs=3)
 
 

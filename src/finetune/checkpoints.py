@@ -2,7 +2,8 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass, replace
+import shutil
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,27 +31,38 @@ class Marker:
     model: str  # fingerprint of the imported weights
     global_batch: int
     total_steps: int
-    per_device_train_batch_size: int
-    gradient_accumulation_steps: int
+    batch: list[int]  # per_device_train_batch_size and gradient_accumulation_steps that ran
+    wanted_batch: list[int]  # those that were asked for
     parameters: dict[str, Any]  # those of FIXED_ON_RESUME
 
     @classmethod
-    def of(cls, params: FinetuneParams, steps: Schedule, windows: int) -> "Marker":
+    def of(cls, params: FinetuneParams, wanted: FinetuneParams, steps: Schedule, windows: int) -> "Marker":
+        """Of a run with `params`, whose batch may be smaller than wanted."""
         model = SelectedModel.model_folder(params.model_selector_output)
         return cls(
             windows=windows,
             data=fingerprint(Preprocessed.windows_folder(params.preprocess_output, "train").glob("*.arrow")),
-            model=fingerprint(model.rglob("*.safetensors")),
+            model=fingerprint(model.rglob("*.safetensors"), ends=True),
             global_batch=steps.global_batch,
             total_steps=steps.total_steps,
-            per_device_train_batch_size=params.per_device_train_batch_size,
-            gradient_accumulation_steps=params.gradient_accumulation_steps,
+            batch=_batch(params),
+            wanted_batch=_batch(wanted),
             parameters={name: vars(params)[name] for name in FIXED_ON_RESUME},
         )
 
     @classmethod
     def read(cls, checkpoint: Path) -> "Marker":
-        return cls(**json.loads((checkpoint / WHOLE).read_text()))
+        """Raises: ParameterError if another version of this package left it."""
+        values = json.loads((checkpoint / WHOLE).read_text())
+        known = {f.name for f in fields(cls)}
+        if values.keys() != known or values["parameters"].keys() != set(FIXED_ON_RESUME):
+            what = f"{checkpoint.name} was left by another version of finetune"
+            raise ParameterError(Fault(what, where=str(checkpoint), fix="--resume_from_checkpoint false"))
+        return cls(**values)
+
+
+def _batch(params: FinetuneParams) -> list[int]:
+    return [params.per_device_train_batch_size, params.gradient_accumulation_steps]
 
 
 class MarkWhole(TrainerCallback):  # type: ignore[misc]
@@ -69,6 +81,18 @@ class MarkWhole(TrainerCallback):  # type: ignore[misc]
                 json.dump(asdict(self.marker), file)
                 file.flush()
                 os.fsync(file.fileno())
+
+
+def unmark(checkpoint: Path) -> None:
+    """Before it is written again."""
+    (checkpoint / WHOLE).unlink(missing_ok=True)
+
+
+def discard(folder: Path) -> None:
+    """Take away the checkpoints of a try that is given up."""
+    for path in checkpoints(folder):
+        unmark(path)
+        shutil.rmtree(path)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -100,15 +124,12 @@ def move_aside(folder: Path) -> None:
 
 
 def with_found_batch(params: FinetuneParams, checkpoint: Path) -> FinetuneParams:
-    """With auto_find_batch_size, the batch that the run which left the checkpoint had found."""
-    if not params.auto_find_batch_size:
-        return params
+    """With auto_find_batch_size, the batch that was found by the run of the same words which left the checkpoint."""
     was = Marker.read(checkpoint)
-    return replace(
-        params,
-        per_device_train_batch_size=was.per_device_train_batch_size,
-        gradient_accumulation_steps=was.gradient_accumulation_steps,
-    )
+    if not params.auto_find_batch_size or was.wanted_batch != _batch(params):
+        return params
+    batch, accumulation = was.batch
+    return replace(params, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation)
 
 
 def refuse_other_run(checkpoint: Path, now: Marker) -> None:

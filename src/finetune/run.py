@@ -110,6 +110,7 @@ class Attempt(NamedTuple):
     """One try to train: with auto_find_batch_size there may be several."""
 
     params: FinetuneParams
+    wanted: FinetuneParams  # the same before any batch was too large
     steps: Schedule
     trainer: "FinetuneTrainer"
     restore: Callable[[Any], Any]  # undoes the adaptations of the model
@@ -145,6 +146,10 @@ def train(
             batch = tried.per_device_train_batch_size
             if not params.auto_find_batch_size or batch == 1 or not out_of_memory(error):
                 raise
+            if resume and not params.keep_global_batch_size:
+                why = "a resumed run can't change the windows of a step"
+                fix = "--keep_global_batch_size true"
+                raise ModelError(Fault(f"memory runs out with {batch} windows at a time", why=why, fix=fix)) from None
         tried = with_smaller_batch(tried)
         say(f"out of memory with per_device_train_batch_size {batch}; starting again with {batch_text(tried)}")
         said = attempt.derived
@@ -153,7 +158,7 @@ def train(
         clear_device_cache()
         return_freed_memory()
         if not resume and is_main_process():
-            checkpoints.move_aside(params.pytorch_model_folder)
+            checkpoints.discard(params.pytorch_model_folder)
     if params.auto_find_batch_size:
         say(f"auto_find_batch_size: {batch_text(tried)} fits into memory")
     return attempt, speed
@@ -213,33 +218,37 @@ def build(
         validation=data["validation"],
         validation_rows=read_rows(Preprocessed.rows_file(params.preprocess_output, "validation")),
         tokenizer=load_tokenizer(Preprocessed.tokenizer_folder(params.preprocess_output), task),
-        global_batch=steps.global_batch,
+        steps=steps,
         keep_batches=task.keep_batches(params),
         save_steps=params.save_steps,
         throughput_warmup_steps=params.throughput_warmup_steps,
         callbacks=settings.callbacks(params, task.head_metric(state)),
     )
     derived = [*preset, *settings.derived(params, wanted, steps, attention)]
-    return Attempt(params, steps, trainer, adapted.restore, derived)
+    return Attempt(params, wanted, steps, trainer, adapted.restore, derived)
 
 
 def fit(attempt: Attempt, resume: Path | None) -> dict[str, float]:
-    """Train to the end with the best model loaded. -> seconds and rates. Raises: ParameterError, ModelError."""
+    """Train to the end with the best model loaded. -> its speed; none if the run had ended before.
+
+    Raises: ParameterError, ModelError.
+    """
     import torch
 
     from finetune import checkpoints
-    from finetune.tracking import log_summary
 
     params, steps, trainer = attempt.params, attempt.steps, attempt.trainer
-    marker = checkpoints.Marker.of(params, steps, len(trainer.train_dataset))
+    marker = checkpoints.Marker.of(params, attempt.wanted, steps, len(trainer.train_dataset))
     trainer.add_callback(checkpoints.MarkWhole(marker))
     if resume:
         checkpoints.refuse_other_run(resume, marker)
     if resume and (why := checkpoints.why_over(resume, params, steps)):
         say(f"nothing is left to train after {resume.name}: {why}")
         trainer.restore_best(resume)
+        speed = {}
     else:
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        speed = speed_of(trainer)
     if not all(torch.isfinite(p).all() for p in trainer.model.parameters()):
         fix = "a lower --learning_rate, a positive --max_grad_norm, or --precision bf16"
         raise ModelError(Fault("training diverged: the best weights are not finite", fix=fix))
@@ -247,12 +256,22 @@ def fit(attempt: Attempt, resume: Path | None) -> dict[str, float]:
     if state.best_model_checkpoint is None:
         fix = "look at the validation loss above; a lower --learning_rate may help"
         raise ModelError(Fault("there is no best checkpoint: no evaluation gave a finite metric", fix=fix))
-    speed = trainer.throughput.rates(trainer.accelerator.gather)
-    log_summary({**speed, "per_device_train_batch_size": params.per_device_train_batch_size})
-    rates = f"{speed['train_samples_per_second']:.1f} samples/s, {speed['train_tokens_per_second']:.0f} tokens/s"
-    without = f", without the first {params.throughput_warmup_steps} steps" if params.throughput_warmup_steps else ""
-    say(f"trained {speed['train_seconds']:.0f} s: {rates}{without}")
     say(f"best at step {state.best_global_step}: {params.metric_for_best_model} {state.best_metric:.4f}")
+    return speed
+
+
+def speed_of(trainer: "FinetuneTrainer") -> dict[str, float]:
+    """Seconds and rates of the training that has just ended, said and logged."""
+    from finetune.tracking import log_summary
+
+    speed = trainer.throughput.rates(trainer.accelerator.gather)
+    args = trainer.args
+    batch = {name: vars(args)[name] for name in ("per_device_train_batch_size", "gradient_accumulation_steps")}
+    log_summary({**speed, **batch})
+    rates = f"{speed['train_samples_per_second']:.1f} samples/s, {speed['train_tokens_per_second']:.0f} tokens/s"
+    warmup = trainer.throughput.warmup_steps
+    without = f", without the first {warmup} steps" if trainer.throughput.without_warmup else ""
+    say(f"trained {speed['train_seconds']:.0f} s: {rates}{without}")
     return speed
 
 
@@ -270,11 +289,17 @@ def account(attempt: Attempt, selected: SelectedModel, preprocessed: Preprocesse
         validation=trainer.best_metrics(),
         log=[entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry],
         device=f"{processes()} x {trainer.args.device.type}",
-        speed=speed,
+        speed=speed or earlier_speed(params, selected.task),
         splits=preprocessed.splits,
         parameters=non_default(params),
         versions={"finetune": __version__, **{name: version(name) for name in ("torch", "transformers")}},
     )
+
+
+def earlier_speed(params: FinetuneParams, task: str) -> dict[str, float]:
+    """Of the run that had ended before, where it got so far as to save its model."""
+    before = Trained.read(params.pytorch_model_folder, task)
+    return before.speed if before else {}
 
 
 def save_and_prove(attempt: Attempt, task: "Task", trained: Trained) -> None:
@@ -296,6 +321,8 @@ def save_and_prove(attempt: Attempt, task: "Task", trained: Trained) -> None:
         base = SelectedModel.model_folder(params.model_selector_output)
         save.save_adapter(adapted, base, tokenizer, params.pytorch_model_folder)
     model = attempt.restore(adapted)
+    if params.attn_implementation == "flash_attention_2":
+        model.set_attn_implementation("sdpa")  # what is saved is proved in 32 bits
     if not unmerged:
         save.save_pytorch(model, tokenizer, params.pytorch_model_folder)
     save.document(params.pytorch_model_folder, task, state, trained)

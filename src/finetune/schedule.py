@@ -86,9 +86,13 @@ def refuse_unsupported_here(params: FinetuneParams, processes: int) -> None:
     if params.torch_compile and not torch.cuda.is_available() and not _has_compiler():
         why = "torch.compile needs a C++ compiler, and none is found here"
         faults.append(Fault("--torch_compile true", why=why, fix="--torch_compile false, or install g++"))
-    if params.attn_implementation == "flash_attention_2" and not _has_flash_attention():
-        why = "it needs an NVIDIA GPU and the package flash-attn"
-        faults.append(Fault("--attn_implementation flash_attention_2", why=why, fix="--attn_implementation sdpa"))
+    if params.attn_implementation == "flash_attention_2":
+        if not _has_flash_attention():
+            why = "it needs an NVIDIA GPU and the package flash-attn"
+            faults.append(Fault("--attn_implementation flash_attention_2", why=why, fix="--attn_implementation sdpa"))
+        elif params.precision == "32":
+            why = "FlashAttention computes in 16 bits alone"
+            faults.append(Fault("--attn_implementation flash_attention_2", why=why, fix="--precision bf16"))
     if params.auto_find_batch_size and processes > 1:
         why = f"with {processes} processes, one that runs out of memory leaves the others waiting"
         faults.append(Fault("--auto_find_batch_size true", why=why, fix="--auto_find_batch_size false"))

@@ -49,6 +49,7 @@ def training_arguments(params: FinetuneParams, steps: Schedule) -> TrainingArgum
         seed=params.seed,
         full_determinism=params.enable_full_determinism,
         torch_compile=params.torch_compile,
+        ddp_find_unused_parameters=True,  # some models have weights that no forward pass uses
         dataloader_num_workers=params.dataloader_num_workers,
         eval_strategy=params.evaluation_strategy,
         eval_steps=steps.evaluation_steps,

@@ -16,6 +16,7 @@ class Throughput(TrainerCallback):  # type: ignore[misc]
     def __init__(self, warmup_steps: int, device: torch.device) -> None:
         self.warmup_steps = warmup_steps
         self.steps = 0  # of this process: a resumed run warms up again
+        self.without_warmup = False
         self.windows = torch.zeros((), dtype=torch.int64, device=device)
         self.tokens = torch.zeros((), dtype=torch.int64, device=device)
         self.evaluation_seconds = 0.0
@@ -37,8 +38,9 @@ class Throughput(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.steps += 1
-        if self.steps == self.warmup_steps:
+        if self.steps == self.warmup_steps and state.global_step < state.max_steps:
             self.start()
+            self.without_warmup = True
 
     def rates(self, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
         """Over all processes, whose counts `gather` collects."""

@@ -10,10 +10,11 @@ from datasets import Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainerState
 
 from finetune.allocator import out_of_memory, return_freed_memory
-from finetune.checkpoints import STATE
+from finetune.checkpoints import STATE, unmark
 from finetune.errors import Fault, ModelError
 from finetune.prediction import collate, forward, predict
 from finetune.sampling import LengthGroupedSampler, by_length
+from finetune.schedule import Schedule
 from finetune.tables import Row
 from finetune.tasks.task import Batch, Task
 from finetune.throughput import Throughput
@@ -33,13 +34,18 @@ class ReturnMemory(TrainerCallback):  # type: ignore[misc]
 
 
 class SaveEvery(TrainerCallback):  # type: ignore[misc]
-    """A checkpoint after so many steps, besides those of the best evaluations."""
+    """A checkpoint after so many steps, besides those of the best evaluations.
 
-    def __init__(self, save_steps: int) -> None:
+    Where an evaluation follows, the checkpoint waits for it: the run goes on behind what a whole checkpoint says.
+    """
+
+    def __init__(self, save_steps: int, evaluation_steps: int) -> None:
         self.save_steps = save_steps
+        self.evaluation_steps = evaluation_steps
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        control.should_save |= state.global_step % self.save_steps == 0
+        evaluated = state.global_step % self.evaluation_steps == 0 or state.global_step >= state.max_steps
+        control.should_save |= state.global_step % self.save_steps == 0 and not evaluated
 
 
 class FinetuneTrainer(Trainer):  # type: ignore[misc]
@@ -65,7 +71,7 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
         validation: Dataset,
         validation_rows: list[Row],
         tokenizer: Any,
-        global_batch: int,
+        steps: Schedule,
         keep_batches: int,
         save_steps: int,
         throughput_warmup_steps: int,
@@ -85,12 +91,12 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
         self.task = task
         self.task_state = state
         self.validation_rows = validation_rows
-        self.global_batch = global_batch
+        self.global_batch = steps.global_batch
         self.keep_batches = keep_batches
         self.loss_is_scaled_for_ga = True
         self.save_steps = save_steps
         if save_steps > 0:
-            self.add_callback(SaveEvery(save_steps))
+            self.add_callback(SaveEvery(save_steps, steps.evaluation_steps))
         self.throughput = Throughput(throughput_warmup_steps, args.device)
         self.add_callback(self.throughput)
 
@@ -125,6 +131,11 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
             if isinstance(callback, EarlyStoppingCallback) and "EarlyStoppingCallback" in self.state.stateful_callbacks:
                 self.state.stateful_callbacks["EarlyStoppingCallback"]["args"] = callback.state()["args"]
         super()._load_callback_state()
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self.args.should_save:
+            unmark(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+        super()._save_checkpoint(model, trial)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         best: bool = super()._determine_best_metric(metrics, trial)

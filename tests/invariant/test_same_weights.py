@@ -55,10 +55,7 @@ def plain(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_same_weights(
-    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: dict[str, torch.Tensor], name: str
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path.parent}/mlflow.db")
+def test_same_weights(prepared: Path, tmp_path: Path, plain: dict[str, torch.Tensor], name: str) -> None:
     found = weights(prepared, tmp_path, **SETTINGS[name])
     assert found.keys() == plain.keys()
     assert [key for key in found if not torch.equal(found[key], plain[key])] == []

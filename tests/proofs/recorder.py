@@ -5,7 +5,6 @@ import io
 import json
 import math
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -213,7 +212,6 @@ def record(main: Callable[[list[str]], None], argv: list[str], words: dict[str, 
 
     from finetune.errors import run_main
 
-    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{output.parent}/mlflow.db"  # to make one takes a second
     torch.use_deterministic_algorithms(False)  # as a run before may have left it
     run, shown, errors = Run(words, output), io.StringIO(), io.StringIO()
     recorder = Recorder(run, shown)

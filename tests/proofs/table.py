@@ -204,8 +204,9 @@ FINETUNE = (
         "max_grad_norm",
         "the norm of the gradient that the optimizer gets",
         {"max_grad_norm": 0.1},
-        see.gradient_norm_at_most(0.1),
+        see.gradient_norm_is(0.1),
     ),
+    Proof("max_grad_norm", "0 leaves the norm as it is", {"max_grad_norm": 0}, see.gradient_norm_above(1.0)),
     Proof(
         "gradient_checkpointing",
         "every layer is computed twice in a step; the same weights to 1e-6",
@@ -318,10 +319,8 @@ FINETUNE = (
     ),
     Proof(
         "save_total_limit",
-        "the best and the newest checkpoint are left",
-        {"save_total_limit": 2},
-        see.checkpoints_on_disk([5, 6]),
-        {**STEPS, "eval_steps": 1},
+        "on disk are the best checkpoint, of any age, and the newest",
+        elsewhere="tests/test_best_model.py::test_the_best_is_kept",
     ),
     Proof(
         "save_steps",
