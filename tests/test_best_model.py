@@ -230,6 +230,27 @@ def test_resume_that_runs_out_of_memory(train: Train, monkeypatch: pytest.Monkey
         train("run", **given, lr_scheduler_type="constant", resume_from_checkpoint="true")
 
 
+def test_out_of_memory_after_some_checkpoints(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the try that is given up are taken away; nothing of it is left in the next."""
+    train("told", per_device_train_batch_size=8)
+    step, tries = training.FinetuneTrainer.training_step, []
+
+    def full(trainer: Any, *arguments: Any) -> Any:
+        if trainer.state.global_step == 3 and trainer.args.per_device_train_batch_size == 16:
+            tries.append(checkpoints(tmp_path / "run"))
+            raise RuntimeError("could not create a primitive")
+        return step(trainer, *arguments)
+
+    monkeypatch.setattr(training.FinetuneTrainer, "training_step", full)
+    said = train("run", auto_find_batch_size="true", save_total_limit=2)
+    assert tries == [[2, 3]]
+    assert "out of memory with per_device_train_batch_size 16; starting again with 8\n" in said
+    assert "earlier run" not in said and checkpoints(tmp_path / "run") == [BEST, LAST]
+    for step_of in (BEST, LAST):
+        name = f"checkpoint-{step_of}"
+        assert same(tmp_path / "run" / "pytorch" / name, tmp_path / "told" / "pytorch" / name)
+
+
 def test_a_batch_that_is_typed_anew_is_not_replaced_by_the_one_found(train: Train) -> None:
     given = {"auto_find_batch_size": "true", "lr_scheduler_type": "constant"}
     train("run", **given, max_steps=3)
