@@ -232,10 +232,9 @@ FINETUNE = (
     ),
     Proof(
         "attn_implementation",
-        "refused without a GPU",
+        "refused without a GPU and flash-attn, and in 32 bits",
         {"attn_implementation": "flash_attention_2"},
-        refused=(6, "fix: --attn_implementation sdpa"),
-        only_without_gpu=True,
+        refused=(6, "not supported: --attn_implementation flash_attention_2"),
     ),
     Proof(
         "throughput_warmup_steps",
