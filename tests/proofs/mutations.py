@@ -70,10 +70,10 @@ def tested(p: Param, component: str, task: str, change: Callable[[Path], list[st
 
 
 def drop(p: Param, package: Path) -> list[str]:
-    """Put the default wherever the parameter is read; where it is read from a table, leave it out after parsing."""
+    """Put the default wherever the parameter is read; leave files, and what tables read, out after parsing."""
     reads = re.compile(rf"\b(?:attempt\.)?params\.{p.name}\b")
     places = []
-    for path in sorted(package.rglob("*.py")):
+    for path in () if p.is_port else sorted(package.rglob("*.py")):
         text = path.read_text(encoding="utf-8")
         if reads.search(text):
             path.write_text(reads.sub(f"({p.default!r})", text), encoding="utf-8")
