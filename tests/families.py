@@ -1,4 +1,4 @@
-"""Tiny random models of every family, each with a tokenizer of its own kind, trained on the sample."""
+"""Tiny random models of every family, as pretraining leaves them, each with a tokenizer of its own kind."""
 
 import json
 from functools import cache
@@ -7,34 +7,64 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import ByteLevelBPETokenizer, SentencePieceUnigramTokenizer
+from tokenizers import ByteLevelBPETokenizer, SentencePieceBPETokenizer, SentencePieceUnigramTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForPreTraining, AutoModelForSeq2SeqLM
 
 from tests.conftest import build_wordpiece, sample_texts
 
+PRETRAINED = (AutoModelForPreTraining, AutoModelForMaskedLM, AutoModelForCausalLM, AutoModelForSeq2SeqLM)
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 SEQ2SEQ = {
     "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
     "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 160,
 }  # fmt: skip
+RELATIVE = {
+    **SIZES, "max_position_embeddings": 160, "relative_attention": True, "pos_att_type": ["c2p", "p2c"],
+    "position_biased_input": False, "type_vocab_size": 0,
+}  # fmt: skip
+ROBERTA = {**SIZES, "max_position_embeddings": 162, "type_vocab_size": 1}
+DECODER = {**SIZES, "num_key_value_heads": 1, "max_position_embeddings": 160}
 # family -> (config class, kind of tokenizer, its class, values of the config)
 FAMILIES: dict[str, tuple[str, str, str, dict[str, Any]]] = {
+    "albert": ("AlbertConfig", "unigram", "AlbertTokenizer", {**SIZES, "embedding_size": 16}),
     "bert": ("BertConfig", "wordpiece", "BertTokenizer", {**SIZES, "max_position_embeddings": 160}),
-    "roberta": ("RobertaConfig", "bytes", "RobertaTokenizer", {**SIZES, "max_position_embeddings": 162}),
-    "deberta-v2": ("DebertaV2Config", "unigram", "DebertaV2Tokenizer", {**SIZES, "max_position_embeddings": 160}),
+    "roberta": ("RobertaConfig", "bytes", "RobertaTokenizer", ROBERTA),
+    "deberta": (
+        "DebertaConfig",
+        "bytes",
+        "DebertaTokenizer",
+        RELATIVE,
+    ),
+    "deberta-v2": (
+        "DebertaV2Config",
+        "unigram",
+        "DebertaV2Tokenizer",
+        {**RELATIVE, "position_buckets": 16, "norm_rel_ebd": "layer_norm", "conv_kernel_size": 3, "conv_act": "gelu"},
+    ),
+    "deberta-v3": (
+        "DebertaV2Config",
+        "unigram",
+        "DebertaV2Tokenizer",
+        {**RELATIVE, "position_buckets": 16, "norm_rel_ebd": "layer_norm", "share_att_key": True},
+    ),
     "distilbert": (
         "DistilBertConfig",
         "wordpiece",
         "DistilBertTokenizer",
         {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "max_position_embeddings": 160},
     ),
+    "electra": ("ElectraConfig", "wordpiece", "ElectraTokenizer", {**SIZES, "embedding_size": 16}),
+    "llama": ("LlamaConfig", "bpe", "LlamaTokenizer", DECODER),
+    "mistral": ("MistralConfig", "bpe", "LlamaTokenizer", DECODER),
+    "qwen2": ("Qwen2Config", "bytes", "Qwen2Tokenizer", DECODER),
     "t5": (
         "T5Config",
         "unigram",
         "T5Tokenizer",
-        {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2},
+        {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 0},
     ),
     "gpt2": ("GPT2Config", "bytes", "GPT2Tokenizer", {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 160}),
-    "camembert": ("CamembertConfig", "unigram", "CamembertTokenizer", {**SIZES, "max_position_embeddings": 162}),
+    "camembert": ("CamembertConfig", "unigram", "CamembertTokenizer", ROBERTA),
     "modernbert": (
         "ModernBertConfig",
         "bytes",
@@ -43,19 +73,35 @@ FAMILIES: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     ),
     "bart": ("BartConfig", "bytes", "BartTokenizer", SEQ2SEQ),
     "mbart": ("MBartConfig", "unigram", "MBartTokenizer", SEQ2SEQ),
+    "xlm-roberta": ("XLMRobertaConfig", "unigram", "XLMRobertaTokenizer", ROBERTA),
 }
+# Not in the table of layers for LoRA, for which they are looked up in the model.
+OTHERS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
+    "mpnet": ("MPNetConfig", "wordpiece", "MPNetTokenizer", {**SIZES, "max_position_embeddings": 162}),
+    "gpt_neo": (
+        "GPTNeoConfig",
+        "bytes",
+        "GPT2Tokenizer",
+        {
+            "hidden_size": 32, "num_layers": 2, "num_heads": 2, "attention_types": [[["global", "local"], 1]],
+            "max_position_embeddings": 160,
+        },
+    ),
+    "xlnet": ("XLNetConfig", "unigram", "XLNetTokenizer", {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64}),
+}  # fmt: skip
 
 
 def build_family(family: str, folder: Path) -> Path:
-    """A folder as the hub has it: the body without a head, and the tokenizer."""
-    config_class, kind, tokenizer_class, values = FAMILIES[family]
+    """A folder as the hub has it: the model with the head that it was pretrained with, and the tokenizer."""
+    config_class, kind, tokenizer_class, values = {**FAMILIES, **OTHERS}[family]
     tokenizer = TOKENIZERS[kind](getattr(transformers, tokenizer_class), folder)
     tokenizer.save_pretrained(folder)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     ids = {"pad_token_id": pad, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = getattr(transformers, config_class)(vocab_size=len(tokenizer), **values, **ids)
     torch.manual_seed(0)
-    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    pretrained = next(kind for kind in PRETRAINED if type(config) in kind._model_mapping)
+    pretrained.from_config(config).save_pretrained(folder)
     return folder
 
 
@@ -83,6 +129,20 @@ def byte_level(cls: Any, folder: Path) -> Any:
 
 
 @cache
+def _bpe() -> dict[str, Any]:
+    made = SentencePieceBPETokenizer(unk_token="<unk>")
+    special = ["<unk>", "<s>", "</s>"]
+    made.train_from_iterator(sample_texts(), vocab_size=1500, special_tokens=special, show_progress=False)
+    model: dict[str, Any] = json.loads(made.to_str())["model"]
+    return model
+
+
+def bpe(cls: Any, folder: Path) -> Any:
+    merges = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in _bpe()["merges"]]
+    return cls(vocab=_bpe()["vocab"], merges=merges, add_bos_token=True)
+
+
+@cache
 def _unigram() -> list[tuple[str, float]]:
     made = SentencePieceUnigramTokenizer()
     made.train_from_iterator(sample_texts(), vocab_size=1500, unk_token="<unk>", show_progress=False)
@@ -92,6 +152,7 @@ def _unigram() -> list[tuple[str, float]]:
 
 def unigram(cls: Any, folder: Path) -> Any:
     special = {
+        "AlbertTokenizer": ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"],
         "T5Tokenizer": ["<pad>", "</s>", "<unk>"],
         "DebertaV2Tokenizer": ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
     }.get(cls.__name__, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
@@ -99,4 +160,4 @@ def unigram(cls: Any, folder: Path) -> Any:
     return cls(vocab=[*((name, 0.0) for name in special), *_unigram()], **languages)
 
 
-TOKENIZERS = {"wordpiece": wordpiece, "bytes": byte_level, "unigram": unigram}
+TOKENIZERS = {"wordpiece": wordpiece, "bytes": byte_level, "bpe": bpe, "unigram": unigram}

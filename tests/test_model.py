@@ -1,5 +1,6 @@
 """Models and tokenizers from local folders."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,14 @@ from transformers import (
 )
 
 from finetune.errors import UnsupportedError
-from finetune.model import fingerprint, longest_window, refuse_attention
+from finetune.model import empty_model, fingerprint, load_tokenizer, longest_window
 from finetune.tasks import load_task
+from finetune.tasks.token_classification import windows as tc_windows
+from tests.conftest import build_wordpiece
+from tests.families import build_family
+from tests.tasks.token_classification.conftest import state as tc_state
+
+QUESTIONS, TAGS = load_task("question_answering"), load_task("token_classification")
 
 
 def test_longest_window(tiny_model: Path) -> None:
@@ -52,16 +59,15 @@ def test_models_run_at_their_longest_window(family: str, tiny_model: Path) -> No
 
 
 def test_attention_that_a_family_lacks_is_refused() -> None:
-    task = load_task("question_answering")
     for config in (AutoConfig.for_model("deberta"), AutoConfig.for_model("deberta-v2")):
         with pytest.raises(
             UnsupportedError, match=rf"sdpa for a {config.model_type}[\s\S]*fix: --attn_implementation auto"
         ):
-            refuse_attention(config, task, "sdpa")
-        refuse_attention(config, task, "eager")
-        refuse_attention(config, task, "auto")
+            empty_model(config, QUESTIONS, "sdpa")
+        empty_model(config, QUESTIONS, "eager")
+        empty_model(config, QUESTIONS, "auto")
     for wanted in ("eager", "sdpa"):
-        refuse_attention(BertConfig(), task, wanted)
+        empty_model(BertConfig(), QUESTIONS, wanted)
 
 
 def test_fingerprint(tmp_path: Path) -> None:
@@ -77,3 +83,47 @@ def test_fingerprint(tmp_path: Path) -> None:
     assert fingerprint([one]) != fingerprint([other])
     other.write_bytes(bytes(3 * 2**20 + 1))
     assert fingerprint([one]) != fingerprint([other])
+
+
+def test_space_before_words_from_the_first_load_on(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(build_family("roberta", tmp_path), TAGS)
+    pieces = tokenizer([["the", "the"]], is_split_into_words=True, add_special_tokens=False)["input_ids"][0]
+    assert tokenizer.convert_ids_to_tokens(pieces) == ["Ġthe", "Ġthe"]
+
+
+def test_a_tokenizer_that_cuts_off_the_left(tmp_path: Path) -> None:
+    folder = build_family("bert", tmp_path)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "truncation_side": "left"}))
+    columns = tc_windows.encode([{"tokens": ["the"] * 60}], load_tokenizer(folder, TAGS), tc_state(max_seq_length=20))
+    assert sorted(int(word) for found in columns["word"] for word in found if word >= 0) == list(range(60))
+
+
+def test_padding_is_on_the_right(tmp_path: Path) -> None:
+    """Whatever the tokenizer does: GPT-2 counts its positions from the left."""
+    tokenizer = load_tokenizer(build_family("llama", tmp_path), QUESTIONS)
+    assert AutoTokenizer.from_pretrained(tmp_path).padding_side == "left"
+    assert tokenizer.padding_side == "right" and tokenizer.pad_token == tokenizer.eos_token
+
+
+def test_a_tokenizer_without_any_token_to_pad_with(tmp_path: Path) -> None:
+    build_family("qwen2", tmp_path)
+    plain = AutoTokenizer.from_pretrained(tmp_path)
+    assert plain.backend_tokenizer.token_to_id("<|endoftext|>") is not None
+    plain.pad_token = plain.eos_token = plain.unk_token = None
+    plain.save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(tmp_path, QUESTIONS)
+    assert tokenizer.pad_token_id is not None
+
+
+@pytest.mark.parametrize(("family", "wanted"), [("bert", True), ("distilbert", False), ("roberta", False)])
+def test_token_types_are_left_to_models_that_have_them(family: str, wanted: bool, tmp_path: Path) -> None:
+    """BERT's tokenizer gives them to any model: DistilBERT takes none, and RoBERTa has but one."""
+    build_family(family, tmp_path)
+    build_wordpiece(tmp_path)
+    assert "token_type_ids" in AutoTokenizer.from_pretrained(tmp_path)("a", "b")
+    tokenizer = load_tokenizer(tmp_path, QUESTIONS)
+    assert ("token_type_ids" in tokenizer("a", "b")) == wanted
+    tokenizer.save_pretrained(tmp_path / "alone")
+    again = load_tokenizer(tmp_path / "alone", QUESTIONS)
+    assert ("token_type_ids" in again("a", "b")) == wanted

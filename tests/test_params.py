@@ -70,7 +70,7 @@ OWN: dict[str, tuple[tuple[str, str, Any, tuple[str, ...]], ...]] = {
 # Further optional inputs, whose defaults leave every other one its meaning.
 BEYOND = {
     "preset", "keep_global_batch_size", "lr_scheduler_cycles", "lr_scheduler_power", "gradient_checkpointing",
-    "torch_compile", "attn_implementation", "throughput_warmup_steps", "save_steps",
+    "torch_compile", "attn_implementation", "throughput_warmup_steps", "save_steps", "lora_type",
 }  # fmt: skip
 OUTPUTS = {"pytorch_model_folder": "uri_folder", "mlflow_model_folder": "mlflow_model"}
 FOLDERS = {"preprocess_output", "model_selector_output"}
@@ -161,6 +161,7 @@ def test_defaults_are_supported_and_all_have_effect() -> None:
         ({"lora_r": 16}, {"apply_lora": True}, "lora_r 16 has no effect with apply_lora false"),
         ({"lora_alpha": 16}, {"apply_lora": True}, "lora_alpha 16 has no effect with apply_lora false"),
         ({"lora_dropout": 0.1}, {"apply_lora": True}, "lora_dropout 0.1 has no effect with apply_lora false"),
+        ({"lora_type": "dora"}, {"apply_lora": True}, "lora_type dora has no effect with apply_lora false"),
         (
             {"merge_lora_weights": False},
             {"apply_lora": True},

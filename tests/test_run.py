@@ -347,15 +347,6 @@ def test_refused_before_a_model_is_loaded(
     assert not (tmp_path / "pytorch").exists()
 
 
-def test_lora_is_refused_for_other_families(prepared: Path, tmp_path: Path) -> None:
-    shutil.copytree(prepared, tmp_path / "prepared")
-    for name in ("model/model_selector_args.json", "data/preprocess.json"):
-        file = tmp_path / "prepared" / name
-        file.write_text(file.read_text().replace('"model_type": "bert"', '"model_type": "gpt2"'))
-    with pytest.raises(UnsupportedError, match="--apply_lora false"):
-        finetune(tmp_path / "prepared", tmp_path, apply_lora="true")
-
-
 def test_other_family_than_the_data_were_encoded_for(prepared: Path, tmp_path: Path) -> None:
     shutil.copytree(prepared, tmp_path / "prepared")
     file = tmp_path / "prepared" / "data" / "preprocess.json"

@@ -15,6 +15,7 @@ from finetune.allocator import out_of_memory, return_freed_memory
 from finetune.console import is_main_process, say
 from finetune.errors import Fault, ModelError
 from finetune.handoff import Preprocessed, SelectedModel, read_rows
+from finetune.head import describe_new
 from finetune.model import load_model, load_tokenizer, store_state
 from finetune.params import FinetuneParams
 from finetune.resolved import Derived, write_resolved
@@ -118,8 +119,8 @@ def build(
     source = SelectedModel.model_folder(params.model_selector_output)
     state = task.state(**preprocessed.state)
     model, new = load_model(source, task, state, params.ignore_mismatched_sizes, params.attn_implementation)
-    if new:
-        say(f"weights that start at random: {', '.join(new)}")
+    for line in describe_new(model, new, model.config.architectures):
+        say(line)
     store_state(model, state, task)
     attention = model.config._attn_implementation
     adapted = adapt.adapt(model, params)

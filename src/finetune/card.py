@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
+from transformers import CONFIG_MAPPING
 
 from finetune.handoff import Trained
 from finetune.pages import fill
@@ -25,11 +26,18 @@ def write(folder: Path, task: Task, state: Any, trained: Trained, unmerged: bool
         task=task,
         trained=trained,
         unmerged=unmerged,
+        own_class=own_class(task, trained.model_type),
         problems=[f"{split}: {line}" for split, s in trained.splits.items() for line in Audit(s.problems).lines()],
         validation={metric: value for metric, value in trained.validation.items() if metric not in NOT_METRICS},
         limits=task.card.limits(state),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def own_class(task: Task, model_type: str) -> str:
+    """The module to import for a head that transformers lacks; "" where it has one."""
+    module: str = task.families[CONFIG_MAPPING[model_type]].__module__
+    return module if module.startswith("finetune.") else ""
 
 
 def metadata(name: str, task: Task, trained: Trained, unmerged: bool) -> ModelCardData:

@@ -173,12 +173,11 @@ def look_at_training(
 ) -> None:
     """Steps, memory and time. Raises: ParameterError, UnsupportedError."""
     from finetune import adapt, estimate
-    from finetune.model import refuse_attention
+    from finetune.model import empty_model
     from finetune.schedule import refuse_unsupported_here, schedule, without_effect_here
 
     refuse_unsupported_here(params, processes)
-    adapt.refuse(params, config.model_type)
-    refuse_attention(config, task, params.attn_implementation)
+    adapt.refuse(params, empty_model(config, task, params.attn_implementation))
     windows = lengths.expected_windows
     steps = schedule(params, windows, processes)
     for line in without_effect_here(params, steps):

@@ -4,7 +4,10 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Any
+
+SHOWN = 8  # names in a line
 
 
 def start(component: str) -> None:
@@ -27,6 +30,11 @@ def quiet_libraries() -> None:
 def is_main_process() -> bool:
     """False on the ranks above 0 of a distributed run."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of many."""
+    return ", ".join(names[:SHOWN]) + (f", … {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def say(line: str) -> None:

@@ -1,6 +1,7 @@
 """Models and tokenizers from local folders. Code that comes with a model is never run."""
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -14,6 +15,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoTokenizer
 
 from finetune.errors import Fault, ModelError, UnsupportedError, first_line
+from finetune.head import head_parameters, settle
 from finetune.tasks.task import Task
 
 STATE_KEY = "finetune"  # entry of config.json that holds {"task": …, "state": …}
@@ -61,11 +63,25 @@ def load_tokenizer(folder: Path, task: Task) -> Any:
         why = "only fast tokenizers say which word and which characters a token stands for"
         raise ModelError(Fault(f"{folder}: {type(tokenizer).__name__} is not a fast tokenizer", why=why))
     tokenizer.truncation_side = "right"  # windows follow one another from the left
+    tokenizer.padding_side = "right"  # GPT-2's positions begin at the left, and no causal model looks to the right
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        # Masked, so that any token will do.
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
+    if (folder / "config.json").is_file():
+        leave_out_token_types(tokenizer, load_config(folder), task)
     if task.pretokenized:
         set_space_before_words(tokenizer)
     return tokenizer
+
+
+def leave_out_token_types(tokenizer: Any, config: Any, task: Task) -> None:
+    """For a model that has none, or none for a second text: DistilBERT or RoBERTa with BERT's tokenizer."""
+    architecture(task, config)
+    known = inspect.signature(task.families[type(config)].forward).parameters
+    if "token_type_ids" not in known or config.to_dict().get("type_vocab_size") == 1:
+        names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+        tokenizer.model_input_names = names
+        tokenizer.init_kwargs["model_input_names"] = names  # what it is saved with
 
 
 def set_space_before_words(tokenizer: Any) -> None:
@@ -99,18 +115,17 @@ def architecture(task: Task, config: Any) -> str:
 
 
 def empty_model(config: Any, task: Task, attn_implementation: str = "auto") -> Any:
-    """The model without its weights: tensors that have shapes but no content."""
-    with torch.device("meta"):
-        return task.auto_model.from_config(config, attn_implementation=_asked(attn_implementation))
+    """The model without its weights: tensors that have shapes but no content.
 
-
-def refuse_attention(config: Any, task: Task, attn_implementation: str) -> None:
-    """Raises: UnsupportedError if the family has no such attention."""
-    if attn_implementation == "auto":
-        return
+    Raises: ModelError if the family has no head for the task, UnsupportedError if it has no such attention.
+    """
+    architecture(task, config)
     try:
-        empty_model(config, task, attn_implementation)
+        with torch.device("meta"):
+            return task.auto_model.from_config(config, attn_implementation=_asked(attn_implementation))
     except (ImportError, ValueError) as error:
+        if attn_implementation == "auto":
+            raise
         fix = "--attn_implementation auto"
         what = f"--attn_implementation {attn_implementation} for a {config.model_type}"
         raise UnsupportedError(Fault(what, why=first_line(error), fix=fix)) from None
@@ -129,15 +144,20 @@ def load_model(
 ) -> tuple[Any, list[str]]:
     """(model in fp32 on the CPU, names of weights that the folder lacks and that start at random).
 
-    Without a state the head is what the folder says, with one it is the state's: a head of other classes is replaced.
-    An unmerged LoRA folder is loaded with its adapters merged. Raises: ModelError.
+    Without a state the head is what the folder says, with one it is the state's: of a head of other classes, those stay
+    that both have. The head of another task is replaced. An unmerged LoRA folder is loaded with its adapters merged.
+    Raises: ModelError.
     """
     base = folder / BASE_MODEL
     source = base if base.is_dir() else folder
     config = load_config(folder)
+    if base.is_dir() and stored_task(folder) != task.name:
+        what = f"{folder} is an adapter for {stored_task(folder)}, with a head of that task"
+        raise ModelError(Fault(what, fix=f"give it to the model import of {task.name} as --pytorch_model_path"))
     architecture(task, config)
-    before = config.id2label
-    config.update(task.head(state))
+    before, saved_from = config.id2label, (config.architectures or [None])[0]
+    head = task.head(state)
+    config.update(head)
     try:
         model, info = task.auto_model.from_pretrained(
             source,
@@ -146,60 +166,40 @@ def load_model(
             use_safetensors=True,
             trust_remote_code=False,
             attn_implementation=_asked(attn_implementation),
-            ignore_mismatched_sizes=ignore_mismatched_sizes or base.is_dir(),  # the adapter brings the head
+            ignore_mismatched_sizes=True,  # refused below, by name; an adapter brings its head
             output_loading_info=True,
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        raise ModelError(_not_loaded(folder, error)) from None
+        raise ModelError(Fault(f"{folder} can't be loaded", why=first_line(error) or type(error).__name__)) from None
     if len(info["missing_keys"]) >= len(model.state_dict()):
         why = "not one weight in it has a name of this model"
         raise ModelError(
             Fault(f"{folder} holds the weights of another model", why=why, fix="give a folder of one model")
         )
-    new = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
     if base.is_dir():
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, folder).merge_and_unload()
         model.config = config
-        new = []
-    elif len(config.id2label) == len(before) and config.id2label != before:
-        new = sorted({*new, *_renew_head(model, new)})
-    return model, new
+        return model, []
+    missing, mismatched = info["missing_keys"], {name: shapes for name, *shapes in info["mismatched_keys"]}
+    if mismatched and not ignore_mismatched_sizes:
+        raise ModelError(*_mismatched(folder, mismatched))
+    of_body = {*missing, *mismatched} - set(head_parameters(model))
+    classes = before if "id2label" in head else None
+    of_head = settle(model, source, saved_from, classes, set(missing), set(mismatched))
+    return model, sorted(of_body | of_head)
 
 
-def head_modules(model: Any) -> list[str]:
-    """Names of the modules outside the pretrained body: what the task added."""
+def _mismatched(folder: Path, shapes: dict[str, list[Any]]) -> list[Fault]:
     return [
-        name
-        for name, module in model.named_children()
-        if name != model.base_model_prefix and any(True for _ in module.parameters())
+        Fault(
+            f"{name} has another size in {folder.name} than in the model",
+            why=f"{list(stored)} instead of {list(wanted)}",
+            fix="--ignore_mismatched_sizes true, to begin with that size",
+        )
+        for name, (stored, wanted) in sorted(shapes.items())
     ]
-
-
-def _renew_head(model: Any, new: list[str]) -> list[str]:
-    """Random weights, as transformers gives a new head, for a head that was loaded: of as many classes, but others.
-
-    A head of which only a part was loaded (ModernBERT's, from pretraining) is one that had no classes yet.
-    -> names of the renewed weights.
-    """
-    heads = {name: model.get_submodule(name) for name in head_modules(model)}
-    names = [f"{head}.{name}" for head, module in heads.items() for name, _ in module.named_parameters()]
-    if set(names) & set(new):
-        return []
-    for part in (part for module in heads.values() for part in module.modules()):
-        for name, weights in list(part.named_parameters(recurse=False)):
-            # transformers marks weights that it has loaded, and leaves those alone.
-            part.register_parameter(name, torch.nn.Parameter(torch.empty_like(weights)))
-        model._init_weights(part)
-    return names
-
-
-def _not_loaded(folder: Path, error: Exception) -> Fault:
-    text = str(error)
-    if "size mismatch" in text or "ignore_mismatched_sizes" in text:
-        return Fault(f"{folder}: weights of another size", why=first_line(error), fix="--ignore_mismatched_sizes true")
-    return Fault(f"{folder} can't be loaded", why=first_line(error) or type(error).__name__)
 
 
 def longest_window(config: Any, tokenizer: Any) -> int:
@@ -241,6 +241,15 @@ def store_state(model: Any, state: Any, task: Task) -> None:
 
 
 def stored_state(folder: Path, task: Task) -> Any | None:
-    """The state that `store_state` left in the folder's config.json; None where the model wasn't finetuned by us."""
-    entry = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(STATE_KEY)
-    return task.state(**entry["state"]) if entry and entry["task"] == task.name else None
+    """The state that `store_state` left in the config.json; None where the model wasn't finetuned by us for the task."""
+    return task.state(**_stored(folder)["state"]) if stored_task(folder) == task.name else None
+
+
+def stored_task(folder: Path) -> str | None:
+    """The task that the model was finetuned for; None where it wasn't by us."""
+    return _stored(folder).get("task")
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    entry: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(STATE_KEY) or {}
+    return entry

@@ -30,6 +30,7 @@ def main(argv: list[str]) -> None:
     start("model import")
     source, name = choose_source(params)
 
+    from finetune.head import describe_new
     from finetune.model import architecture, load_config, load_model, load_tokenizer
     from finetune.tasks import load_task
 
@@ -39,16 +40,17 @@ def main(argv: list[str]) -> None:
     target = SelectedModel.model_folder(params.output_dir)
     SelectedModel.clear(params.output_dir)
     if (folder / "adapter_config.json").is_file():
-        merge_adapter(folder, task, target)
+        merge_adapter(folder, target)
     else:
         copy_model(find_files(folder), target)
     load_tokenizer(target, task)
     config = load_config(target)
     chosen = architecture(task, config)
+    rename_body(target, config, task)
     model, new = load_model(target, task, None, ignore_mismatched_sizes=True)
     say(f"{source} {name}: {config.model_type}, {model.num_parameters() / 1e6:.1f} million parameters, as {chosen}")
-    if new:
-        say(f"new weights, random until trained: {', '.join(new)}")
+    for line in describe_new(model, new, config.architectures):
+        say(line)
     selected = SelectedModel(task_name, source, name, config.model_type, chosen, tuple(new))
     selected.write(params.output_dir)
 
@@ -129,13 +131,43 @@ def copy_model(files: ModelFiles, target: Path) -> None:
         save_as_safetensors(pickled, target / "model.safetensors")
 
 
-def merge_adapter(folder: Path, task: "Task", target: Path) -> None:
-    """An unmerged LoRA model of an earlier run, as one plain model."""
-    from finetune.model import load_model, load_tokenizer
+def rename_body(folder: Path, config: Any, task: "Task") -> None:
+    """The body of a language model under names that the task's class knows.
 
-    model, _ = load_model(folder, task, None)
+    transformers' classes for questions of Llama, Qwen and their kin call "transformer" what all their other classes
+    call "model", and would find no weight.
+    """
+    from safetensors import safe_open
+    from transformers import MODEL_MAPPING, AutoModel
+
+    wanted, body = task.families[type(config)], MODEL_MAPPING.get(type(config), None)
+    if isinstance(body, tuple | None) or body.base_model_prefix == wanted.base_model_prefix:
+        return
+    first = min(folder.glob("*.safetensors"))
+    with safe_open(first, "pt") as file:
+        if not any(name.startswith(f"{body.base_model_prefix}.") for name in file.keys()):  # noqa: SIM118
+            return
+    model = AutoModel.from_pretrained(folder, dtype="auto", use_safetensors=True, trust_remote_code=False)
+    model.save_pretrained(folder)
+    say(f"the weights of the body are renamed, as {wanted.__name__} expects them")
+
+
+def merge_adapter(folder: Path, target: Path) -> None:
+    """An unmerged LoRA model of an earlier run, of any task, as one plain model.
+
+    Raises: ModelError if it isn't one, but an adapter alone.
+    """
+    from finetune.model import BASE_MODEL, load_model, load_tokenizer, stored_task
+    from finetune.tasks import load_task
+
+    name = stored_task(folder) if (folder / "config.json").is_file() else None
+    if name is None or not (folder / BASE_MODEL).is_dir():
+        why = f"it holds adapter_config.json, but no {BASE_MODEL}/ with the model that the adapter belongs to"
+        fix = "give the pytorch_model_folder of a run, not one of its checkpoints, or merge the adapter with peft"
+        raise ModelError(Fault(f"{folder} is an adapter alone", why=why, fix=fix))
+    model, _ = load_model(folder, load_task(name), None)
     model.save_pretrained(target)
-    load_tokenizer(folder, task).save_pretrained(target)
+    load_tokenizer(folder, load_task(name)).save_pretrained(target)
 
 
 def save_as_safetensors(pickled: list[Path], target: Path) -> None:

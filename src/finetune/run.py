@@ -43,16 +43,14 @@ def main(argv: list[str]) -> None:
     keep_freed_memory()
     from finetune import adapt, tracking
     from finetune.attempts import train
-    from finetune.model import load_config, refuse_attention
+    from finetune.model import empty_model, load_config
     from finetune.tasks import load_task
 
     quiet_libraries()
     task = load_task(task_name)
     refuse_unsupported_here(params, processes())
-    adapt.refuse(params, selected.model_type)
-    refuse_attention(
-        load_config(SelectedModel.model_folder(params.model_selector_output)), task, params.attn_implementation
-    )
+    config = load_config(SelectedModel.model_folder(params.model_selector_output))
+    adapt.refuse(params, empty_model(config, task, params.attn_implementation))
     resume = checkpoint_to_resume(params)
     with tracking.tracked(params):
         attempt, speed = train(asked, params, preset, task, preprocessed, resume)
@@ -151,7 +149,9 @@ def save_and_prove(attempt: "Attempt", task: "Task", trained: Trained) -> None:
         params.pytorch_model_folder,
         params.mlflow_model_folder,
     )
-    say(f"PyTorch model: {params.pytorch_model_folder}\nMLflow model:  {params.mlflow_model_folder}")
+    kinds = (", adapters beside the frozen model", ", adapters merged") if unmerged else ("", "")
+    say(f"PyTorch model: {params.pytorch_model_folder}{kinds[0]}")
+    say(f"MLflow model:  {params.mlflow_model_folder}{kinds[1]}")
     say(f"both loaded afresh and equal to the trained model on {rows} rows")
 
 

@@ -42,7 +42,9 @@ def save_pytorch(model: Any, tokenizer: Any, folder: Path) -> None:
 def save_adapter(adapted: Any, base: Path, tokenizer: Any, folder: Path) -> None:
     """An unmerged LoRA folder: the adapter and its head, and beside them the frozen model it belongs to."""
     shutil.copytree(base, folder / BASE_MODEL, dirs_exist_ok=True)
-    adapted.save_pretrained(folder)
+    for config in adapted.peft_config.values():
+        config.base_model_name_or_path = BASE_MODEL  # not where it lay on this machine
+    adapted.save_pretrained(folder, save_embedding_layers=False)
     adapted.config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

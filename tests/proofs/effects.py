@@ -216,6 +216,13 @@ def trains_adapters_and_head(parameter: str, base: Run, run: Run) -> None:
     assert not any("lora_" in name for step in base.steps for name in step.after)
 
 
+def trains_magnitudes(parameter: str, base: Run, run: Run) -> None:
+    """One for each output of an adapted layer, besides A and B."""
+    found = [{n for n in r.steps[0].after if "lora_magnitude_vector" in n} for r in (base, run)]
+    assert not found[0] and len(found[1]) == sum("lora_A" in n for n in run.steps[0].after)
+    assert all(not run.steps[-1].after[n].equal(run.steps[0].before[n]) for n in found[1])
+
+
 def adapters_of(rank: int) -> Effect:
     def effect(parameter: str, base: Run, run: Run) -> None:
         ranks = [{t.shape[0] for n, t in r.steps[0].after.items() if "lora_A" in n} for r in (base, run)]

@@ -81,6 +81,14 @@ FINETUNE = (
         see.drops_before_adapters(0.4),
         LORA,
     ),
+    Proof("lora_type", "dora's magnitudes are trained", {"lora_type": "dora"}, see.trains_magnitudes, LORA),
+    Proof(
+        "lora_type",
+        "merged by rslora, weights are the frozen ones + lora_alpha / sqrt(lora_r) x B A",
+        {"lora_type": "rslora"},
+        see.adapters_scaled_by(128 / 8**0.5),
+        LORA,
+    ),
     Proof("num_train_epochs", "every window is trained on so often", {"num_train_epochs": 2}, see.windows_seen(2)),
     Proof("max_steps", "so many steps of the optimizer", {"max_steps": 3}, see.steps_taken(3)),
     Proof(

@@ -17,10 +17,10 @@ class Adapted(NamedTuple):
 ORDER = (recompute, lora)
 
 
-def refuse(params: FinetuneParams, model_type: str) -> None:
-    """Raises: UnsupportedError, before any model is loaded."""
+def refuse(params: FinetuneParams, model: Any) -> None:
+    """Raises: UnsupportedError, before any weights are loaded: `model` may be empty."""
     for adaptation in ORDER:
-        adaptation.refuse(params, model_type)
+        adaptation.refuse(params, model)
 
 
 def adapt(model: Any, params: FinetuneParams) -> Adapted:

@@ -10,15 +10,15 @@ def wanted(params: FinetuneParams) -> bool:
     return params.gradient_checkpointing
 
 
-def refuse(params: FinetuneParams, model_type: str) -> None:
-    """Only the model's class knows: see apply."""
+def refuse(params: FinetuneParams, model: Any) -> None:
+    """Raises: UnsupportedError if transformers has not marked the layers of this family."""
+    if params.gradient_checkpointing and not model.supports_gradient_checkpointing:
+        why = f"transformers can't compute the layers of {type(model).__name__} again"
+        raise UnsupportedError(Fault("--gradient_checkpointing true", why=why, fix="--gradient_checkpointing false"))
 
 
 def apply(model: Any, params: FinetuneParams) -> Any:
-    """Raises: UnsupportedError if transformers has not marked the layers of this family."""
-    if not model.supports_gradient_checkpointing:
-        why = f"transformers can't compute the layers of {type(model).__name__} again"
-        raise UnsupportedError(Fault("--gradient_checkpointing true", why=why, fix="--gradient_checkpointing false"))
+    """Let each layer of the model be computed twice."""
     # Its new name, activation_checkpointing_enable, isn't in all of transformers 5.
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model

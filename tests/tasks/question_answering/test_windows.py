@@ -1,6 +1,7 @@
 """Rows -> windows and labels, for every kind of tokenizer."""
 
 import json
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import BertTokenizerFast
 
 from finetune.params import QuestionAnsweringPreprocessParams
 from finetune.prediction import predict_rows
@@ -32,14 +34,13 @@ from tests.tasks.question_answering.conftest import (
 def fitted(model_length: int = 512, rows: tuple[Row, ...] = (), **values: Any) -> qa_windows.State:
     folders = {"model_selector_output": Path("m"), "output_dir": Path("o")}
     params = QuestionAnsweringPreprocessParams(**folders, **values)
-    return qa_windows.fit(params, {"train": list(rows)}, model_length, ThreeSpecialTokens())
+    return qa_windows.fit(params, {"train": list(rows)}, model_length, three_special_tokens())
 
 
-class ThreeSpecialTokens:
-    """All that `fit` asks of a tokenizer."""
-
-    def num_special_tokens_to_add(self, pair: bool) -> int:
-        return 3 if pair else 2
+@cache
+def three_special_tokens() -> Any:
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"]
+    return BertTokenizerFast(vocab={name: i for i, name in enumerate(names)})
 
 
 @pytest.mark.parametrize(("asked_for", "length"), [(-1, 512), (1000, 512), (512, 512), (384, 384)])
@@ -76,7 +77,7 @@ def context_tokens(columns: Columns, window: int) -> list[tuple[int, int]]:
 @given(PARAGRAPHS, QUESTIONS, st.integers(6, 64), st.integers(0, 60), st.booleans())
 def test_windows(tokenizer: Any, context: str, question: str, length: int, stride: int, pad: bool) -> None:
     made = fitted(max_seq_length=length, doc_stride=stride, pad_to_max_length=pad)
-    special = tokenizer.num_special_tokens_to_add(pair=True)
+    special = tokenizer.num_special_tokens_to_add(pair=True) + (tokenizer.cls_token_id is None)
     columns = qa_windows.encode([row(context, question)], tokenizer, made)
     if not columns:
         question_length = len(tokenizer(question, add_special_tokens=False)["input_ids"])
@@ -92,8 +93,12 @@ def test_windows(tokenizer: Any, context: str, question: str, length: int, strid
         assert all(min(mask) == 1 for mask in columns["attention_mask"])
     for name in ("attention_mask", "offset_start", "offset_end"):
         assert [len(values) for values in columns[name]] == lengths
-    first = tokenizer.cls_token_id if tokenizer.cls_token_id is not None else tokenizer.bos_token_id
-    assert all(ids[null] == first for ids, null in _pairs(columns, "input_ids", "null_position"))
+    for ids, mask, null, starts in _pairs(columns, "input_ids", "attention_mask", "null_position", "offset_start"):
+        assert starts[null] == qa_windows.NO_SPAN and list(mask) == sorted(mask, reverse=True)
+        if tokenizer.cls_token_id is None:
+            assert (ids[null], null) == (tokenizer.eos_token_id, sum(mask) - 1)
+        else:
+            assert ids[null] == tokenizer.cls_token_id
 
     windows = _windows(columns)
     whole = qa_windows.encode([row(context, question)], tokenizer, state_whole())
@@ -194,7 +199,8 @@ def test_unanswerable_rows_are_labelled_null_and_kept(tokenizer: Any) -> None:
     assert lost == set()
     of_first = [i for i, r in enumerate(columns["row"]) if r == 0]
     assert len(of_first) > 1
-    assert all(labels["start_positions"][i] == labels["end_positions"][i] == 0 for i in of_first)
+    for i in of_first:
+        assert labels["start_positions"][i] == labels["end_positions"][i] == columns["null_position"][i]
 
 
 def test_question_too_long(tokenizer: Any) -> None:

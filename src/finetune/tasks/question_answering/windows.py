@@ -32,7 +32,7 @@ def fit(
 ) -> State:
     """The state of a run. doc_stride is lowered where a window could not hold it beside a question."""
     length = window_length(params.max_seq_length, model_length)
-    room = length - tokenizer.num_special_tokens_to_add(pair=True) - 1
+    room = length - _special_tokens(tokenizer) - 1
     return State(
         max_seq_length=length,
         doc_stride=fitting_stride(params.doc_stride, room),
@@ -54,11 +54,13 @@ def derived(params: QuestionAnsweringPreprocessParams, state: State, _splits: Ma
 def encode(rows: Sequence[Row], tokenizer: Any, state: State) -> Columns:
     """Windows of question and context.
 
-    Columns: the tokenizer's own; row (index into `rows`); null_position, the token that stands for "no answer";
-    offset_start, offset_end: the characters of the context that a token covers, NO_SPAN outside the context.
+    Columns: the tokenizer's own; row (index into `rows`); null_position, the token that stands for "no answer": the
+    class token, else the last one, which is never part of the context; offset_start, offset_end: the characters of the
+    context that a token covers, NO_SPAN outside the context.
     A row whose question leaves no room for doc_stride tokens and one more has no window.
     """
-    room = state.max_seq_length - tokenizer.num_special_tokens_to_add(pair=True) - state.doc_stride
+    room = state.max_seq_length - _special_tokens(tokenizer) - state.doc_stride
+    closing = closing_token(tokenizer)
     questions = tokenizer([row["question"] for row in rows], add_special_tokens=False)["input_ids"]
     fitting = [i for i, ids in enumerate(questions) if len(ids) < room]
     if not fitting:
@@ -67,30 +69,59 @@ def encode(rows: Sequence[Row], tokenizer: Any, state: State) -> Columns:
         [rows[i]["question"] for i in fitting],
         [rows[i]["context"] for i in fitting],
         truncation="only_second",
-        max_length=state.max_seq_length,
+        max_length=state.max_seq_length - len(closing),
         stride=state.doc_stride,
-        padding="max_length" if state.pad_to_max_length else False,
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
     )
-    columns: Columns = {name: encoded[name] for name in tokenizer.model_input_names if name in encoded}
+    last = {"input_ids": closing, "attention_mask": [1] * len(closing), "token_type_ids": [0] * len(closing)}
+    columns: Columns = {
+        name: [values + last[name] for values in encoded[name]]
+        for name in tokenizer.model_input_names
+        if name in encoded
+    }
     columns["row"] = [fitting[i] for i in encoded["overflow_to_sample_mapping"]]
-    columns["null_position"] = [
-        _null_position(ids, mask, tokenizer.cls_token_id)
-        for ids, mask in zip(encoded["input_ids"], encoded["attention_mask"], strict=True)
-    ]
+    columns["null_position"] = [_null_position(ids, tokenizer.cls_token_id) for ids in columns["input_ids"]]
     columns["offset_start"], columns["offset_end"] = [], []
     for window, offsets in enumerate(encoded["offset_mapping"]):
         spans = np.asarray(offsets, dtype=np.int32)
         in_context = np.array([sequence == 1 for sequence in encoded.sequence_ids(window)])
-        columns["offset_start"].append(np.where(in_context, spans[:, 0], NO_SPAN))
-        columns["offset_end"].append(np.where(in_context, spans[:, 1], NO_SPAN))
-    return columns
+        for name, side in (("offset_start", 0), ("offset_end", 1)):
+            offsets_here = np.where(in_context, spans[:, side], NO_SPAN)
+            columns[name].append(np.pad(offsets_here, (0, len(closing)), constant_values=NO_SPAN))
+    return _padded(columns, state.max_seq_length, padding(tokenizer)) if state.pad_to_max_length else columns
 
 
-def _null_position(input_ids: list[int], attention_mask: list[int], cls_token_id: int | None) -> int:
-    """The class token, else the first one that is no padding, which some tokenizers put on the left."""
-    return input_ids.index(cls_token_id) if cls_token_id in input_ids else attention_mask.index(1)
+def _special_tokens(tokenizer: Any) -> int:
+    return int(tokenizer.num_special_tokens_to_add(pair=True)) + len(closing_token(tokenizer))
+
+
+def closing_token(tokenizer: Any) -> list[int]:
+    """What is put behind the window of a tokenizer that puts no class token into it and no other behind the context.
+
+    Those are the tokenizers of decoders (GPT-2, Llama, Mistral, Qwen2), whose tokens see only what stands before them:
+    at the first one, where others predict "no answer", nothing of the context could be known. What is put behind
+    changes nothing before it.
+    """
+    probe = tokenizer("a", "a")
+    if tokenizer.cls_token_id in probe["input_ids"] or probe.sequence_ids(0)[-1] is None:
+        return []
+    return [tokenizer.pad_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id]
+
+
+def _null_position(input_ids: list[int], cls_token_id: int | None) -> int:
+    return input_ids.index(cls_token_id) if cls_token_id in input_ids else len(input_ids) - 1
+
+
+def _padded(columns: Columns, length: int, fill: dict[str, int]) -> Columns:
+    """Lists filled up on the right."""
+    return {
+        name: [
+            np.pad(one, (0, length - len(one)), constant_values=fill.get(name, 0)) if np.ndim(one) else one
+            for one in of
+        ]
+        for name, of in columns.items()
+    }
 
 
 def label(rows: Sequence[Row], windows: Columns, _state: State) -> tuple[Columns, set[int]]:

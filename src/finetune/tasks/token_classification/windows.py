@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from finetune.console import some
 from finetune.errors import DataError, Fault
 from finetune.handoff import SPLITS
 from finetune.model import before_words
@@ -18,7 +19,6 @@ from finetune.tasks.windowing import fitting_stride, stride_lines, window_length
 
 NO_WORD = -1  # of tokens that stand for no word in their window
 IGNORED = -100  # label of such tokens
-SHOWN = 8  # tags in a message
 
 
 @dataclass(frozen=True)
@@ -53,24 +53,20 @@ def fit(
 def derived(params: TokenClassificationPreprocessParams, state: State, splits: Mapping[str, list[Row]]) -> list[str]:
     """What `fit` found or changed."""
     lines = stride_lines(params.doc_stride, state.doc_stride, state.max_seq_length)
-    lines.append(f"classes: {len(state.labels)} ({_some(state.labels)})")
+    lines.append(f"classes: {len(state.labels)} ({some(state.labels)})")
     found = detect(row["tags"] for name in SPLITS for row in splits[name] if row["tags"])
     if found.name:
         rows = f"; {found.broken} distinct rows don't follow it to the letter" if found.broken else ""
         lines.append(f"scheme: {found.name}, found in the tags{rows}")
     else:
-        why = f"; {_some(found.strangers)} mark none" if found.strangers else ""
+        why = f"; {some(found.strangers)} mark none" if found.strangers else ""
         lines.append(f"scheme: none, the tags mark no entities{why}; scored by accuracy and macro F1")
     trained = {tag for row in splits["train"] for tag in row["tags"] or ()}
     for name in SPLITS[1:]:
         unseen = sorted({tag for row in splits[name] for tag in row["tags"] or ()} - trained)
         if unseen:
-            lines.append(f"warning: {name} has tags that train lacks, kept as classes: {_some(unseen)}")
+            lines.append(f"warning: {name} has tags that train lacks, kept as classes: {some(unseen)}")
     return lines
-
-
-def _some(tags: Sequence[str]) -> str:
-    return ", ".join(tags[:SHOWN]) + (f", … {len(tags) - SHOWN} more" if len(tags) > SHOWN else "")
 
 
 def head(state: State | None) -> dict[str, Any]:
@@ -93,9 +89,9 @@ def refuse(rows: Sequence[Row], state: State) -> None:
     """Raises: DataError for gold tags that can't be compared with the model's."""
     unknown = strangers({tag for row in rows for tag in row["tags"] or ()}, state.scheme)
     if unknown:
-        what = f"gold tags that mean nothing in {state.scheme}: {_some(unknown)}"
+        what = f"gold tags that mean nothing in {state.scheme}: {some(unknown)}"
         fix = "give rows tagged as those the model was trained on, or another --tag_key"
-        raise DataError(Fault(what, why=f"the model's classes are {_some(state.labels)}", fix=fix))
+        raise DataError(Fault(what, why=f"the model's classes are {some(state.labels)}", fix=fix))
 
 
 def encode(rows: Sequence[Row], tokenizer: Any, state: State) -> Columns:
