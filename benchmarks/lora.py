@@ -36,7 +36,7 @@ DATA: dict[str, tuple[str, int, str, dict[str, Any]]] = {
 RUN = """
 import runpy, sys
 try:
-    runpy.run_module(sys.argv[1], run_name="__main__", alter_sys=False)
+    runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=False)
 except SystemExit as end:
     if end.code:
         raise

@@ -241,7 +241,7 @@ def store_state(model: Any, state: Any, task: Task) -> None:
 
 
 def stored_state(folder: Path, task: Task) -> Any | None:
-    """The state that `store_state` left in the config.json; None where the model wasn't finetuned by us for the task."""
+    """The state that `store_state` left in the config.json; None where we didn't finetune it for the task."""
     return task.state(**_stored(folder)["state"]) if stored_task(folder) == task.name else None
 
 
