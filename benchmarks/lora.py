@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "models" / "all-MiniLM-L6-v2"
 FULL_RATE, LORA_RATE = 1e-4, 1e-3
-LORA = {"apply_lora": "true", "lora_r": 8, "lora_alpha": 16}
+LORA = {"apply_lora": "true"}  # rank 8, alpha 128
 WAYS: dict[str, dict[str, Any]] = {
     "full": {},
     "lora": LORA,

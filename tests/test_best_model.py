@@ -73,9 +73,9 @@ def checkpoints(folder: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("checkpoint-")) for path in (folder / "pytorch").glob("checkpoint-*"))
 
 
-def same(one: Path, other: Path) -> bool:
+def same(one: Path, other: Path, file: str = "model.safetensors") -> bool:
     """The weights of two folders, bit for bit."""
-    first, second = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    first, second = load_file(one / file), load_file(other / file)
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -96,6 +96,20 @@ def test_the_best_is_kept(train: Train, tmp_path: Path, metric: str) -> None:
         train(f"limit {limit}", metric_for_best_model=metric, save_total_limit=limit)
         assert checkpoints(tmp_path / f"limit {limit}") == left
         assert same(tmp_path / f"limit {limit}" / "pytorch", folder)
+
+
+def test_the_best_adapter_is_kept(train: Train, tmp_path: Path) -> None:
+    """Its head too; and a run that is resumed after its end takes the same."""
+    adapter, lora = "adapter_model.safetensors", {"apply_lora": "true", "merge_lora_weights": "false"}
+    train("run", **lora)
+    folder = tmp_path / "run" / "pytorch"
+    assert same(folder, folder / f"checkpoint-{BEST}", adapter)
+    for step in (1, LAST):
+        found, best = load_file(folder / f"checkpoint-{step}" / adapter), load_file(folder / adapter)
+        assert not any(found[name].equal(best[name]) for name in found)
+    (folder / adapter).rename(tmp_path / adapter)
+    assert "nothing is left to train" in train("run", **lora, resume_from_checkpoint="true")
+    assert same(folder, tmp_path, adapter)
 
 
 @pytest.mark.parametrize("metric", SCORES)

@@ -140,6 +140,7 @@ def test_tracking(trained: Path) -> None:
         "train_samples_per_second",
         "train_tokens_per_second",
     } <= tracked.data.metrics.keys()
+    assert tracked.data.metrics["trained_parameters"] == sum(w.numel() for w in weights(trained).values())
 
 
 def test_resolved_config_says_where_values_come_from(trained: Path) -> None:

@@ -176,7 +176,8 @@ def speed_of(trainer: FinetuneTrainer) -> dict[str, float]:
     speed = trainer.throughput.rates(trainer.accelerator.gather)
     args = trainer.args
     batch = {name: vars(args)[name] for name in ("per_device_train_batch_size", "gradient_accumulation_steps")}
-    log_summary({**speed, **batch})
+    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    log_summary({**speed, **batch, "trained_parameters": trained})
     rates = f"{speed['train_samples_per_second']:.1f} samples/s, {speed['train_tokens_per_second']:.0f} tokens/s"
     warmup = trainer.throughput.warmup_steps
     without = f", without the first {warmup} steps" if trainer.throughput.without_warmup else ""

@@ -224,7 +224,8 @@ def conda(device: str) -> dict[str, Any]:
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     names = [re.split(r"[<>=]", text)[0] for text in needed]
-    packages = [f"{name}=={pins[name]}" for name in (*names, "azureml-mlflow")]
+    besides = ("azureml-mlflow", *(("bitsandbytes",) if device == "gpu" else ()))
+    packages = [f"{name}=={pins[name]}" for name in (*names, *besides)]
     return {
         "name": f"finetune-{device}",
         "channels": ["conda-forge"],

@@ -12,6 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from finetune import adapt
+from finetune.adapt.four_bit import frozen_layers
 from finetune.model import empty_model
 from finetune.params import FinetuneParams
 from finetune.prediction import autocast_for
@@ -20,6 +21,7 @@ from finetune.tasks.task import Task
 TIMED_SECONDS = 0.3
 WORKING_SPACE = 1.2  # with what kernels need besides; measured 1.1 to 1.3 on BERTs of 2 to 6 layers
 AGAIN = 2.5  # what a layer keeps, for the layer that is computed again; measured 2.2 and 2.9
+QUANTISED_BYTES = 0.52  # 4 bits, and 0.127 bits of constants (Dettmers et al. 2023, 3)
 ADAM_BYTES, ADAFACTOR_BYTES = 8, 0  # state for each trained parameter; Adafactor's is rows plus columns
 
 
@@ -29,6 +31,7 @@ class Cost:
 
     parameters: int
     trained: int
+    in_4bit: int
     kept_bytes: int  # what the forward pass keeps for the backward pass
     flops: int  # of the forward pass
 
@@ -53,14 +56,17 @@ def cost(config: Any, task: Task, params: FinetuneParams, batch_size: int, lengt
             kept[storage._cdata] = storage
         return tensor
 
+    plain = replace(params, finetune_in_4bit=False)  # which needs content
     with torch.device("meta"):
-        model = adapt.adapt(empty_model(config, task, params.attn_implementation), params).model.train()
+        model = adapt.adapt(empty_model(config, task, params.attn_implementation), plain).model.train()
         weights |= {p.untyped_storage()._cdata for p in model.parameters()}
         hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
         with FlopCounterMode(display=False) as counter, hooks:
             model(input_ids=torch.ones(batch_size, length, dtype=torch.long))
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    in_4bit = sum(layer.weight.numel() for _, layer in frozen_layers(model)) if params.finetune_in_4bit else 0
     return Cost(
+        in_4bit=in_4bit,
         parameters=sum(size for size, _ in sizes),
         trained=sum(size for size, trained in sizes if trained),
         kept_bytes=sum(storage.nbytes() for storage in kept.values()),
@@ -116,7 +122,11 @@ def estimate(
     rate = flops_per_second(config.get_text_config().hidden_size, batch, mean, params.precision)
     flops = usual.flops / batch * (train_windows * (1 + backward) + evaluated_windows)
     return Estimate(
-        state_bytes=4 * largest.parameters + (4 + optimizer) * largest.trained,
+        state_bytes=round(
+            4 * (largest.parameters - largest.in_4bit)
+            + (4 + optimizer) * largest.trained
+            + QUANTISED_BYTES * largest.in_4bit
+        ),
         activation_bytes=round(WORKING_SPACE * kept),
         seconds=flops / rate,
     )

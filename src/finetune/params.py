@@ -169,6 +169,9 @@ class Lora:
     lora_type: Literal["lora", "dora", "rslora"] = param(
         "lora", "lora; dora, with trained magnitudes besides; rslora, scaled by lora_alpha / sqrt(lora_r)."
     )
+    finetune_in_4bit: bool = param(
+        False, "Hold the frozen weights in 4 bits while adapters are trained (QLoRA). Needs an NVIDIA GPU."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -451,7 +454,11 @@ UNSUPPORTED: tuple[tuple[str, Any, str, str], ...] = (
 
 # (parameters, the parameter they depend on, its values for which they have an effect)
 NEEDS: tuple[tuple[tuple[str, ...], str, tuple[Any, ...]], ...] = (
-    (("merge_lora_weights", "lora_alpha", "lora_r", "lora_dropout", "lora_type"), "apply_lora", (True,)),
+    (
+        ("merge_lora_weights", "lora_alpha", "lora_r", "lora_dropout", "lora_type", "finetune_in_4bit"),
+        "apply_lora",
+        (True,),
+    ),
     (("early_stopping_patience", "early_stopping_threshold"), "apply_early_stopping", (True,)),
     (("eval_steps", "evaluation_steps_interval"), "evaluation_strategy", ("steps",)),
     (("logging_steps",), "logging_strategy", ("steps",)),
@@ -466,7 +473,7 @@ NEEDS: tuple[tuple[tuple[str, ...], str, tuple[Any, ...]], ...] = (
 # What a checkpoint is made of, or what its optimizer and scheduler go on with whatever is given: changed in a resumed
 # run, they would give a model that no run of these parameters gives.
 FIXED_ON_RESUME: tuple[str, ...] = (
-    "apply_lora", "lora_r", "lora_alpha", "lora_type", "optim", "learning_rate", "warmup_steps", "weight_decay", "adam_beta1",
+    "apply_lora", "lora_r", "lora_alpha", "lora_type", "finetune_in_4bit", "optim", "learning_rate", "warmup_steps", "weight_decay", "adam_beta1",
     "adam_beta2", "adam_epsilon", "lr_scheduler_type", "lr_scheduler_cycles", "lr_scheduler_power", "seed",
     "metric_for_best_model",
 )  # fmt: skip

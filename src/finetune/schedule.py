@@ -93,11 +93,29 @@ def refuse_unsupported_here(params: FinetuneParams, processes: int) -> None:
         elif params.precision == "32":
             why = "FlashAttention computes in 16 bits alone"
             faults.append(Fault("--attn_implementation flash_attention_2", why=why, fix="--precision bf16"))
+    if params.apply_lora and params.finetune_in_4bit:
+        faults += _faults_of_4bit(params)
     if params.auto_find_batch_size and processes > 1:
         why = f"with {processes} processes, one that runs out of memory leaves the others waiting"
         faults.append(Fault("--auto_find_batch_size true", why=why, fix="--auto_find_batch_size false"))
     if faults:
         raise UnsupportedError(*faults)
+
+
+def _faults_of_4bit(params: FinetuneParams) -> list[Fault]:
+    import torch
+    from transformers.utils import is_bitsandbytes_available
+
+    without, what = "--finetune_in_4bit false", "--finetune_in_4bit true"
+    if not torch.cuda.is_available():
+        why = "no GPU is visible here, and on a CPU bitsandbytes packs 4-bit weights so that they can't be trained on"
+        return [Fault(what, why=why, fix=without)]
+    if not is_bitsandbytes_available():
+        return [Fault(what, why="it needs the package bitsandbytes", fix=f'pip install ".[qlora]", or {without}')]
+    if params.lora_type == "dora":
+        why = "DoRA's norms are those of weights in full"
+        return [Fault(f"{what} with --lora_type dora", why=why, fix="--lora_type lora")]
+    return []
 
 
 def _has_compiler() -> bool:

@@ -331,6 +331,15 @@ def runs_as_recommended(parameter: str, base: Run, run: Run) -> None:
     windows_seen(2)(parameter, base, run)
 
 
+def says_so(text: str) -> Effect:
+    """A line for the user."""
+
+    def effect(parameter: str, base: Run, run: Run) -> None:
+        assert text in run.said and text not in base.said
+
+    return effect
+
+
 def says(text: str) -> Effect:
     """A line for the user, and the weights of the run without it."""
 

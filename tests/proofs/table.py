@@ -89,6 +89,20 @@ FINETUNE = (
         see.adapters_scaled_by(128 / 8**0.5),
         LORA,
     ),
+    Proof(
+        "finetune_in_4bit",
+        "frozen layers hold half a byte for each weight, and are saved as they were imported",
+        elsewhere="tests/adapt/test_four_bit.py::test_a_run",
+    ),
+    Proof(
+        "finetune_in_4bit",
+        "refused without a GPU, with the reason",
+        {"finetune_in_4bit": "true"},
+        see.says_so("4 bits: "),
+        LORA,
+        refused=(6, "on a CPU bitsandbytes packs 4-bit weights"),
+        only_without_gpu=True,
+    ),
     Proof("num_train_epochs", "every window is trained on so often", {"num_train_epochs": 2}, see.windows_seen(2)),
     Proof("max_steps", "so many steps of the optimizer", {"max_steps": 3}, see.steps_taken(3)),
     Proof(

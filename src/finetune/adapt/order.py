@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from finetune.adapt import lora, recompute
+from finetune.adapt import four_bit, lora, recompute
 from finetune.params import FinetuneParams
 
 
@@ -14,7 +14,7 @@ class Adapted(NamedTuple):
     restore: Callable[[Any], Any]
 
 
-ORDER = (recompute, lora)
+ORDER = (recompute, lora, four_bit)
 
 
 def refuse(params: FinetuneParams, model: Any) -> None:
