@@ -9,9 +9,12 @@ import pytest
 
 from finetune import model_selector, preprocess, run
 from finetune.handoff import SelectedModel
-from finetune.model import load_model
+from finetune.head import head_parameters
+from finetune.model import load_model, load_tokenizer
+from finetune.save import save_pytorch
 from finetune.tasks import load_task
 from tests.conftest import finetune_words, sample_rows, write_jsonl
+from tests.families import FAMILIES, build_family
 
 TAGS, QUESTIONS = "token_classification", "question_answering"
 STEPS = {"max_steps": 6, "per_device_train_batch_size": 16, "learning_rate": 5e-3}
@@ -79,7 +82,7 @@ def test_tags_of_the_new_rows(finished: Path, tmp_path: Path, capsys: pytest.Cap
     run.main(finetune_words(folder, tmp_path, **{**STEPS, "max_steps": 1, "learning_rate": 1e-9}))
     said = capsys.readouterr().out
     assert "classes: 5 of 7 go on from the weights they have; new, at random: B-ARTIST, I-ARTIST" in said
-    assert "left out, since no row has them: B-DATE, B-PER, I-DATE, I-PER" in said
+    assert "left out, since no row has them: B-DATE, B-PER, I-DATE, I-PER" in said and "new head" not in said
     task = load_task(TAGS)
     old, _ = load_model(SelectedModel.model_folder(folder / "model"), task, None)
     new, random = load_model(tmp_path / "pytorch", task, None)
@@ -110,3 +113,28 @@ def test_a_checkpoint_with_an_adapter_alone_is_refused(
     shutil.copytree(tmp_path / "pytorch" / "checkpoint-1", tmp_path / "alone" / "pytorch")
     with pytest.raises(ModelError, match=r"is an adapter alone[\s\S]*fix: give the pytorch_model_folder of a run"):
         imported(tmp_path / "alone", tmp_path, TAGS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("before", "after"), [(QUESTIONS, TAGS), (TAGS, QUESTIONS)])
+def test_every_family_is_taken_from_one_task_to_the_other(
+    family: str, before: str, after: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With its body, whatever the class for questions calls it, and a new head."""
+    source, task, other = tmp_path / "source", load_task(before), load_task(after)
+    source.mkdir()
+    build_family(family, source)
+    model_selector.main(["--task", before, "--pytorch_model_path", str(source), "--output_dir", str(tmp_path / "one")])
+    model, _ = load_model(SelectedModel.model_folder(tmp_path / "one"), task, None)
+    (tmp_path / "two" / "pytorch").mkdir(parents=True)
+    save_pytorch(model, load_tokenizer(source, task), tmp_path / "two" / "pytorch")
+    imported(tmp_path / "two", tmp_path, after)
+    moved, new = load_model(SelectedModel.model_folder(tmp_path / "model"), other, None)
+    assert "random until trained" in capsys.readouterr().out and set(head_parameters(moved)) <= set(new)
+    if (family, after) != ("t5", QUESTIONS):  # whose tagger has no decoder
+        assert set(head_parameters(moved)) == set(new)
+    ours = {name.removeprefix(f"{model.base_model_prefix}."): p for name, p in model.named_parameters()}
+    theirs = {name.removeprefix(f"{moved.base_model_prefix}."): p for name, p in moved.named_parameters()}
+    shared = (ours.keys() & theirs.keys()) - set(head_parameters(moved))
+    assert len(shared) > 10 and all(theirs[name].equal(ours[name]) for name in shared)

@@ -5,17 +5,21 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForQuestionAnswering
 
 from finetune import estimate
 from finetune.params import QuestionAnsweringParams
+from finetune.tasks import load_task
 from finetune.tasks.question_answering import TASK
 from tests.conftest import peak_bytes
+from tests.families import FAMILIES, OTHERS
 
 CONFIG = BertConfig(vocab_size=500, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128)
 STEP = """
 import torch
+import transformers
 from transformers import BertConfig, BertForQuestionAnswering
 torch.set_num_threads(1)
 model = BertForQuestionAnswering(BertConfig(**{config})).train()
@@ -83,3 +87,17 @@ def test_time_is_operations_over_the_rate(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_the_rate_is_measured() -> None:
     assert 1e8 < estimate.flops_per_second(128, 2, 32, "32") < 1e15
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *OTHERS])
+@pytest.mark.parametrize("task_name", ["question_answering", "token_classification"])
+@pytest.mark.parametrize("given", [{}, {"apply_lora": True}, {"apply_lora": True, "gradient_checkpointing": True}])
+def test_every_family_can_be_counted(family: str, task_name: str, given: dict[str, Any]) -> None:
+    config_class, _, _, values = {**FAMILIES, **OTHERS}[family]
+    config = getattr(transformers, config_class)(vocab_size=100, pad_token_id=1, eos_token_id=2, **values)
+    task = load_task(task_name)
+    if given.get("gradient_checkpointing") and not task.families[type(config)].supports_gradient_checkpointing:
+        pytest.skip("transformers can't compute its layers again")
+    counted = estimate.cost(config, task, params(**given), 2, 16)
+    assert 0 < counted.trained <= counted.parameters and counted.flops > 0 and counted.kept_bytes > 0
+    assert bool(given) == (counted.trained < counted.parameters)

@@ -18,6 +18,7 @@ from finetune.handoff import SelectedModel
 from finetune.model import load_model
 from finetune.tasks import load_task
 from tests.conftest import build_tiny_model
+from tests.families import build_family
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
@@ -283,3 +284,36 @@ def test_no_model(tmp_path: Path) -> None:
 def test_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises((ModelError, ParameterError), match="none"):
         select(tmp_path / "out", pytorch_model_path=tmp_path / "none")
+
+
+def test_weights_of_llama_are_renamed_as_they_are(tmp_path: Path) -> None:
+    """In every shard and the index, without a change of type."""
+    from transformers import AutoModelForCausalLM
+
+    source = tmp_path / "source"
+    source.mkdir()
+    build_family("llama", source)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    (source / "model.safetensors").unlink()
+    model.save_pretrained(source, max_shard_size="100KB")
+    assert len(list(source.glob("model-*.safetensors"))) > 1
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "dtype": "float16"}))
+    words = ["--task", "question_answering", "--output_dir", str(tmp_path / "out")]
+    model_selector.main([*words, "--pytorch_model_path", str(source)])
+    folder = SelectedModel.model_folder(tmp_path / "out")
+    index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    stored = {name: w for path in folder.glob("*.safetensors") for name, w in load_file(path).items()}
+    assert stored.keys() == index.keys() and {w.dtype for w in stored.values()} == {torch.float32}
+    assert all((folder / place).is_file() for place in index.values())
+    loaded, new = load_model(folder, load_task("question_answering"), None)
+    assert new == ["qa_outputs.bias", "qa_outputs.weight"]
+    assert loaded.transformer.layers[1].mlp.up_proj.weight.equal(model.model.layers[1].mlp.up_proj.weight)
+
+
+def test_a_folder_of_several_models_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(tiny_model, tmp_path / "both" / name)
+    with pytest.raises(ModelError, match="holds 2 models"):
+        words = ["--task", "question_answering", "--output_dir", str(tmp_path / "out")]
+        model_selector.main([*words, "--pytorch_model_path", str(tmp_path / "both")])

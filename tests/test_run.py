@@ -348,6 +348,17 @@ def test_refused_before_a_model_is_loaded(
     assert not (tmp_path / "pytorch").exists()
 
 
+def test_lora_on_a_body_with_random_weights_is_refused(prepared: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    shutil.copytree(prepared, tmp_path / "prepared")
+    file = tmp_path / "prepared" / "model" / "model" / "model.safetensors"
+    lost = "encoder.layer.1.output.dense.weight"
+    save_file({k: w for k, w in weights(file.parent).items() if not k.endswith(lost)}, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=rf"{lost}[\s\S]*fix: --apply_lora false"):
+        finetune(tmp_path / "prepared", tmp_path, apply_lora="true")
+
+
 def test_other_family_than_the_data_were_encoded_for(prepared: Path, tmp_path: Path) -> None:
     shutil.copytree(prepared, tmp_path / "prepared")
     file = tmp_path / "prepared" / "data" / "preprocess.json"

@@ -11,11 +11,12 @@ from datasets import load_from_disk
 from transformers import set_seed
 
 from finetune import adapt, checkpoints, settings
+from finetune.adapt import four_bit
 from finetune.allocator import out_of_memory, return_freed_memory
-from finetune.console import is_main_process, say
+from finetune.console import is_main_process, say, some
 from finetune.errors import Fault, ModelError
 from finetune.handoff import Preprocessed, SelectedModel, read_rows
-from finetune.head import describe_new
+from finetune.head import describe_new, head_parameters
 from finetune.model import load_model, load_tokenizer, store_state
 from finetune.params import FinetuneParams
 from finetune.resolved import Derived, write_resolved
@@ -123,7 +124,11 @@ def build(
         say(line)
     store_state(model, state, task)
     attention = model.config._attn_implementation
+    if params.apply_lora:
+        refuse_frozen_random(model, new)
     adapted = adapt.adapt(model, params)
+    for line in adapted.said:
+        say(line)
     trainer = FinetuneTrainer(
         model=adapted.model,
         args=args,
@@ -141,6 +146,24 @@ def build(
     )
     derived = [*preset, *settings.derived(params, wanted, steps, attention)]
     return Attempt(params, wanted, steps, trainer, adapted.restore, derived)
+
+
+def refuse_frozen_random(model: Any, new: list[str]) -> None:
+    """Raises: ModelError if LoRA would leave weights as they are that no pretraining has seen."""
+    lost = sorted(set(new) - set(head_parameters(model)))
+    if lost:
+        what = "LoRA would keep weights frozen that are random, since the imported model lacks them"
+        raise ModelError(Fault(what, why=some(lost), fix="--apply_lora false, or import a model that has them"))
+
+
+def final_metrics(attempt: Attempt) -> dict[str, float]:
+    """Of the model that will be saved: the best one's, or in 4 bits those that it has without them."""
+    trainer = attempt.trainer
+    if not four_bit.wanted(attempt.params):
+        return trainer.best_metrics()
+    four_bit.restore(trainer.accelerator.unwrap_model(trainer.model))
+    say("without 4 bits, as it will be saved:")
+    return {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
 
 
 def fit(attempt: Attempt, resume: Path | None) -> dict[str, float]:

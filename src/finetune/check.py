@@ -9,11 +9,12 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.cli import parse_task
-from finetune.console import say, start
+from finetune.console import quiet_libraries, say, start
 from finetune.declare import COMPONENTS
 from finetune.errors import Fault, ParameterError, UnsupportedError, run_main
 from finetune.params import (
@@ -64,6 +65,7 @@ def check(commands: Sequence[tuple[str, int]], faults: Sequence[Fault]) -> None:
 
     from finetune.tasks import load_task
 
+    quiet_libraries()
     record = load_task(task)
     with tempfile.TemporaryDirectory() as folder:
         config, tokenizer = import_tokenizer(params["model_import"], record, Path(folder))
@@ -133,13 +135,14 @@ def described(params: Mapping[str, Any]) -> list[str]:
 def import_tokenizer(params: ModelImportParams, task: "Task", folder: Path) -> tuple[Any, Any]:
     """(config, tokenizer) of the model that will be imported. Raises: ParameterError, ModelError."""
     from finetune.model import load_config, load_tokenizer
-    from finetune.model_selector import choose_source, fetch, find_files
+    from finetune.model_selector import choose_source, fetch, find_files, refuse_adapter_alone
 
     source, name = choose_source(params)
     if source == "huggingface_id" and not Path(name).is_dir():
         found = fetch(name, weights=False)
         return load_config(found), load_tokenizer(found, task)
     if (Path(name) / "adapter_config.json").is_file():
+        refuse_adapter_alone(Path(name))
         return load_config(Path(name)), load_tokenizer(Path(name), task)
     files = find_files(Path(name))
     for path in (files.config, *files.tokenizer):
@@ -156,6 +159,7 @@ def look_at_data(params: Any, task: "Task", config: Any, tokenizer: Any) -> tupl
     rows, audits = splits.rows, splits.audits
     model_length = longest_window(config, tokenizer)
     state = task.fit(params, rows, model_length, tokenizer)
+    config.update(task.head(state))
     preprocess.say_derived(params, task, state, rows, model_length)
     say(f"validation and test: {splits.source}")
     for name, kept in rows.items():
@@ -177,7 +181,8 @@ def look_at_training(
     from finetune.schedule import refuse_unsupported_here, schedule, without_effect_here
 
     refuse_unsupported_here(params, processes)
-    adapt.refuse(params, empty_model(config, task, params.attn_implementation))
+    empty = empty_model(config, task, params.attn_implementation)
+    adapt.refuse(params, empty)
     windows = lengths.expected_windows
     steps = schedule(params, windows, processes)
     for line in without_effect_here(params, steps):
@@ -185,6 +190,8 @@ def look_at_training(
     say(f"steps: {steps.total_steps:,} of {steps.global_batch} windows, about {windows:,} windows in an epoch")
     trained = steps.total_steps * steps.global_batch // processes
     evaluations = steps.total_steps // steps.evaluation_steps
+    for line in adapt.adapt(empty, replace(params, finetune_in_4bit=False)).said:
+        say(line)
     need = estimate.estimate(config, task, params, lengths.windows, trained, evaluations * evaluated // processes)
     free, wanted = estimate.available_bytes(), need.state_bytes + need.activation_bytes
     parts = f"{gigabytes(need.state_bytes)} of it weights, gradients and optimizer"

@@ -23,7 +23,7 @@ def quiet_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    for name in ("alembic", "mlflow"):
+    for name in ("alembic", "bitsandbytes", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

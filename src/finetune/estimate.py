@@ -1,7 +1,8 @@
 """What a training run will take, before it: counted on tensors without data, and timed on one layer.
 
-No weights are loaded. The model is built from its config on PyTorch's meta device, where tensors have shapes but no
-content, so that any architecture, LoRA included, is counted by what its own forward pass does.
+No weights are loaded. The model is built from its config on PyTorch's meta device and run on fake tensors, which have
+shapes but no content, so that any architecture, LoRA included, is counted by what its own forward pass does. (On the
+meta device itself some families would ask for values.)
 """
 
 import time
@@ -9,6 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from finetune import adapt
@@ -59,10 +62,13 @@ def cost(config: Any, task: Task, params: FinetuneParams, batch_size: int, lengt
     plain = replace(params, finetune_in_4bit=False)  # which needs content
     with torch.device("meta"):
         model = adapt.adapt(empty_model(config, task, params.attn_implementation), plain).model.train()
-        weights |= {p.untyped_storage()._cdata for p in model.parameters()}
+    with FakeTensorMode():
+        tensors = {name: _like(tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+        weights |= {tensor.untyped_storage()._cdata for tensor in tensors.values()}
         hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
         with FlopCounterMode(display=False) as counter, hooks:
-            model(input_ids=torch.ones(batch_size, length, dtype=torch.long))
+            ids = torch.ones(batch_size, length, dtype=torch.long)
+            functional_call(model, tensors, kwargs={"input_ids": ids, "attention_mask": torch.ones_like(ids)})
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     in_4bit = sum(layer.weight.numel() for _, layer in frozen_layers(model)) if params.finetune_in_4bit else 0
     return Cost(
@@ -72,6 +78,10 @@ def cost(config: Any, task: Task, params: FinetuneParams, batch_size: int, lengt
         kept_bytes=sum(storage.nbytes() for storage in kept.values()),
         flops=counter.get_total_flops(),
     )
+
+
+def _like(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype).requires_grad_(tensor.requires_grad)
 
 
 def flops_per_second(width: int, batch_size: int, length: int, precision: str) -> float:

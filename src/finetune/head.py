@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from finetune.console import say, some
 
-OF_A_TASK = ("Classification", "QuestionAnswering", "QuestionAnsweringSimple", "MultipleChoice")  # ends of class names
+# What follows "For" in the names of classes with a head that was trained on a task.
+OF_A_TASK = ("Classification", "QuestionAnswering", "QuestionAnsweringSimple", "MultipleChoice")
 
 
 def head_modules(model: Any) -> list[str]:
@@ -52,21 +53,25 @@ def settle(
 
     `architecture` is the class that the weights in `source` were saved from: one for whole sentences may have a head of
     the same names and sizes. `classes` are theirs, or None where classes have no names. What pretraining left of a head
-    (ModernBERT's dense layer) stays. -> names of the head's random weights.
+    (ModernBERT's dense layer) stays. -> names of the head's weights that are random.
     """
     names = set(head_parameters(model))
-    if architecture and architecture != type(model).__name__ and architecture.endswith(OF_A_TASK):
+    saved_for, wanted = (kind.rpartition("For")[2] for kind in (architecture or "", type(model).__name__))
+    if saved_for != wanted and saved_for.endswith(OF_A_TASK):
         _renew(model, names)
         return names
     if names & missing:
         return names & (missing | mismatched)
     if classes is None or classes == model.config.id2label:
         return names & mismatched
+    if not mismatched and all(label == f"LABEL_{i}" for i, label in classes.items()):
+        say("classes: the model's own have no names, so they keep their places")
+        return set()
     return _keep_classes(model, source, classes, names)
 
 
 def _keep_classes(model: Any, source: Path, before: dict[int, str], names: set[str]) -> set[str]:
-    """The rows of the classes that were there before, whatever their order."""
+    """The rows of the classes that were there before, whatever their order. Says which, and what is random."""
     now, old = model.config.id2label, {label: i for i, label in before.items()}
     common = {i: old[label] for i, label in now.items() if label in old}
     if not common:
@@ -76,22 +81,27 @@ def _keep_classes(model: Any, source: Path, before: dict[int, str], names: set[s
     _renew(model, rows)
     with torch.no_grad():
         for name, stored in _stored(source, rows).items():
-            model.get_parameter(name)[list(common)] = stored[list(common.values())].float()
+            places = {i: k for i, k in common.items() if k < len(stored)}  # a config may name more than there are
+            model.get_parameter(name)[list(places)] = stored[list(places.values())].float()
     new, gone = [label for label in now.values() if label not in old], sorted(set(old) - set(now.values()))
     said = [f"classes: {len(common)} of {len(now)} go on from the weights they have"]
     said += [f"new, at random: {some(new)}"] if new else []
     said += [f"left out, since no row has them: {some(gone)}"] if gone else []
     say("; ".join(said))
-    return rows if new else set()
+    return set()
 
 
 def _renew(model: Any, names: Collection[str]) -> None:
-    for module, part in ((m, model.get_submodule(m)) for m in {name.rpartition(".")[0] for name in names}):
-        for name, weights in list(part.named_parameters(recurse=False)):
-            if f"{module}.{name}" in names:
-                # transformers marks weights that it has loaded, and leaves those alone.
-                part.register_parameter(name, nn.Parameter(torch.empty_like(weights)))
-        model._init_weights(part)
+    """As transformers makes them: each module's rule, then those of the modules it is part of (ModernBERT has such)."""
+    for name in names:
+        module, _, last = name.rpartition(".")
+        # transformers marks weights that it has loaded, and leaves those alone.
+        fresh = nn.Parameter(torch.empty_like(model.get_parameter(name)))
+        model.get_submodule(module).register_parameter(last, fresh)
+    paths = [name.split(".")[:-1] for name in names]
+    around = {tuple(path[:depth]) for path in paths for depth in range(len(path) + 1)}
+    for path in sorted(around, key=len, reverse=True):
+        model._init_weights(model.get_submodule(".".join(path)))
 
 
 def _stored(source: Path, names: Collection[str]) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 python -m finetune.model_selector --task question_answering --pytorch_model_path MODEL --output_dir OUT
 """
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,9 @@ def find_files(folder: Path) -> ModelFiles:
         for name, found, patterns in wanted
         if not found
     ]
+    if len(config) > 1:
+        found = ", ".join(sorted(str(path.parent) for path in config))
+        faults.append(Fault(f"{folder} holds {len(config)} models", why=found, fix="give the folder of one of them"))
     if faults:
         raise ModelError(*faults)
     return ModelFiles(config[0], tokenizer, weights)
@@ -132,24 +136,33 @@ def copy_model(files: ModelFiles, target: Path) -> None:
 
 
 def rename_body(folder: Path, config: Any, task: "Task") -> None:
-    """The body of a language model under names that the task's class knows.
+    """The body under the name that the task's class has for it.
 
     transformers' classes for questions of Llama, Qwen and their kin call "transformer" what all their other classes
     call "model", and would find no weight.
     """
     from safetensors import safe_open
-    from transformers import MODEL_MAPPING, AutoModel
+    from safetensors.torch import save_file
+    from transformers import MODEL_FOR_QUESTION_ANSWERING_MAPPING, MODEL_MAPPING
 
-    wanted, body = task.families[type(config)], MODEL_MAPPING.get(type(config), None)
-    if isinstance(body, tuple | None) or body.base_model_prefix == wanted.base_model_prefix:
+    wanted = task.families[type(config)].base_model_prefix
+    kinds: list[Any] = [m.get(type(config), None) for m in (MODEL_MAPPING, MODEL_FOR_QUESTION_ANSWERING_MAPPING)]
+    known = {kind.base_model_prefix for kind in kinds if not isinstance(kind, tuple | None)}
+    others = tuple(f"{name}." for name in known - {wanted})
+    if not others:
         return
-    first = min(folder.glob("*.safetensors"))
-    with safe_open(first, "pt") as file:
-        if not any(name.startswith(f"{body.base_model_prefix}.") for name in file.keys()):  # noqa: SIM118
-            return
-    model = AutoModel.from_pretrained(folder, dtype="auto", use_safetensors=True, trust_remote_code=False)
-    model.save_pretrained(folder)
-    say(f"the weights of the body are renamed, as {wanted.__name__} expects them")
+
+    def renamed(name: str) -> str:
+        return f"{wanted}.{name.partition('.')[2]}" if name.startswith(others) else name
+
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            tensors = {renamed(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        save_file(tensors, path, metadata={"format": "pt"})
+    for path in folder.glob("*.safetensors.index.json"):
+        index = json.loads(path.read_text(encoding="utf-8"))
+        index["weight_map"] = {renamed(name): place for name, place in index["weight_map"].items()}
+        path.write_text(json.dumps(index), encoding="utf-8")
 
 
 def merge_adapter(folder: Path, target: Path) -> None:
@@ -157,17 +170,27 @@ def merge_adapter(folder: Path, target: Path) -> None:
 
     Raises: ModelError if it isn't one, but an adapter alone.
     """
-    from finetune.model import BASE_MODEL, load_model, load_tokenizer, stored_task
+    from finetune.model import load_model, load_tokenizer, stored_task
     from finetune.tasks import load_task
 
-    name = stored_task(folder) if (folder / "config.json").is_file() else None
-    if name is None or not (folder / BASE_MODEL).is_dir():
-        why = f"it holds adapter_config.json, but no {BASE_MODEL}/ with the model that the adapter belongs to"
-        fix = "give the pytorch_model_folder of a run, not one of its checkpoints, or merge the adapter with peft"
-        raise ModelError(Fault(f"{folder} is an adapter alone", why=why, fix=fix))
+    refuse_adapter_alone(folder)
+    name = stored_task(folder)
+    if name is None:
+        why = "its config.json doesn't say for which task it was trained"
+        raise ModelError(Fault(f"{folder} is no folder of an earlier run", why=why, fix="merge the adapter with peft"))
     model, _ = load_model(folder, load_task(name), None)
     model.save_pretrained(target)
     load_tokenizer(folder, load_task(name)).save_pretrained(target)
+
+
+def refuse_adapter_alone(folder: Path) -> None:
+    """Raises: ModelError."""
+    from finetune.model import BASE_MODEL
+
+    if not (folder / BASE_MODEL).is_dir() or not (folder / "config.json").is_file():
+        why = f"it holds adapter_config.json, but no {BASE_MODEL}/ with the model that the adapter belongs to"
+        fix = "give the pytorch_model_folder of a run, not one of its checkpoints, or merge the adapter with peft"
+        raise ModelError(Fault(f"{folder} is an adapter alone", why=why, fix=fix))
 
 
 def save_as_safetensors(pickled: list[Path], target: Path) -> None:

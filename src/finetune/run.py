@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
 
     keep_freed_memory()
     from finetune import adapt, tracking
-    from finetune.attempts import train
+    from finetune.attempts import final_metrics, train
     from finetune.model import empty_model, load_config
     from finetune.tasks import load_task
 
@@ -54,8 +54,9 @@ def main(argv: list[str]) -> None:
     resume = checkpoint_to_resume(params)
     with tracking.tracked(params):
         attempt, speed = train(asked, params, preset, task, preprocessed, resume)
+        metrics = final_metrics(attempt)
         if is_main_process():
-            save_and_prove(attempt, task, account(attempt, selected, preprocessed, speed))
+            save_and_prove(attempt, task, account(attempt, selected, preprocessed, speed, metrics))
 
 
 def leave_lone_process_group() -> None:
@@ -87,7 +88,11 @@ def checkpoint_to_resume(params: FinetuneParams) -> Path | None:
 
 
 def account(
-    attempt: "Attempt", selected: SelectedModel, preprocessed: Preprocessed, speed: dict[str, float]
+    attempt: "Attempt",
+    selected: SelectedModel,
+    preprocessed: Preprocessed,
+    speed: dict[str, float],
+    metrics: dict[str, float],
 ) -> Trained:
     """What is known of the model when training ends, for its card and its report."""
     params, trainer = attempt.params, attempt.trainer
@@ -99,7 +104,7 @@ def account(
         metric=params.metric_for_best_model,
         greater_is_better=trainer.args.greater_is_better,
         best_step=trainer.state.best_global_step,
-        validation=trainer.best_metrics(),
+        validation=metrics,
         log=[entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry],
         device=f"{processes()} x {trainer.args.device.type}",
         speed=speed or earlier_speed(params, selected.task),
@@ -122,7 +127,7 @@ def save_and_prove(attempt: "Attempt", task: "Task", trained: Trained) -> None:
 
     params, trainer = attempt.params, attempt.trainer
     adapted = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    state = task.calibrate(trainer.best_metrics(), trainer.task_state)
+    state = task.calibrate(trained.validation, trainer.task_state)
     if state != trainer.task_state:
         changed = {name: value for name, value in asdict(state).items() if value != vars(trainer.task_state)[name]}
         say(f"calibrated on validation: {', '.join(f'{name} {value:.4f}' for name, value in changed.items())}")

@@ -47,7 +47,8 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         self.bar.close()
 
     def _say(self, state: Any, text: str) -> None:
-        self.bar.clear()
+        if self.bar is not None:  # there is none where nothing was left to train
+            self.bar.clear()
         say(f"step {state.global_step}/{state.max_steps}  epoch {state.epoch:.2f}  {text}")
 
 

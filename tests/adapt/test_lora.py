@@ -34,7 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def trained(folder: Path, kind: str) -> Any:
     """As training would leave it: every trained weight is moved."""
     model, _ = load_model(folder, TASK, None)
-    adapted = lora.apply(model, replace(PARAMS, lora_type=kind))
+    adapted, said = lora.apply(model, replace(PARAMS, lora_type=kind))
+    print("\n".join(said))
     torch.manual_seed(0)
     for parameter in adapted.parameters():
         if parameter.requires_grad:
@@ -92,7 +93,7 @@ def test_layers_of_other_families_are_found(folder: Any, capsys: pytest.CaptureF
     found = [f"transformer.layer.{i}.ff.layer_{k}" for i in (0, 1) for k in (1, 2)]
     assert lora.targets(model) == found
     trained(folder("xlnet"), "lora")
-    assert "no list for xlnet, so adapters on all 4 linear layers: layer_1, layer_2" in capsys.readouterr().out
+    assert "no list for xlnet, so adapters on all 4 layers: layer_1, layer_2" in capsys.readouterr().out
 
 
 class Bag(nn.Module):
@@ -128,7 +129,7 @@ def test_so_is_anything_else_that_would_be_trained(folder: Any, monkeypatch: pyt
 
 def test_adapters_that_learnt_nothing_are_a_warning(folder: Any, capsys: pytest.CaptureFixture[str]) -> None:
     model, _ = load_model(folder("bert"), TASK, None)
-    lora.restore(lora.apply(model, PARAMS))
+    lora.restore(lora.apply(model, PARAMS)[0])
     assert "warning: 4 adapters have learnt nothing" in capsys.readouterr().out
     lora.restore(trained(folder("bert"), "lora"))
     assert "warning" not in capsys.readouterr().out

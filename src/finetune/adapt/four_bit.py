@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from finetune.console import say
 from finetune.params import FinetuneParams
 
 COMPUTED_IN = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
@@ -26,20 +25,23 @@ def refuse(params: FinetuneParams, model: Any) -> None:
 
 
 def frozen_layers(model: Any) -> Iterator[tuple[str, Any]]:
-    """(name, layer) of the linear layers that are not trained, those under adapters among them."""
+    """(name, layer) of the linear layers that are not trained, those under adapters among them.
+
+    Without those whose type the model's code asks for (T5's `wo`), which transformers keeps in 32 bits too.
+    """
+    kept = {"original_module", *(model._keep_in_fp32_modules or ())}
     for name, module in model.named_modules():
-        if type(module) in (nn.Linear, Conv1D) and not module.weight.requires_grad and "original_module" not in name:
+        if type(module) in (nn.Linear, Conv1D) and not module.weight.requires_grad and not kept & {*name.split(".")}:
             yield name, module
 
 
-def apply(model: Any, params: FinetuneParams) -> Any:
-    """The layers are quantised when the model moves to its device."""
+def apply(model: Any, params: FinetuneParams) -> tuple[Any, list[str]]:
+    """The layers are quantised when the model moves to its device. -> (the model, what to say)."""
     saved = 0
     for name, layer in list(frozen_layers(model)):
         model.set_submodule(name, _packed(layer, COMPUTED_IN[params.precision]))
         saved += layer.weight.numel()
-    say(f"4 bits: {saved:,} frozen weights; the saved model has them as they were imported, with the adapters")
-    return model
+    return model, [f"4 bits: {saved:,} frozen weights; the saved model has them as they were imported"]
 
 
 def _packed(layer: Any, computed_in: torch.dtype) -> Any:

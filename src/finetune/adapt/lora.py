@@ -10,7 +10,8 @@ from finetune.errors import Fault, ModelError, UnsupportedError
 from finetune.head import head_modules, head_parameters
 from finetune.params import FinetuneParams
 
-# model type -> the linear layers that get adapters: the projections of query and value, as in the paper
+# model type -> the linear layers that get adapters: the projections of query and value, as in the paper; in DeBERTa,
+# GPT-2 and ModernBERT, which have one for both, that of the key too
 TARGETS = {
     "albert": ["query", "value"],
     "bart": ["q_proj", "v_proj"],
@@ -60,14 +61,18 @@ def refuse(params: FinetuneParams, model: Any) -> None:
         raise UnsupportedError(Fault("--apply_lora true", why=why, fix="--apply_lora false"))
 
 
-def apply(model: Any, params: FinetuneParams) -> Any:
-    """Freeze the model but for adapters and head. Raises: ModelError if anything else is trained."""
+def apply(model: Any, params: FinetuneParams) -> tuple[Any, list[str]]:
+    """Freeze the model but for adapters and head. -> (the model, what to say).
+
+    Raises: ModelError if anything else is trained.
+    """
     from peft import LoraConfig, get_peft_model
 
     layers, head, total = targets(model), head_parameters(model), model.num_parameters()
+    said = []
     if model.config.model_type not in TARGETS:
         kinds = some(list(dict.fromkeys(layer.rpartition(".")[2] for layer in layers)))
-        say(f"LoRA: no list for {model.config.model_type}, so adapters on all {len(layers)} linear layers: {kinds}")
+        said.append(f"LoRA: no list for {model.config.model_type}, so adapters on all {len(layers)} layers: {kinds}")
     config = LoraConfig(
         r=params.lora_r,
         lora_alpha=params.lora_alpha,
@@ -86,8 +91,8 @@ def apply(model: Any, params: FinetuneParams) -> Any:
     of_adapters, all_trained = sum(trained[name] for name in adapters), sum(trained.values())
     share = all_trained / (total + of_adapters)
     parts = f"{of_adapters:,} of adapters, {all_trained - of_adapters:,} of the head"
-    say(f"LoRA: {all_trained:,} of {total + of_adapters:,} parameters are trained ({share:.2%}): {parts}")
-    return adapted
+    said.append(f"LoRA: {all_trained:,} of {total + of_adapters:,} parameters are trained ({share:.2%}): {parts}")
+    return adapted, said
 
 
 def _plain(name: str) -> str:

@@ -12,6 +12,7 @@ class Adapted(NamedTuple):
 
     model: Any
     restore: Callable[[Any], Any]
+    said: list[str]  # a line for each adaptation that has something to tell
 
 
 ORDER = (recompute, lora, four_bit)
@@ -26,14 +27,16 @@ def refuse(params: FinetuneParams, model: Any) -> None:
 def adapt(model: Any, params: FinetuneParams) -> Adapted:
     """Apply every adaptation that is asked for."""
     undo: list[Callable[[Any], Any]] = []
+    said: list[str] = []
     for adaptation in ORDER:
         if adaptation.wanted(params):
-            model = adaptation.apply(model, params)
+            model, lines = adaptation.apply(model, params)
             undo.insert(0, adaptation.restore)
+            said += lines
 
     def restore(adapted: Any) -> Any:
         for step in undo:
             adapted = step(adapted)
         return adapted
 
-    return Adapted(model, restore)
+    return Adapted(model, restore, said)

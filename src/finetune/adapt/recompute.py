@@ -17,11 +17,11 @@ def refuse(params: FinetuneParams, model: Any) -> None:
         raise UnsupportedError(Fault("--gradient_checkpointing true", why=why, fix="--gradient_checkpointing false"))
 
 
-def apply(model: Any, params: FinetuneParams) -> Any:
+def apply(model: Any, params: FinetuneParams) -> tuple[Any, list[str]]:
     """Let each layer of the model be computed twice."""
     # Its new name, activation_checkpointing_enable, isn't in all of transformers 5.
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    return model
+    return model, []
 
 
 def restore(model: Any) -> Any:
