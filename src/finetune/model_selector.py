@@ -155,10 +155,15 @@ def rename_body(folder: Path, config: Any, task: "Task") -> None:
     def renamed(name: str) -> str:
         return f"{wanted}.{name.partition('.')[2]}" if name.startswith(others) else name
 
-    for path in folder.glob("*.safetensors"):
+    for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
-            tensors = {renamed(name): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        save_file(tensors, path, metadata={"format": "pt"})
+            names = list(file.keys())
+            if not any(name.startswith(others) for name in names):
+                continue
+            tensors = {renamed(name): file.get_tensor(name) for name in names}
+        written = path.with_suffix(".renamed")  # the tensors may still be read from the file itself
+        save_file(tensors, written, metadata={"format": "pt"})
+        written.replace(path)
     for path in folder.glob("*.safetensors.index.json"):
         index = json.loads(path.read_text(encoding="utf-8"))
         index["weight_map"] = {renamed(name): place for name, place in index["weight_map"].items()}

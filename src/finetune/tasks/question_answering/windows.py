@@ -32,7 +32,7 @@ def fit(
 ) -> State:
     """The state of a run. doc_stride is lowered where a window could not hold it beside a question."""
     length = window_length(params.max_seq_length, model_length)
-    room = length - _special_tokens(tokenizer) - 1
+    room = length - tokenizer.num_special_tokens_to_add(pair=True) - len(closing_token(tokenizer)) - 1
     return State(
         max_seq_length=length,
         doc_stride=fitting_stride(params.doc_stride, room),
@@ -59,8 +59,9 @@ def encode(rows: Sequence[Row], tokenizer: Any, state: State) -> Columns:
     context that a token covers, NO_SPAN outside the context.
     A row whose question leaves no room for doc_stride tokens and one more has no window.
     """
-    room = state.max_seq_length - _special_tokens(tokenizer) - state.doc_stride
     closing = closing_token(tokenizer)
+    special = tokenizer.num_special_tokens_to_add(pair=True) + len(closing)
+    room = state.max_seq_length - special - state.doc_stride
     questions = tokenizer([row["question"] for row in rows], add_special_tokens=False)["input_ids"]
     fitting = [i for i, ids in enumerate(questions) if len(ids) < room]
     if not fitting:
@@ -90,10 +91,6 @@ def encode(rows: Sequence[Row], tokenizer: Any, state: State) -> Columns:
             offsets_here = np.where(in_context, spans[:, side], NO_SPAN)
             columns[name].append(np.pad(offsets_here, (0, len(closing)), constant_values=NO_SPAN))
     return _padded(columns, state.max_seq_length, padding(tokenizer)) if state.pad_to_max_length else columns
-
-
-def _special_tokens(tokenizer: Any) -> int:
-    return int(tokenizer.num_special_tokens_to_add(pair=True)) + len(closing_token(tokenizer))
 
 
 def closing_token(tokenizer: Any) -> list[int]:
