@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -116,14 +117,17 @@ def test_a_tokenizer_without_any_token_to_pad_with(tmp_path: Path) -> None:
     assert tokenizer.pad_token_id is not None
 
 
-@pytest.mark.parametrize(("family", "wanted"), [("bert", True), ("distilbert", False), ("roberta", False)])
-def test_token_types_are_left_to_models_that_have_them(family: str, wanted: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", [QUESTIONS, TAGS], ids=lambda task: task.name)
+@pytest.mark.parametrize(
+    ("family", "wanted"), [("bert", True), ("distilbert", False), ("roberta", False), ("bart", False)]
+)
+def test_token_types_are_left_to_models_that_have_them(task: Any, family: str, wanted: bool, tmp_path: Path) -> None:
     """BERT's tokenizer gives them to any model: DistilBERT takes none, and RoBERTa has but one."""
     build_family(family, tmp_path)
     build_wordpiece(tmp_path)
     assert "token_type_ids" in AutoTokenizer.from_pretrained(tmp_path)("a", "b")
-    tokenizer = load_tokenizer(tmp_path, QUESTIONS)
+    tokenizer = load_tokenizer(tmp_path, task)
     assert ("token_type_ids" in tokenizer("a", "b")) == wanted
     tokenizer.save_pretrained(tmp_path / "alone")
-    again = load_tokenizer(tmp_path / "alone", QUESTIONS)
+    again = load_tokenizer(tmp_path / "alone", task)
     assert ("token_type_ids" in again("a", "b")) == wanted

@@ -25,7 +25,6 @@ def classify(
     self: Any,
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
-    token_type_ids: torch.Tensor | None = None,  # of BERT's tokenizer, which some BARTs have; not read
 ) -> TokenClassifierOutput:
     """(B, L) -> logits (B, L, C). The loss is the task's."""
     hidden = self.model(input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
