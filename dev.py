@@ -2,14 +2,16 @@
 """Everything a newcomer types: set up .venv, then run the demo, the tests or the checks. Standard library only.
 
 ./dev.py demo [TASK]   finetune a real model on the bundled sample and show what it learnt
-./dev.py test          all tests
+./dev.py test          all tests but those that take minutes each
 ./dev.py test-fast     without those that train models or start pipelines
+./dev.py test-distributed    all that start several processes, with DeepSpeed, Open MPI and random faults
 ./dev.py check         ruff, mypy --strict, and whether the generated files are in step
 ./dev.py format        format the code
 """
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -42,12 +44,45 @@ def demo(*task: str) -> None:
 
 def test() -> None:
     install("[test]")
-    call("python", "-m", "pytest")
+    install_deepspeed()
+    run_tests("-m", "not thorough")
+
+
+def test_distributed() -> None:
+    """What can't be installed here is skipped, and said."""
+    install("[test]")
+    if not shutil.which("g++"):
+        apt_get("g++")
+    if not shutil.which("mpirun"):
+        apt_get("openmpi-bin")
+    install_deepspeed()
+    run_tests("-m", "distributed", "-rs", "--durations", "10")
+
+
+def install_deepspeed() -> None:
+    """Where there is a compiler for its kernels; its tests are skipped without."""
+    if shutil.which("g++"):
+        install("[deepspeed]")
+    else:
+        print("DeepSpeed needs g++: its tests are skipped", flush=True)
+
+
+def apt_get(package: str) -> None:
+    """If this user may."""
+    if shutil.which("apt-get") and os.geteuid() == 0:
+        print(f"apt-get install {package}", flush=True)
+        subprocess.run(["apt-get", "install", "-y", "-qq", package], stdout=subprocess.DEVNULL, check=False)
 
 
 def test_fast() -> None:
     install("[test]")
-    call("python", "-m", "pytest", "-m", "not slow")
+    run_tests("-m", "not slow")
+
+
+def run_tests(*words: str) -> None:
+    """As many at a time as there are cores, each with one."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    call("python", "-m", "pytest", "--numprocesses", "auto", *words)
 
 
 def check() -> None:
@@ -128,7 +163,14 @@ def call(program: str, *words: str) -> None:
         sys.exit(code)
 
 
-COMMANDS = {"demo": demo, "test": test, "test-fast": test_fast, "check": check, "format": format_code}
+COMMANDS = {
+    "demo": demo,
+    "test": test,
+    "test-fast": test_fast,
+    "test-distributed": test_distributed,
+    "check": check,
+    "format": format_code,
+}
 
 if __name__ == "__main__":
     main()

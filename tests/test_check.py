@@ -75,8 +75,8 @@ def test_all_faults_of_all_steps_at_once() -> None:
 
 
 def test_unsupported_is_told_before_any_data_are_read(tiny_model: Path) -> None:
-    given = words(tiny_model, train_file_path=Path(__file__), apply_deepspeed="true")
-    assert "--apply_deepspeed true" in faults_of(given, UnsupportedError)
+    given = words(tiny_model, train_file_path=Path(__file__), apply_ort="true")
+    assert "--apply_ort true" in faults_of(given, UnsupportedError)
 
 
 def test_faults_of_all_files_at_once(tiny_model: Path, tmp_path: Path) -> None:
@@ -96,10 +96,16 @@ def test_no_evaluation_inside_the_run(tiny_model: Path) -> None:
 
 def test_a_model_that_cannot_be_finetuned_so(tiny_model: Path) -> None:
     assert "fp16 needs a GPU" in faults_of(words(tiny_model, precision="16"), UnsupportedError)
-    told = faults_of(
-        words(tiny_model, auto_find_batch_size="true", number_of_gpu_to_use_finetuning=2), UnsupportedError
-    )
-    assert "with 2 processes" in told
+    told = faults_of(words(tiny_model, apply_fsdp="true", number_of_gpu_to_use_finetuning=2), UnsupportedError)
+    assert "no GPU is visible here" in told
+
+
+def test_a_deepspeed_config(tiny_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed")
+    config = tmp_path / "zero.json"
+    config.write_text('{"zero_optimization": {"stage": 2}, "gradient_cliping": 1}')
+    told = faults_of(words(tiny_model, apply_deepspeed="true", deepspeed=config))
+    assert "DeepSpeed has no key 'gradient_cliping'; did you mean gradient_clipping?" in told
 
 
 def test_weights_are_not_loaded(tiny_model: Path, tmp_path: Path) -> None:

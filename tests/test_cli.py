@@ -18,7 +18,9 @@ from finetune.errors import (
     HandoffError,
     ModelError,
     ParameterError,
+    PeerError,
     StepError,
+    StoppedError,
     StorageError,
     UnsupportedError,
     run_main,
@@ -96,6 +98,8 @@ def test_help_of_run_names_every_parameter() -> None:
         (UnsupportedError, 6),
         (StepError, 7),
         (StorageError, 8),
+        (StoppedError, 9),
+        (PeerError, 10),
     ],
 )
 def test_exit_codes(error: type[FinetuneError], code: int, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,8 +111,8 @@ def test_exit_codes(error: type[FinetuneError], code: int, capsys: pytest.Captur
 
 def test_every_error_class_has_its_own_code_and_title() -> None:
     classes = FinetuneError.__subclasses__()
-    assert len(classes) == 7
-    assert len({c.exit_code for c in classes} | {1}) == len({c.title for c in classes} | {"error"}) == 8
+    assert len(classes) == 9
+    assert len({c.exit_code for c in classes} | {1}) == len({c.title for c in classes} | {"error"}) == 10
 
 
 def test_interrupted(capsys: pytest.CaptureFixture[str]) -> None:

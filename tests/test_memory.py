@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.conftest import build_tiny_model, finetune_words, prepare
+from tests.launching import launch
 
 pytestmark = pytest.mark.slow
 LIMITED = """
@@ -33,6 +34,25 @@ def limited(*arguments):
         resource.setrlimit(resource.RLIMIT_DATA, (-1, -1))
 
 FinetuneTrainer.training_step = limited
+run.main(sys.argv[1:])
+"""
+PROBED = """
+import os, resource, sys
+from finetune import launch, probe, run
+
+fits, limits = probe.fits, []
+
+def limited(*arguments):
+    in_use = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData"))
+    limits.append(in_use * 1024 + int(os.environ["ROOM"]) * 2**20)
+    if launch.rank() == launch.processes() - 1:  # on one process alone
+        resource.setrlimit(resource.RLIMIT_DATA, (limits[0], -1))
+    try:
+        return fits(*arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (-1, -1))
+
+probe.fits = limited
 run.main(sys.argv[1:])
 """
 ROOM = 500  # MiB. Going backward, a window takes up to five activations of 32: 320 for two windows, 640 for four
@@ -87,3 +107,35 @@ def test_batch_is_halved_where_memory_runs_out(wide: Path, tmp_path: Path, keep:
     said = train(wide, tmp_path / "limited", 0, **given, resume_from_checkpoint="true")
     assert "going on from checkpoint-1\n" in said and f"per_device_train_batch_size: {found} (" in said
     assert last == (limited / "checkpoint-2" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("processes", "given"),
+    [
+        (2, {}),
+        pytest.param(1, {"apply_deepspeed": "true"}, marks=pytest.mark.thorough),
+        pytest.param(2, {"apply_deepspeed": "true", "keep_global_batch_size": "true"}, marks=pytest.mark.thorough),
+    ],
+)
+def test_the_batch_is_found_before_processes_depend_on_one_another(
+    wide: Path, tmp_path: Path, processes: int, given: dict[str, Any]
+) -> None:
+    if given:
+        pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: make test-distributed")
+    steps = {"max_steps": 2, "evaluation_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 2}
+    batch = {"per_device_train_batch_size": ASKED, "auto_find_batch_size": "true"}
+    words = finetune_words(wide, tmp_path / "limited", **steps, **batch, **given)
+    run = launch(tmp_path, words, "azure", processes, ("-c", PROBED), MALLOC_ARENA_MAX=1, ROOM=ROOM)
+    assert set(run.codes()) == {0}, run.said()
+    found = int(re.findall(r"^auto_find_batch_size: (\d+)", run.said(), re.M)[0])
+    assert found < ASKED and f"out of memory with {ASKED} windows at a time; trying {ASKED // 2}\n" in run.said()
+    accumulation = ASKED // found if "keep_global_batch_size" in given else 1
+    assert f"2 steps of {found * accumulation * processes}, " in run.said()
+
+    batch = {"per_device_train_batch_size": found, "gradient_accumulation_steps": accumulation}
+    given = {name: value for name, value in given.items() if name == "apply_deepspeed"}
+    told = launch(tmp_path, finetune_words(wide, tmp_path / "told", **steps, **batch, **given), "azure", processes)
+    assert set(told.codes()) == {0}, told.said()
+    weights = [(tmp_path / run / "pytorch" / "model.safetensors").read_bytes() for run in ("limited", "told")]
+    assert weights[0] == weights[1]

@@ -331,7 +331,6 @@ def test_earlier_run_is_imported_again(trained: Path, prepared: Path, tmp_path: 
 
 
 REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"apply_deepspeed": "true"}, UnsupportedError, "--apply_deepspeed false"),
     ({"apply_ort": "true"}, UnsupportedError, "--apply_ort false"),
     ({"evaluation_strategy": "steps", "eval_steps": 500}, ParameterError, "--eval_steps"),
 ]

@@ -4,12 +4,13 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.errors import ParameterError
+from finetune.errors import ParameterError, UnsupportedError
 from finetune.params import refuse_contradictions
-from finetune.schedule import schedule, with_smaller_batch, without_effect_here
+from finetune.schedule import refuse_unsupported_here, schedule, with_smaller_batch, without_effect_here
 from tests.test_params import finetune_params
 
 STEPS: dict[str, Any] = {"evaluation_strategy": "steps"}
@@ -101,3 +102,13 @@ def test_what_never_comes_to_pass_is_said(changed: dict[str, Any], line: str) ->
 
 def test_nothing_to_say_of_defaults() -> None:
     assert without_effect_here(finetune_params(), schedule(finetune_params(), windows=10, processes=1)) == []
+
+
+def test_fsdp_without_a_gpu() -> None:
+    """accelerate would train with DDP and not say so."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(UnsupportedError) as raised:
+        refuse_unsupported_here(finetune_params(apply_fsdp=True, auto_find_batch_size=True), processes=1)
+    said = str(raised.value)
+    assert len(raised.value.faults) == 3 and "no GPU is visible" in said and "nothing to cut the model up with" in said

@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,18 +10,22 @@ import torch
 from accelerate.utils.memory import clear_device_cache
 from datasets import load_from_disk
 from transformers import set_seed
+from transformers.trainer_pt_utils import get_model_param_count
 
-from finetune import adapt, checkpoints, settings
+from finetune import adapt, checkpoints, engines, resume, settings, zero_engine
 from finetune.adapt import four_bit
 from finetune.allocator import out_of_memory, return_freed_memory
-from finetune.console import is_main_process, say, some
+from finetune.console import say, some
 from finetune.errors import Fault, ModelError
 from finetune.handoff import Preprocessed, SelectedModel, read_rows
 from finetune.head import describe_new, head_parameters
+from finetune.launch import is_main_process, processes
 from finetune.model import load_model, load_tokenizer, store_state
 from finetune.params import FinetuneParams
+from finetune.preemption import noted
+from finetune.probe import batch_that_fits
 from finetune.resolved import Derived, write_resolved
-from finetune.schedule import Schedule, processes, schedule, with_smaller_batch
+from finetune.schedule import Schedule, schedule, with_smaller_batch
 from finetune.tasks.task import Task
 from finetune.tracking import log_summary
 from finetune.training import FinetuneTrainer
@@ -33,6 +38,7 @@ class Attempt(NamedTuple):
     wanted: FinetuneParams  # the same before any batch was too large
     steps: Schedule
     trainer: FinetuneTrainer
+    fresh: Callable[[], Any]  # the adapted model as it was before training
     restore: Callable[[Any], Any]  # undoes the adaptations of the model
     derived: list[Derived]
 
@@ -40,25 +46,30 @@ class Attempt(NamedTuple):
 def train(
     asked: FinetuneParams,
     params: FinetuneParams,
-    preset: list[Derived],
+    given: list[Derived],
+    deepspeed: dict[str, Any] | None,
     task: Task,
     preprocessed: Preprocessed,
-    resume: Path | None,
+    checkpoint: Path | None,
 ) -> tuple[Attempt, dict[str, float]]:
     """Train; where memory runs out and auto_find_batch_size is true, shrink the batch and start from the first weights.
 
-    `asked` is the command line, `params` the same with its preset. -> (the attempt that reached the end, its speed).
+    `asked` is the command line, `params` what it came to by what is `given`, `deepspeed` a config.
+    -> (the attempt that reached the end, its speed).
     """
     data = load_windows(params)
-    tried = checkpoints.with_found_batch(params, resume) if resume else params
+    tried = resume.with_found_batch(params, checkpoint) if checkpoint else params
+    together = processes() > 1 or params.apply_deepspeed
+    if params.auto_find_batch_size and together and not checkpoint:
+        tried = probed(params, task, preprocessed, data["train"])
     said: list[Derived] = []
     while True:
-        attempt = build(tried, params, preset, task, preprocessed, data)
+        attempt = build(tried, params, given, deepspeed, task, preprocessed, data)
         tell(attempt, asked, said)
         try:
-            speed = fit(attempt, resume)
+            speed = fit(attempt, checkpoint)
         except (RuntimeError, MemoryError) as error:
-            tried = next_try(tried, resume, error)
+            tried = next_try(tried, checkpoint, error)
         else:
             if params.auto_find_batch_size:
                 say(f"auto_find_batch_size: {batch_text(tried)} fits into memory")
@@ -68,16 +79,28 @@ def train(
         gc.collect()
         clear_device_cache()
         return_freed_memory()
-        if not resume and is_main_process():
+        if not checkpoint and is_main_process():
             checkpoints.discard(params.pytorch_model_folder)
 
 
-def next_try(tried: FinetuneParams, resume: Path | None, error: Exception) -> FinetuneParams:
+def probed(params: FinetuneParams, task: Task, preprocessed: Preprocessed, train: Any) -> FinetuneParams:
+    """Several processes, or an engine, can't begin again where one has run out of memory: the batch is found before."""
+    state = task.state(**preprocessed.state)
+    tokenizer = load_tokenizer(Preprocessed.tokenizer_folder(params.preprocess_output), task)
+
+    fresh = partial(fresh_model, task=task, state=state)
+    return batch_that_fits(params, fresh, train, task, task.padding(tokenizer))
+
+
+def next_try(tried: FinetuneParams, checkpoint: Path | None, error: Exception) -> FinetuneParams:
     """With a smaller batch. Raises: the error, if none is asked for or left; ModelError in a resumed run."""
     batch = tried.per_device_train_batch_size
     if not tried.auto_find_batch_size or batch == 1 or not out_of_memory(error):
         raise error
-    if resume and not tried.keep_global_batch_size:
+    if processes() > 1 or tried.apply_deepspeed:
+        fix = f"--per_device_train_batch_size {batch // 2}"
+        raise ModelError(Fault(f"memory runs out with {batch} windows at a time", fix=fix)) from None
+    if checkpoint and not tried.keep_global_batch_size:
         why = "a resumed run can't change the windows of a step"
         fault = Fault(f"memory runs out with {batch} windows at a time", why=why, fix="--keep_global_batch_size true")
         raise ModelError(fault) from None
@@ -108,30 +131,26 @@ def tell(attempt: Attempt, asked: FinetuneParams, said: list[Derived]) -> None:
 def build(
     params: FinetuneParams,
     wanted: FinetuneParams,
-    preset: list[Derived],
+    given: list[Derived],
+    deepspeed: dict[str, Any] | None,
     task: Task,
     preprocessed: Preprocessed,
     data: dict[str, Any],
 ) -> Attempt:
     """The model from the imported weights, adapted, in a Trainer. The batch of `params` may be smaller than wanted."""
     steps = schedule(params, len(data["train"]), processes())
-    args = settings.training_arguments(params, steps)
     set_seed(params.seed)  # for the new head; the Trainer sets it again, and what full determinism needs
-    source = SelectedModel.model_folder(params.model_selector_output)
     state = task.state(**preprocessed.state)
-    model, new = load_model(source, task, state, params.ignore_mismatched_sizes, params.attn_implementation)
-    for line in describe_new(model, new, model.config.architectures):
+    adapted, lines = adapted_model(params, task, state)
+    attention = adapted.model.config._attn_implementation
+    for line in lines:
         say(line)
-    store_state(model, state, task)
-    attention = model.config._attn_implementation
-    if params.apply_lora:
-        refuse_frozen_random(model, new)
-    adapted = adapt.adapt(model, params)
-    for line in adapted.said:
-        say(line)
+    if deepspeed:
+        zero_engine.clear_stale_locks()
+    engine = engines.arguments(params, adapted.model, deepspeed)
     trainer = FinetuneTrainer(
         model=adapted.model,
-        args=args,
+        args=settings.training_arguments(params, steps, engine),  # ZeRO-3 cuts up models that are loaded after it
         task=task,
         state=state,
         train=data["train"],
@@ -141,11 +160,30 @@ def build(
         steps=steps,
         keep_batches=task.keep_batches(params),
         save_steps=params.save_steps,
+        save_total_limit=params.save_total_limit,
+        marker=resume.Marker.of(params, wanted, steps, len(data["train"]), engines.cut(params, deepspeed)),
         throughput_warmup_steps=params.throughput_warmup_steps,
         callbacks=settings.callbacks(params, task.head_metric(state)),
     )
-    derived = [*preset, *settings.derived(params, wanted, steps, attention)]
-    return Attempt(params, wanted, steps, trainer, adapted.restore, derived)
+    derived = [*given, *settings.derived(params, wanted, steps, attention)]
+    return Attempt(params, wanted, steps, trainer, partial(fresh_model, params, task, state), adapted.restore, derived)
+
+
+def adapted_model(params: FinetuneParams, task: Task, state: Any) -> tuple[adapt.Adapted, list[str]]:
+    """The imported model with the task's head, adapted. -> what to say of it, too. Raises: ModelError."""
+    source = SelectedModel.model_folder(params.model_selector_output)
+    model, new = load_model(source, task, state, params.ignore_mismatched_sizes, params.attn_implementation)
+    lines = describe_new(model, new, model.config.architectures)
+    store_state(model, state, task)
+    if params.apply_lora:
+        refuse_frozen_random(model, new)
+    adapted = adapt.adapt(model, params)
+    return adapted, [*lines, *adapted.said]
+
+
+def fresh_model(params: FinetuneParams, task: Task, state: Any) -> Any:
+    """The adapted model as it is before training."""
+    return adapted_model(params, task, state)[0].model
 
 
 def refuse_frozen_random(model: Any, new: list[str]) -> None:
@@ -166,30 +204,30 @@ def final_metrics(attempt: Attempt) -> dict[str, float]:
     return {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
 
 
-def fit(attempt: Attempt, resume: Path | None) -> dict[str, float]:
+def fit(attempt: Attempt, checkpoint: Path | None) -> dict[str, float]:
     """Train to the end with the best model loaded. -> its speed; none if the run had ended before.
 
     Raises: ParameterError, ModelError.
     """
     params, steps, trainer = attempt.params, attempt.steps, attempt.trainer
-    marker = checkpoints.Marker.of(params, attempt.wanted, steps, len(trainer.train_dataset))
-    trainer.add_callback(checkpoints.MarkWhole(marker))
-    if resume:
-        checkpoints.refuse_other_run(resume, marker)
-    if resume and (why := checkpoints.why_over(resume, params, steps)):
-        say(f"nothing is left to train after {resume.name}: {why}")
-        trainer.restore_best(resume)
+    if checkpoint:
+        resume.refuse_other_run(checkpoint, trainer.marker)
+    if checkpoint and (why := resume.why_over(checkpoint, params, steps)):
+        say(f"nothing is left to train after {checkpoint.name}: {why}")
+        trainer.restore_best(checkpoint)
         speed = {}
     else:
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        with noted():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         speed = speed_of(trainer)
     if not all(torch.isfinite(p).all() for p in trainer.model.parameters()):
-        fix = "a lower --learning_rate, a positive --max_grad_norm, or --precision bf16"
-        raise ModelError(Fault("training diverged: the best weights are not finite", fix=fix))
+        raise engines.diverged()
     state = trainer.state
     if state.best_model_checkpoint is None:
         fix = "look at the validation loss above; a lower --learning_rate may help"
         raise ModelError(Fault("there is no best checkpoint: no evaluation gave a finite metric", fix=fix))
+    if params.save_total_limit == 1 and is_main_process():
+        checkpoints.keep(params.pytorch_model_folder, 1, {Path(state.best_model_checkpoint)})
     say(f"best at step {state.best_global_step}: {params.metric_for_best_model} {state.best_metric:.4f}")
     return speed
 
@@ -199,7 +237,7 @@ def speed_of(trainer: FinetuneTrainer) -> dict[str, float]:
     speed = trainer.throughput.rates(trainer.accelerator.gather)
     args = trainer.args
     batch = {name: vars(args)[name] for name in ("per_device_train_batch_size", "gradient_accumulation_steps")}
-    trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    trained = get_model_param_count(trainer.model, trainable_only=True)
     log_summary({**speed, **batch, "trained_parameters": trained})
     rates = f"{speed['train_samples_per_second']:.1f} samples/s, {speed['train_tokens_per_second']:.0f} tokens/s"
     warmup = trainer.throughput.warmup_steps

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune import fsdp, zero
 from finetune.cli import parse_task
 from finetune.console import quiet_libraries, say, start
 from finetune.declare import COMPONENTS
@@ -96,9 +97,10 @@ def parse_steps(
             faults += missing_source(params[component])
             if isinstance(params[component], FinetuneParams):
                 params[component], taken = with_preset(params[component], world)
-                derived += taken
                 refuse_contradictions(params[component])
                 refuse_unsupported(params[component])
+                params[component], _, of_config = zero.settle(params[component], world)
+                derived += [*taken, *of_config]
         except ParameterError as error:
             faults += error.faults
         except UnsupportedError as error:
@@ -183,6 +185,7 @@ def look_at_training(
     refuse_unsupported_here(params, processes)
     empty = empty_model(config, task, params.attn_implementation)
     adapt.refuse(params, empty)
+    fsdp.refuse(params, empty)
     windows = lengths.expected_windows
     steps = schedule(params, windows, processes)
     for line in without_effect_here(params, steps):
@@ -196,6 +199,8 @@ def look_at_training(
     free, wanted = estimate.available_bytes(), need.state_bytes + need.activation_bytes
     parts = f"{gigabytes(need.state_bytes)} of it weights, gradients and optimizer"
     say(f"memory: about {gigabytes(wanted)} for each process, {parts}; {gigabytes(free)} are free here")
+    if params.apply_deepspeed or params.apply_fsdp:
+        say("  (counted whole: it is cut up among the processes, in ways that are not counted here)")
     if not estimate.on_gpu():
         say("  (on a CPU, gaps in the heap between batches of other lengths may add half as much again)")
     if wanted * processes > free:

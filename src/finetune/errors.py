@@ -90,9 +90,31 @@ class StepError(FinetuneError):
     title = "pipeline error"
 
 
+class StoppedError(FinetuneError):
+    """A SIGTERM ended the run, in training after a checkpoint that it can go on from."""
+
+    exit_code = 9
+    title = "stopped"
+
+
+class PeerError(FinetuneError):
+    """Another process of the run failed, with this exit code, or is gone."""
+
+    exit_code = 10
+    title = "run ended"
+
+    def __init__(self, *faults: Fault, code: int = exit_code) -> None:
+        super().__init__(*faults)
+        self.exit_code = code
+
+
 def first_line(error: BaseException) -> str:
     """Of another library's message, which may go on for pages."""
     return next(iter(str(error).splitlines()), "")
+
+
+# What safetensors, SQLite and torch.save say where there is no room.
+NO_SPACE = ("No space left on device", "disk is full", "disk I/O error", "unexpected pos", "PytorchStreamWriter failed")
 
 
 def storage_error(error: Exception) -> StorageError | None:
@@ -101,10 +123,8 @@ def storage_error(error: Exception) -> StorageError | None:
     fixes = {errno.ENOSPC: full, errno.EDQUOT: full, errno.EFBIG: full}
     fixes |= dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "give a folder that you may write to")
     number = error.errno if isinstance(error, OSError) else None
-    if number is None and any(
-        text in str(error) for text in ("No space left on device", "disk is full", "disk I/O error")
-    ):
-        number = errno.ENOSPC  # safetensors and SQLite say it in words
+    if number is None and any(text in str(error) for text in NO_SPACE):
+        number = errno.ENOSPC
     if number not in fixes:
         return None
     name = error.filename if isinstance(error, OSError) else None
@@ -133,7 +153,10 @@ def run_main(main: Callable[[list[str]], None], argv: list[str] | None = None) -
 
 
 def _leave(error: FinetuneError) -> NoReturn:
+    from finetune.console import speaks
+
     if os.environ.get("FINETUNE_TRACEBACK"):
         traceback.print_exc()
-    print(error, file=sys.stderr)
+    if speaks():
+        print(error, file=sys.stderr)
     sys.exit(error.exit_code)

@@ -305,9 +305,26 @@ class EarlyStopping:
 class Deepspeed:
     """DeepSpeed."""
 
-    apply_deepspeed: bool = param(False, "Train with DeepSpeed.")
+    apply_deepspeed: bool = param(
+        False, "Train with DeepSpeed's ZeRO, which cuts up among the processes what each would hold whole."
+    )
+    deepspeed_stage: Literal["2", "3"] = param(
+        "2",
+        "With apply_deepspeed: 2 cuts up gradients and optimizer states; 3 weights too, which is slower. Has no effect with deepspeed.",
+    )
     deepspeed: Path | None = port(
-        "uri_file", "A DeepSpeed config. Has an effect only if apply_deepspeed is true.", optional=True
+        "uri_file",
+        "A DeepSpeed config in place of configs/deepspeed/. Has an effect only if apply_deepspeed is true.",
+        optional=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fsdp:
+    """FSDP."""
+
+    apply_fsdp: bool = param(
+        False, "Train with PyTorch's fully sharded data parallelism, as an alternative to DeepSpeed. GPUs only."
     )
 
 
@@ -320,7 +337,7 @@ class Ort:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneParams(
-    Preset, Lora, Loop, Optimizer, Precision, Speed, Evaluation, Checkpoints, EarlyStopping, Deepspeed, Ort
+    Preset, Lora, Loop, Optimizer, Precision, Speed, Evaluation, Checkpoints, EarlyStopping, Deepspeed, Fsdp, Ort
 ):
     """Folders."""
 
@@ -448,7 +465,6 @@ TASKS = {
 
 # (parameter, value, why, what to type): valid requests whose machinery isn't there.
 UNSUPPORTED: tuple[tuple[str, Any, str, str], ...] = (
-    ("apply_deepspeed", True, "training runs in PyTorch, on one device or with DDP", "--apply_deepspeed false"),
     ("apply_ort", True, "ONNX Runtime training was deprecated upstream and isn't wired in", "--apply_ort false"),
 )
 
@@ -463,7 +479,7 @@ NEEDS: tuple[tuple[tuple[str, ...], str, tuple[Any, ...]], ...] = (
     (("eval_steps", "evaluation_steps_interval"), "evaluation_strategy", ("steps",)),
     (("logging_steps",), "logging_strategy", ("steps",)),
     (("adam_beta1", "adam_beta2", "adam_epsilon"), "optim", ("adamw_hf", "adamw_torch")),
-    (("deepspeed",), "apply_deepspeed", (True,)),
+    (("deepspeed", "deepspeed_stage"), "apply_deepspeed", (True,)),
     (("warmup_steps",), "lr_scheduler_type", tuple(name for name in SCHEDULERS if name != "constant")),
     (("lr_scheduler_cycles",), "lr_scheduler_type", ("cosine_with_restarts",)),
     (("lr_scheduler_power",), "lr_scheduler_type", ("polynomial",)),
@@ -475,7 +491,7 @@ NEEDS: tuple[tuple[tuple[str, ...], str, tuple[Any, ...]], ...] = (
 FIXED_ON_RESUME: tuple[str, ...] = (
     "apply_lora", "lora_r", "lora_alpha", "lora_type", "finetune_in_4bit", "optim", "learning_rate", "warmup_steps",
     "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_type", "lr_scheduler_cycles", "lr_scheduler_power", "seed",
-    "metric_for_best_model",
+    "metric_for_best_model", "apply_deepspeed", "apply_fsdp",
 )  # fmt: skip
 
 
@@ -501,6 +517,9 @@ def refuse_contradictions(params: FinetuneParams) -> None:
     if params.lr_scheduler_type == "polynomial" and params.learning_rate == 0:
         what = "--lr_scheduler_type polynomial falls from a learning rate above 0, and --learning_rate is 0"
         faults.append(Fault(what, fix="--learning_rate 2e-05, or --lr_scheduler_type constant"))
+    if params.apply_deepspeed and params.apply_fsdp:
+        what = "--apply_deepspeed true and --apply_fsdp true are two ways to cut up the same model"
+        faults.append(Fault(what, fix="--apply_fsdp false, or --apply_deepspeed false"))
     if faults:
         raise ParameterError(*faults)
 
@@ -516,6 +535,8 @@ def without_effect(params: FinetuneParams) -> list[str]:
     ]
     if params.evaluation_steps_interval and params.eval_steps != defaults["eval_steps"]:
         lines.append(f"eval_steps {params.eval_steps} has no effect with evaluation_steps_interval")
+    if params.apply_deepspeed and params.deepspeed and params.deepspeed_stage != defaults["deepspeed_stage"]:
+        lines.append(f"deepspeed_stage {params.deepspeed_stage} has no effect with deepspeed: the config says it")
     if params.max_steps > 0 and params.num_train_epochs != defaults["num_train_epochs"]:
         lines.append(f"num_train_epochs {params.num_train_epochs} has no effect with max_steps {params.max_steps}")
     return lines

@@ -4,22 +4,24 @@
         --pytorch_model_folder OUT/pytorch --mlflow_model_folder OUT/mlflow
 """
 
-import os
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from finetune import __version__
+from finetune import __version__, fsdp, preemption, zero
 from finetune.allocator import keep_freed_memory
 from finetune.cli import parse_task
-from finetune.console import is_main_process, quiet_libraries, say, start
-from finetune.errors import Fault, HandoffError, run_main
+from finetune.console import quiet_libraries, say, start
+from finetune.errors import Fault, HandoffError, StorageError, run_main
 from finetune.handoff import Preprocessed, SelectedModel, Trained
+from finetune.launch import found_group_of_one, is_main_process, processes, rank, settle
 from finetune.params import FinetuneParams, refuse_contradictions, refuse_unsupported, without_effect
 from finetune.presets import with_preset
-from finetune.schedule import processes, refuse_unsupported_here, schedule, without_effect_here
+from finetune.resolved import Derived
+from finetune.schedule import refuse_unsupported_here, schedule, without_effect_here
 from finetune.schema import non_default
+from finetune.watch import joined
 
 if TYPE_CHECKING:
     from finetune.attempts import Attempt
@@ -27,12 +29,30 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> None:
-    task_name, asked = parse_task(argv, "finetune", "finetune.run")
+    task_name, asked = parse_task(settle(argv), "finetune", "finetune.run")
     start("finetune")
-    leave_lone_process_group()
     params, preset = with_preset(asked, processes())
     refuse_contradictions(params)
     refuse_unsupported(params)
+    params, deepspeed, of_config = zero.settle(params, processes())
+    if deepspeed:
+        found_group_of_one()
+    keep_freed_memory()
+    with preemption.listening(), joined(params.pytorch_model_folder):
+        finetune(task_name, asked, params, [*preset, *of_config], deepspeed)
+
+
+def finetune(
+    task_name: str,
+    asked: FinetuneParams,
+    params: FinetuneParams,
+    given: list[Derived],
+    deepspeed: dict[str, Any] | None,
+) -> None:
+    """Folders -> data -> model -> Trainer -> saved model -> proof.
+
+    `asked` is the command line, `params` what it came to by what is `given` by a preset or a config.
+    """
     selected = SelectedModel.read(params.model_selector_output, task_name)
     preprocessed = Preprocessed.read(params.preprocess_output, task_name)
     refuse_other_model(selected, preprocessed)
@@ -40,30 +60,26 @@ def main(argv: list[str]) -> None:
     for line in (*without_effect(params), *without_effect_here(params, steps)):
         say(f"note: {line}")
 
-    keep_freed_memory()
+    quiet_libraries()
     from finetune import adapt, tracking
     from finetune.attempts import final_metrics, train
+    from finetune.engines import whole_model
     from finetune.model import empty_model, load_config
     from finetune.tasks import load_task
 
-    quiet_libraries()
     task = load_task(task_name)
     refuse_unsupported_here(params, processes())
     config = load_config(SelectedModel.model_folder(params.model_selector_output))
-    adapt.refuse(params, empty_model(config, task, params.attn_implementation))
-    resume = checkpoint_to_resume(params)
+    empty = empty_model(config, task, params.attn_implementation)
+    adapt.refuse(params, empty)
+    fsdp.refuse(params, empty)
+    checkpoint = checkpoint_to_resume(params)
     with tracking.tracked(params):
-        attempt, speed = train(asked, params, preset, task, preprocessed, resume)
+        attempt, speed = train(asked, params, given, deepspeed, task, preprocessed, checkpoint)
         metrics = final_metrics(attempt)
+        model = whole_model(attempt.trainer, attempt.params, attempt.fresh)
         if is_main_process():
-            save_and_prove(attempt, task, account(attempt, selected, preprocessed, speed, metrics))
-
-
-def leave_lone_process_group() -> None:
-    """Azure ML sets the variables of a process group for one process too; alone, DDP would only cost time."""
-    if os.environ.get("WORLD_SIZE") == "1":
-        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
-            os.environ.pop(name, None)
+            save_and_prove(attempt, model, task, account(attempt, selected, preprocessed, speed, metrics))
 
 
 def refuse_other_model(selected: SelectedModel, preprocessed: Preprocessed) -> None:
@@ -75,16 +91,20 @@ def refuse_other_model(selected: SelectedModel, preprocessed: Preprocessed) -> N
 
 def checkpoint_to_resume(params: FinetuneParams) -> Path | None:
     """The newest whole checkpoint if asked for; else old ones are moved out of the way."""
-    from finetune import checkpoints
+    from finetune import checkpoints, peers
 
-    if params.resume_from_checkpoint:
-        newest = checkpoints.newest_whole(params.pytorch_model_folder)
-        nothing = "resume_from_checkpoint is true, but there is no whole checkpoint: starting anew"
-        say(f"going on from {newest.name}" if newest else nothing)
-        return newest
-    if is_main_process():
-        checkpoints.move_aside(params.pytorch_model_folder)
-    return None
+    folder = params.pytorch_model_folder
+    if not params.resume_from_checkpoint:
+        if is_main_process():
+            checkpoints.move_aside(folder)
+        return None
+    newest: Path | None = peers.from_main(lambda: checkpoints.newest_whole(folder))
+    nothing = "resume_from_checkpoint is true, but there is no whole checkpoint: starting anew"
+    say(f"going on from {newest.name}" if newest else nothing)
+    if newest and not (newest / checkpoints.WHOLE).is_file():
+        why = "a run on several machines needs an output folder that all of them see; in Azure ML, mode rw_mount"
+        raise StorageError(Fault(f"process {rank()} does not see {newest}", why=why))
+    return newest
 
 
 def account(
@@ -120,13 +140,12 @@ def earlier_speed(params: FinetuneParams, task: str) -> dict[str, float]:
     return before.speed if before else {}
 
 
-def save_and_prove(attempt: "Attempt", task: "Task", trained: Trained) -> None:
+def save_and_prove(attempt: "Attempt", adapted: Any, task: "Task", trained: Trained) -> None:
     """Write both model folders and load them again."""
     from finetune import save
     from finetune.model import store_state
 
     params, trainer = attempt.params, attempt.trainer
-    adapted = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     state = task.calibrate(trained.validation, trainer.task_state)
     if state != trainer.task_state:
         changed = {name: value for name, value in asdict(state).items() if value != vars(trainer.task_state)[name]}

@@ -1,16 +1,11 @@
 """How many steps a run has on how many processes, and what this machine refuses."""
 
 import math
-import os
 from dataclasses import dataclass, replace
 
+from finetune import fsdp
 from finetune.errors import Fault, ParameterError, UnsupportedError
 from finetune.params import FinetuneParams
-
-
-def processes() -> int:
-    """Processes of this run, one for each device."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @dataclass(frozen=True)
@@ -95,9 +90,8 @@ def refuse_unsupported_here(params: FinetuneParams, processes: int) -> None:
             faults.append(Fault("--attn_implementation flash_attention_2", why=why, fix="--precision bf16"))
     if params.apply_lora and params.finetune_in_4bit:
         faults += _faults_of_4bit(params)
-    if params.auto_find_batch_size and processes > 1:
-        why = f"with {processes} processes, one that runs out of memory leaves the others waiting"
-        faults.append(Fault("--auto_find_batch_size true", why=why, fix="--auto_find_batch_size false"))
+    if params.apply_fsdp:
+        faults += fsdp.faults(params, processes)
     if faults:
         raise UnsupportedError(*faults)
 

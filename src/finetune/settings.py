@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from transformers import EarlyStoppingCallback, TrainingArguments
 
+from finetune.launch import processes
 from finetune.params import FinetuneParams
 from finetune.resolved import Derived
-from finetune.schedule import Schedule, processes
+from finetune.schedule import Schedule
 from finetune.tracking import MlflowMetrics, Progress
 
 # The fused kernel computes the same step in one pass over the weights. The Trainer keeps weight decay off biases and
@@ -24,8 +25,13 @@ def scheduler_kwargs(params: FinetuneParams) -> dict[str, Any]:
     return own.get(params.lr_scheduler_type, {})
 
 
-def training_arguments(params: FinetuneParams, steps: Schedule) -> TrainingArguments:
-    """What the Trainer is told. Batches, loss, evaluation, save_steps and the layers' recomputation are ours."""
+def training_arguments(
+    params: FinetuneParams, steps: Schedule, engine: dict[str, Any] | None = None
+) -> TrainingArguments:
+    """What the Trainer is told. Batches, loss, evaluation, recomputation, and when checkpoints come and go are ours.
+
+    `engine` is a DeepSpeed config or what FSDP needs.
+    """
     args = TrainingArguments(
         output_dir=str(params.pytorch_model_folder),
         num_train_epochs=params.num_train_epochs,
@@ -49,13 +55,13 @@ def training_arguments(params: FinetuneParams, steps: Schedule) -> TrainingArgum
         seed=params.seed,
         full_determinism=params.enable_full_determinism,
         torch_compile=params.torch_compile,
+        **(engine or {}),
         ddp_find_unused_parameters=True,  # some models have weights that no forward pass uses
         dataloader_num_workers=params.dataloader_num_workers,
         eval_strategy=params.evaluation_strategy,
         eval_steps=steps.evaluation_steps,
         save_strategy=params.evaluation_strategy,
         save_steps=steps.evaluation_steps,
-        save_total_limit=params.save_total_limit if params.save_total_limit > 0 else None,
         logging_strategy=params.logging_strategy,
         logging_steps=params.logging_steps,
         load_best_model_at_end=True,

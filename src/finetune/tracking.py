@@ -6,17 +6,23 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import mlflow
 from transformers import TrainerCallback
 
-from finetune.console import is_main_process, progress, say
+from finetune.console import progress, say
+from finetune.launch import is_main_process
 from finetune.params import FinetuneParams
 
 
 def tracking_uri(folder: Path) -> str:
-    """Azure ML's or the pipeline's own where it is set, else SQLite beside the model (MLflow refuses plain folders)."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve()}/mlflow.db"
+    """Azure ML's or the pipeline's own where it is set, else SQLite beside the model (MLflow refuses plain folders).
+
+    Without locks, which mounted folders may lack: the main process is the only one that writes it.
+    """
+    own = f"sqlite:///file:{quote(str(folder.resolve()))}/mlflow.db?nolock=1&uri=true"
+    return os.environ.get("MLFLOW_TRACKING_URI") or own
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]

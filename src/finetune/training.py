@@ -1,51 +1,32 @@
 """The one Trainer: exact loss normalisation, length-grouped batches, streamed evaluation."""
 
+import shutil
+import tempfile
 import time
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainerState
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerState
 
-from finetune.allocator import out_of_memory, return_freed_memory
-from finetune.checkpoints import STATE, unmark
+from finetune import checkpoints, peers
+from finetune.allocator import out_of_memory
+from finetune.callbacks import ReturnMemory, SaveEvery, StopTogether
+from finetune.checkpoints import STATE
 from finetune.errors import Fault, ModelError
-from finetune.prediction import collate, forward, predict
+from finetune.launch import is_main_process, rank
+from finetune.prediction import as_windows, collate, forward, predict
+from finetune.resume import Marker
 from finetune.sampling import LengthGroupedSampler, by_length
 from finetune.schedule import Schedule
 from finetune.tables import Row
 from finetune.tasks.task import Batch, Task
 from finetune.throughput import Throughput
 
-RETURN_STEPS = 10  # at no cost that could be measured, 110 s for 112 s without
-
-
-class ReturnMemory(TrainerCallback):  # type: ignore[misc]
-    """Give back, now and then, what is free of the heap that is kept for speed (allocator.py).
-
-    Batches of ever other lengths leave gaps in it, so that it would grow to twice what a step needs.
-    """
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step % RETURN_STEPS == 0:
-            return_freed_memory()
-
-
-class SaveEvery(TrainerCallback):  # type: ignore[misc]
-    """A checkpoint after so many steps, besides those of the best evaluations.
-
-    Where an evaluation follows, the checkpoint waits for it: the run goes on behind what a whole checkpoint says.
-    """
-
-    def __init__(self, save_steps: int, evaluation_steps: int) -> None:
-        self.save_steps = save_steps
-        self.evaluation_steps = evaluation_steps
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        evaluated = state.global_step % self.evaluation_steps == 0 or state.global_step >= state.max_steps
-        control.should_save |= state.global_step % self.save_steps == 0 and not evaluated
+SAMPLE = 8  # windows
 
 
 class FinetuneTrainer(Trainer):  # type: ignore[misc]
@@ -74,6 +55,8 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
         steps: Schedule,
         keep_batches: int,
         save_steps: int,
+        save_total_limit: int,
+        marker: Marker,
         throughput_warmup_steps: int,
         callbacks: list[Any],
     ) -> None:
@@ -97,8 +80,12 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
         self.save_steps = save_steps
         if save_steps > 0:
             self.add_callback(SaveEvery(save_steps, steps.evaluation_steps))
+        self.save_total_limit = save_total_limit
+        self.marker = marker
         self.throughput = Throughput(throughput_warmup_steps, args.device)
         self.add_callback(self.throughput)
+        self.stop = StopTogether(steps.evaluation_steps)
+        self.add_callback(self.stop)
 
     def compute_loss(
         self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -133,21 +120,51 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
         super()._load_callback_state()
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if self.args.should_save:
-            unmark(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
-        super()._save_checkpoint(model, trial)
+        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        try:
+            if is_main_process():
+                checkpoints.begin(checkpoint)
+            peers.wait()
+            super()._save_checkpoint(model, trial)
+            if is_main_process():
+                self.model.config.save_pretrained(checkpoint)  # an adapter is saved without it
+            checkpoints.flush(checkpoint, rank())
+            peers.wait()
+            if is_main_process():
+                checkpoints.finish(checkpoint, asdict(self.marker))
+        except Exception:
+            if is_main_process():
+                shutil.rmtree(checkpoint, ignore_errors=True)  # it may be what fills the disk
+            raise
+        # Older ones go when the new one is whole, not before.
+        if is_main_process() and self.save_total_limit > 0:
+            best = self.state.best_model_checkpoint
+            checkpoints.keep(checkpoint.parent, self.save_total_limit, {checkpoint, *([Path(best)] if best else [])})
+        peers.wait()  # nobody may leave, and thereby end the main process, before that is done
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """The files of all processes, written by the main one: no other machine need see its folder in time."""
+        with tempfile.TemporaryDirectory() as own:
+            super()._save_rng_state(own)
+            written = {path.name: path.read_bytes() for path in Path(own).iterdir()}
+        for files in peers.to_main(written):
+            for name, content in files.items():
+                (Path(output_dir) / name).write_bytes(content)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         best: bool = super()._determine_best_metric(metrics, trial)
         if self.save_steps > 0:
             last = self.state.global_step >= self.state.max_steps
-            self.control.should_save = best or last or self.state.global_step % self.save_steps == 0
+            due = self.state.global_step % self.save_steps == 0
+            self.control.should_save = best or last or due or self.stop.stopping
         return best
 
     def restore_best(self, checkpoint: Path) -> None:
         """The best model of the run that `checkpoint` ended."""
         self.state = TrainerState.load_from_json(str(checkpoint / STATE))
         self._load_callback_state()
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:  # their checkpoints are read by what wrote them
+            self._prepare_for_training(self.state.max_steps, self.get_train_dataloader(), None)
         if self.state.best_model_checkpoint:
             self._load_best_model()
 
@@ -183,6 +200,14 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
         control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)  # type: ignore[has-type]
         self.control = control
         return metrics
+
+    @torch.no_grad()
+    def sample_loss(self, model: Any) -> float:
+        """The mean loss of the first windows of validation."""
+        batch = self._prepare_inputs(self.data_collator(as_windows(self.eval_dataset[:SAMPLE])))
+        model.eval()
+        loss = self.task.loss(forward(model, batch, self.task), batch).sum() / self.task.items(batch).sum()
+        return float(loss)
 
     def _gather(self, reduced: Any) -> Any:
         """Of all processes, whose batches may be of different lengths."""

@@ -2,10 +2,7 @@
 
 import itertools
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +23,7 @@ from finetune import model_selector, preprocess, run
 from finetune.sampling import LengthGroupedSampler
 from finetune.training import lengths
 from tests.conftest import ROOT, build_tiny_model, finetune_words, prepare
+from tests.launching import launch
 
 pytestmark = pytest.mark.slow
 STEPS = 20
@@ -62,7 +60,7 @@ def trajectory(folder: Path) -> Trajectory:
     steps = [entry for entry in history if "loss" in entry]
     (evaluated,) = [entry for entry in history if "eval_loss" in entry]
     evaluated = {name: evaluated[name] for name in evaluated if name.startswith("eval_") and name not in TIMES}
-    weights = load_file(checkpoint / "model.safetensors")
+    weights = load_file(folder / "pytorch" / "model.safetensors")  # of the one evaluation, and the best
     return Trajectory([e["loss"] for e in steps], [e["grad_norm"] for e in steps], evaluated, weights)
 
 
@@ -73,14 +71,35 @@ def whole_batch(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Tra
     return trajectory(folder)
 
 
-@pytest.mark.parametrize(("batch", "accumulation", "processes"), [(4, 2, 1), (2, 4, 1), (4, 1, 2)])
+@pytest.mark.parametrize(
+    ("how", "batch", "accumulation", "stage"),
+    [
+        ("alone", 4, 2, None),
+        ("alone", 2, 4, None),
+        pytest.param("azure", 4, 1, None, marks=pytest.mark.distributed),
+        pytest.param("torchrun", 2, 2, None, marks=pytest.mark.distributed),
+        pytest.param("mpirun", 4, 1, None, marks=[pytest.mark.distributed, pytest.mark.thorough]),
+        pytest.param("nodes", 4, 1, None, marks=[pytest.mark.distributed, pytest.mark.thorough]),
+        pytest.param("alone", 4, 2, 2, marks=[pytest.mark.distributed, pytest.mark.thorough]),
+        pytest.param("torchrun", 4, 1, 1, marks=[pytest.mark.distributed, pytest.mark.thorough]),
+        pytest.param("torchrun", 2, 2, 2, marks=[pytest.mark.distributed, pytest.mark.thorough]),
+        pytest.param("azure", 2, 2, 3, marks=pytest.mark.distributed),
+    ],
+)
 def test_cut_up_steps(
-    prepared: Path, tmp_path: Path, whole_batch: Trajectory, batch: int, accumulation: int, processes: int
+    prepared: Path, tmp_path: Path, whole_batch: Trajectory, how: str, batch: int, accumulation: int, stage: int | None
 ) -> None:
+    """Steps of 8 windows: by accumulation, by processes however those are started, and by ZeRO."""
     words = finetune_words(
         prepared, tmp_path, **SHARED, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation
     )
-    launch(words, processes)
+    if stage:
+        pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: make test-distributed")
+        config = tmp_path / "zero.json"
+        config.write_text(f'{{"zero_optimization": {{"stage": {stage}}}}}')
+        words += ["--apply_deepspeed", "true", "--deepspeed", str(config)]
+    launched = launch(tmp_path, words, how)
+    assert set(launched.codes()) == {0}, launched.said()
     cut = trajectory(tmp_path)
     assert cut.losses == pytest.approx(whole_batch.losses, abs=1e-5)
     assert cut.norms == pytest.approx(whole_batch.norms, abs=1e-5)
@@ -89,19 +108,6 @@ def test_cut_up_steps(
     furthest = max(float((cut.weights[name] - whole).abs().max()) for name, whole in whole_batch.weights.items())
     print(f"largest difference of a weight after {STEPS} steps: {furthest:.1e}")
     assert furthest < 1e-5
-
-
-def launch(words: list[str], processes: int) -> None:
-    """Start the processes as Azure ML does, with a variable for each rank."""
-    shared = {"WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29511, "OMP_NUM_THREADS": 1}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "finetune.run", *words],
-            env={**os.environ, **{k: str(v) for k, v in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}},
-        )
-        for rank in range(processes)
-    ]
-    assert [process.wait(timeout=300) for process in running] == [0] * processes
 
 
 def test_plain_loop(prepared: Path, whole_batch: Trajectory) -> None:

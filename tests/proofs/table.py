@@ -371,13 +371,28 @@ FINETUNE = (
         see.evaluations_held(2),
         {"num_train_epochs": 4, "apply_early_stopping": "true"},
     ),
-    Proof("apply_deepspeed", "refused", {"apply_deepspeed": "true"}, refused=(6, "fix: --apply_deepspeed false")),
+    Proof(
+        "apply_deepspeed",
+        "two processes give the losses, norms, metrics and weights of one without DeepSpeed",
+        elsewhere="tests/invariant/test_loss.py::test_cut_up_steps",
+    ),
+    Proof(
+        "deepspeed_stage",
+        "the checkpoints are cut up as ZeRO-2 and ZeRO-3 do it, and give the model that is saved",
+        elsewhere="tests/test_zero_runs.py::test_the_best_is_saved_whole_and_in_32_bits",
+    ),
+    Proof(
+        "deepspeed",
+        "its values are used, or said beside the parameter that wins",
+        elsewhere="tests/test_zero.py::test_what_both_say_side_by_side",
+    ),
     Proof(
         "deepspeed",
         "said to have no effect without apply_deepspeed; the same weights bit for bit",
         {"deepspeed": "zero2.json"},
         see.says("deepspeed zero2.json has no effect"),
     ),
+    Proof("apply_fsdp", "refused without a GPU", {"apply_fsdp": "true"}, refused=(6, "fix: --apply_fsdp false")),
     Proof("apply_ort", "refused", {"apply_ort": "true"}, refused=(6, "fix: --apply_ort false")),
     Proof(
         "preprocess_output",

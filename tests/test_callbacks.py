@@ -3,14 +3,14 @@
 import pytest
 from transformers import TrainerState
 
-from finetune import training
+from finetune import callbacks
 
 
 def test_freed_memory_is_returned_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     returned = []
     state = TrainerState()
-    monkeypatch.setattr(training, "return_freed_memory", lambda: returned.append(state.global_step))
-    callback = training.ReturnMemory()
+    monkeypatch.setattr(callbacks, "return_freed_memory", lambda: returned.append(state.global_step))
+    callback = callbacks.ReturnMemory()
     for state.global_step in range(1, 121):
         callback.on_step_end(None, state, None)
     assert returned == [*range(10, 121, 10)]

@@ -1,0 +1,89 @@
+"""An error in one process ends all, with one message on the terminal and one exit code."""
+
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+
+from finetune.errors import HandoffError, PeerError
+from tests.conftest import finetune_words
+from tests.launching import launch
+
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+
+
+def test_an_error_of_all_is_said_once(prepared: Path, tmp_path: Path) -> None:
+    words = finetune_words(prepared, tmp_path, max_steps=2)
+    words[words.index("--preprocess_output") + 1] = str(tmp_path)
+    run = launch(tmp_path, words, "torchrun")
+    assert run.codes(60) == [1]
+    said = run.said()
+    ours, theirs = said.split("ChildFailedError", 1)
+    assert ours.count("\nhand-off error: ") == 1 and "preprocess.json" in theirs  # what torchrun shows of it
+    assert "exitcode  : 4" in theirs and "exitcode  : -" not in theirs
+    log = (tmp_path / "pytorch" / "logs" / "rank1.txt").read_text()
+    assert log.count("hand-off error: ") == 1 and "Traceback" not in log
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_an_error_of_one_is_said_by_the_main_process(prepared: Path, tmp_path: Path, failing: int) -> None:
+    whole = finetune_words(prepared, tmp_path, max_steps=2)
+    broken = [*whole]
+    broken[broken.index("--preprocess_output") + 1] = str(tmp_path)
+    run = launch(tmp_path, [broken, whole] if failing == 0 else [whole, broken])
+    assert run.codes(60) == [HandoffError.exit_code] * 2
+    assert "Traceback" not in run.said(0) + run.said(1)
+    assert run.said(failing).count(f"hand-off error: {tmp_path} has no preprocess.json") == 1
+    said = run.said(1 - failing)
+    assert said.count("run ended: ") == 1 and f"process {failing} of 2" in said
+    assert f"failed: hand-off error: {tmp_path} has no preprocess.json" in said and "fix: " in said
+
+
+def test_an_unexpected_error_leaves_its_traceback_in_a_log(prepared: Path, tmp_path: Path) -> None:
+    whole, copy = finetune_words(prepared, tmp_path, max_steps=2), tmp_path / "data"
+    shutil.copytree(prepared / "data", copy)
+    for path in (copy / "train" / "windows").glob("*.arrow"):
+        path.write_bytes(b"no table")
+    broken = [*whole]
+    broken[broken.index("--preprocess_output") + 1] = str(copy)
+    run = launch(tmp_path, [whole, broken])
+    assert run.codes(60) == [1, 1]
+    log = tmp_path / "pytorch" / "logs" / "rank1.txt"
+    assert "Traceback" in log.read_text()
+    assert "Traceback" not in run.said() and "process 1 of 2" in run.said() and str(log) in run.said()
+    assert len(run.said().split("run ended: ")[1].splitlines()) <= 6
+
+
+LATE = """
+import os, sys, time
+from finetune import handoff, launch, run
+from finetune.errors import run_main
+
+read = handoff.Preprocessed.read
+
+def later(*arguments):
+    time.sleep(1.0 * launch.rank())
+    return read(*arguments)
+
+handoff.Preprocessed.read = later
+run_main(run.main)
+"""
+
+
+def test_an_error_is_said_once_though_others_come_later(prepared: Path, tmp_path: Path) -> None:
+    words = finetune_words(prepared, tmp_path, max_steps=2)
+    words[words.index("--preprocess_output") + 1] = str(tmp_path)
+    (tmp_path / "late.py").write_text(LATE)
+    run = launch(tmp_path, words, "torchrun", code=(str(tmp_path / "late.py"),))
+    assert run.codes(60) == [1]
+    assert run.said().split("ChildFailedError", 1)[0].count("\nhand-off error: ") == 1, run.said()
+
+
+def test_a_port_that_is_taken(prepared: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        variables = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        run = launch(tmp_path, finetune_words(prepared, tmp_path), "alone", **variables)
+        assert run.codes(60) == [PeerError.exit_code]
+    assert f"127.0.0.1:{port}" in run.said() and "Traceback" not in run.said()
