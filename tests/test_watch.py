@@ -56,28 +56,36 @@ def test_an_unexpected_error_leaves_its_traceback_in_a_log(prepared: Path, tmp_p
 
 
 LATE = """
-import os, sys, time
-from finetune import handoff, launch, run
-from finetune.errors import run_main
+import time
+from finetune import errors, handoff, launch, run
 
-read = handoff.Preprocessed.read
+def later(do):
+    def late(*arguments):
+        time.sleep(2.0 * launch.rank())
+        return do(*arguments)
+    return late
 
-def later(*arguments):
-    time.sleep(1.0 * launch.rank())
-    return read(*arguments)
-
-handoff.Preprocessed.read = later
-run_main(run.main)
+WHERE
+errors.run_main(run.main)
 """
 
 
-def test_an_error_is_said_once_though_others_come_later(prepared: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "where",
+    [
+        "handoff.Preprocessed.read = later(handoff.Preprocessed.read)",  # torchrun's SIGTERM comes before its own error
+        "errors._leave = later(errors._leave)",  # and after it
+    ],
+)
+def test_an_error_is_said_once_though_others_come_later(prepared: Path, tmp_path: Path, where: str) -> None:
     words = finetune_words(prepared, tmp_path, max_steps=2)
     words[words.index("--preprocess_output") + 1] = str(tmp_path)
-    (tmp_path / "late.py").write_text(LATE)
+    (tmp_path / "late.py").write_text(LATE.replace("WHERE", where))
     run = launch(tmp_path, words, "torchrun", code=(str(tmp_path / "late.py"),))
     assert run.codes(60) == [1]
-    assert run.said().split("ChildFailedError", 1)[0].count("\nhand-off error: ") == 1, run.said()
+    ours, theirs = run.said().split("ChildFailedError", 1)
+    assert ours.count("\nhand-off error: ") == 1, run.said()
+    assert theirs.count("exitcode  : 4") == 2, run.said()
 
 
 def test_a_port_that_is_taken(prepared: Path, tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ def listening() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if signal.getsignal(signal.SIGTERM) is handle:  # whoever leaves with an error has other plans (watch.py)
+            signal.signal(signal.SIGTERM, before)
 
 
 def heard() -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from finetune.console import back_to_terminal, log_to
-from finetune.errors import Fault, FinetuneError, PeerError, first_line, storage_error
+from finetune.errors import Fault, FinetuneError, PeerError, StoppedError, first_line, storage_error
 from finetune.launch import is_main_process, local_rank, processes, rank, shares_terminal
 from finetune.preemption import ignored
 
@@ -175,11 +175,12 @@ def joined(folder: Path) -> Iterator[None]:
 
 def raise_known(watch: Watch, error: BaseException, folder: Path) -> None:
     """Tell the other processes. Raises: the error, or the one that it follows from."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun hurries those that have not left yet
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun hurries those that have not left yet, to the very end
     expected = isinstance(error, FinetuneError | KeyboardInterrupt)
     if not expected:
         watch.known.wait(GRACE / 2)  # a collective fails before it is known whom it has lost
-    if watch.ending and not expected:
+    hurried = isinstance(error, StoppedError) and watch.ending and watch.ending.code != error.exit_code
+    if watch.ending and (hurried or not expected):
         watch.leaving = True
         raise watch.ending.error() from None
     known = error if expected else (isinstance(error, Exception) and storage_error(error)) or unexpected(error, folder)
