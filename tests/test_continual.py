@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from finetune import model_selector, preprocess, run
 from finetune.handoff import SelectedModel
@@ -13,7 +14,7 @@ from finetune.head import head_parameters
 from finetune.model import load_model, load_tokenizer
 from finetune.save import save_pytorch
 from finetune.tasks import load_task
-from tests.conftest import finetune_words, sample_rows, write_jsonl
+from tests.conftest import finetune_words, prepare, sample_rows, write_jsonl
 from tests.families import FAMILIES, build_family
 
 TAGS, QUESTIONS = "token_classification", "question_answering"
@@ -40,6 +41,12 @@ def prepared(folder: Path, task: str, rows: list[dict[str, Any]]) -> Path:
     """Preprocess them beside an imported model."""
     words = ["--task", task, "--model_selector_output", str(folder / "model"), "--output_dir", str(folder / "data")]
     preprocess.main([*words, "--train_file_path", str(write_jsonl(folder / "rows.jsonl", rows))])
+    return folder
+
+
+def prepared_on(folder: Path, before: Path) -> Path:
+    """The encoded rows of an earlier run beside an imported model."""
+    shutil.copytree(before / "data", folder / "data")
     return folder
 
 
@@ -104,6 +111,39 @@ def test_another_task(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.slow
+def test_an_unmerged_tagger_still_has_the_decoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """T5's, which tags have no use for, and questions do."""
+    (tmp_path / "t5").mkdir()
+    folder = prepare(tmp_path, build_family("t5", tmp_path / "t5"), TAGS, (48, 6, 6), max_seq_length=48)
+    run.main(finetune_words(folder, tmp_path / "out", **{**STEPS, "max_steps": 1}, **UNMERGED))
+    begun, _ = load_model(SelectedModel.model_folder(folder / "model"), load_task(QUESTIONS), None)
+    capsys.readouterr()
+    imported(tmp_path / "out", tmp_path / "next", QUESTIONS)
+    assert "weights of the body are missing" not in capsys.readouterr().out
+    moved, new = load_model(SelectedModel.model_folder(tmp_path / "next" / "model"), load_task(QUESTIONS), None)
+    assert set(new) == set(head_parameters(moved))
+    of_decoder = [name for name, _ in moved.named_parameters() if name.startswith("decoder.block.")]
+    assert len(of_decoder) > 10
+    assert all(moved.get_parameter(name).equal(begun.get_parameter(name)) for name in of_decoder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("port", ["pytorch_model_path", "mlflow_model_path"])
+def test_adapters_upon_adapters(prepared: Path, port: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An unmerged model of questions begins where it ended, with new adapters beside the old ones, merged."""
+    given = {"apply_lora": "true", "merge_lora_weights": "false", "lora_r": 2, "learning_rate": 1e-12, "max_steps": 1}
+    run.main(finetune_words(prepared, tmp_path / "first", **{**STEPS, **UNMERGED}))
+    folder = prepared_on(imported(tmp_path / "first", tmp_path / "next", QUESTIONS, port), prepared)
+    capsys.readouterr()
+    run.main(finetune_words(folder, tmp_path / "second", **{**STEPS, **given}))
+    assert "new head" not in capsys.readouterr().out
+    task = load_task(QUESTIONS)
+    one, other = (load_model(tmp_path / name / "pytorch", task, None)[0] for name in ("first", "second"))
+    for name, parameter in one.named_parameters():
+        assert torch.allclose(parameter, other.get_parameter(name), atol=1e-6), name
+
+
+@pytest.mark.slow
 def test_a_checkpoint_with_an_adapter_alone_is_refused(
     prepared_tags: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,6 +153,8 @@ def test_a_checkpoint_with_an_adapter_alone_is_refused(
     shutil.copytree(tmp_path / "pytorch" / "checkpoint-1", tmp_path / "alone" / "pytorch")
     with pytest.raises(ModelError, match=r"is an adapter alone[\s\S]*fix: give the pytorch_model_folder of a run"):
         imported(tmp_path / "alone", tmp_path, TAGS)
+    with pytest.raises(ModelError, match="is an adapter alone"):
+        load_model(tmp_path / "alone" / "pytorch", load_task(TAGS), None)
 
 
 @pytest.mark.slow

@@ -82,10 +82,11 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize(
-    ("family", "task", "classes"), [("bert", TAGS, 3), ("llama", TAGS, 3), ("modernbert", QUESTIONS, 2)]
+    ("family", "task", "classes"),
+    [("bert", TAGS, 3), ("bert", TAGS, 2), ("llama", TAGS, 3), ("modernbert", QUESTIONS, 2)],
 )
 def test_the_head_of_another_task_is_replaced(family: str, task: Any, classes: int, tmp_path: Path) -> None:
-    """Sentence classifiers whose head has the names and sizes, even the classes, of the one that is wanted."""
+    """Sentence classifiers whose head has the names, even sizes and classes, of the one that is wanted: no mismatch."""
     architecture, config, values = FOREIGN[family]
     sentence = saved(architecture(config(num_labels=classes, **values)), tmp_path, LABELS[:classes])
     model, new = load_model(tmp_path, task, tc_state(labels=LABELS) if task is TAGS else None)

@@ -11,11 +11,13 @@ from transformers import (
     AutoModelForQuestionAnswering,
     AutoTokenizer,
     BertConfig,
+    DebertaConfig,
+    DebertaV2Config,
     RobertaConfig,
 )
 
 from finetune.errors import UnsupportedError
-from finetune.model import empty_model, fingerprint, load_tokenizer, longest_window
+from finetune.model import empty_model, fingerprint, load_model, load_tokenizer, longest_window, refuse_16_bits
 from finetune.tasks import load_task
 from finetune.tasks.token_classification import windows as tc_windows
 from tests.conftest import build_wordpiece
@@ -131,3 +133,19 @@ def test_token_types_are_left_to_models_that_have_them(task: Any, family: str, w
     tokenizer.save_pretrained(tmp_path / "alone")
     again = load_tokenizer(tmp_path / "alone", task)
     assert ("token_type_ids" in again("a", "b")) == wanted
+
+
+@pytest.mark.parametrize("precision", ["bf16", "16"])
+def test_deberta_v1_is_refused_in_16_bits(precision: str) -> None:
+    with pytest.raises(UnsupportedError, match=rf"--precision {precision} for a deberta[\s\S]*fix: --precision 32"):
+        refuse_16_bits(DebertaConfig(), precision)
+    refuse_16_bits(DebertaConfig(), "32")
+    refuse_16_bits(DebertaV2Config(), precision)
+
+
+def test_deberta_v1_would_break_in_16_bits(tmp_path: Path) -> None:
+    """If this passes no longer, transformers has mended it and the refusal can go."""
+    model, _ = load_model(build_family("deberta", tmp_path), load_task("token_classification"), None)
+    ids = torch.arange(20, 44).reshape(2, 12)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(RuntimeError, match="without overflow"):
+        model(input_ids=ids, attention_mask=torch.ones_like(ids))

@@ -300,9 +300,18 @@ def test_no_answer_threshold_is_calibrated(prepared: Path, tmp_path: Path) -> No
     assert scores["f1"] == pytest.approx(best["eval_best_f1"]) and scores["f1"] > best["eval_f1"]
 
 
-def test_lora_merged(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lora_merged(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
     folder = finetune(prepared, tmp_path, apply_lora="true", lora_r=4)
-    assert "parameters are trained" in capsys.readouterr().out
+    saved = load_file(next(folder.glob("checkpoint-*/adapter_model.safetensors")))
+    trained = sum(tensor.numel() for tensor in saved.values())
+    assert f"LoRA: {trained:,} of " in capsys.readouterr().out
+    (tracked,) = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db").search_runs(["0"])
+    assert tracked.data.metrics["trained_parameters"] == trained
     assert not (folder / "adapter_config.json").exists()
     before, after = weights(prepared / "model" / "model"), weights(folder)
     changed = {

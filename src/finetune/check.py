@@ -136,8 +136,8 @@ def described(params: Mapping[str, Any]) -> list[str]:
 
 def import_tokenizer(params: ModelImportParams, task: "Task", folder: Path) -> tuple[Any, Any]:
     """(config, tokenizer) of the model that will be imported. Raises: ParameterError, ModelError."""
-    from finetune.model import load_config, load_tokenizer
-    from finetune.model_selector import choose_source, fetch, find_files, refuse_adapter_alone
+    from finetune.model import load_config, load_tokenizer, refuse_adapter_alone
+    from finetune.model_selector import choose_source, fetch, find_files
 
     source, name = choose_source(params)
     if source == "huggingface_id" and not Path(name).is_dir():
@@ -179,10 +179,11 @@ def look_at_training(
 ) -> None:
     """Steps, memory and time. Raises: ParameterError, UnsupportedError."""
     from finetune import adapt, estimate
-    from finetune.model import empty_model
+    from finetune.model import empty_model, refuse_16_bits
     from finetune.schedule import refuse_unsupported_here, schedule, without_effect_here
 
     refuse_unsupported_here(params, processes)
+    refuse_16_bits(config, params.precision)
     empty = empty_model(config, task, params.attn_implementation)
     adapt.refuse(params, empty)
     fsdp.refuse(params, empty)

@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
     from transformers import set_seed
 
     from finetune import report
-    from finetune.model import load_model, load_tokenizer
+    from finetune.model import load_config, load_model, load_tokenizer, refuse_16_bits
     from finetune.prediction import autocast_for, predict_parts
     from finetune.save import mlflow_weights
     from finetune.tasks import load_task
@@ -43,6 +43,7 @@ def main(argv: list[str]) -> None:
     task = load_task(task_name)
     rows, audit = read_test_rows(params, task, preprocessed)
     folder = mlflow_weights(params.mlflow_model_folder) if params.mlflow_model_folder else params.pytorch_model_folder
+    refuse_16_bits(load_config(folder), params.precision)
     trained = Trained.read(folder, task_name)
     state = state_of(folder, task, preprocessed)
     given = {name: vars(params)[name] for name in task.inference_params}

@@ -41,6 +41,12 @@ def describe_new(model: Any, new: Sequence[str], architectures: Sequence[str] | 
     return lines
 
 
+def of_another_task(model: Any, architecture: str | None) -> bool:
+    """Whether a model saved as the class `architecture` has the head of another task than `model`."""
+    saved_for, wanted = (kind.rpartition("For")[2] for kind in (architecture or "", type(model).__name__))
+    return saved_for != wanted and saved_for.endswith(OF_A_TASK)
+
+
 def settle(
     model: Any,
     source: Path,
@@ -56,8 +62,7 @@ def settle(
     (ModernBERT's dense layer) stays. -> names of the head's weights that are random.
     """
     names = set(head_parameters(model))
-    saved_for, wanted = (kind.rpartition("For")[2] for kind in (architecture or "", type(model).__name__))
-    if saved_for != wanted and saved_for.endswith(OF_A_TASK):
+    if of_another_task(model, architecture):
         _renew(model, names)
         return names
     if names & missing:

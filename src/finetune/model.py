@@ -15,7 +15,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoTokenizer
 
 from finetune.errors import Fault, ModelError, UnsupportedError, first_line
-from finetune.head import head_parameters, settle
+from finetune.head import head_parameters, of_another_task, settle
 from finetune.tasks.task import Task
 
 STATE_KEY = "finetune"  # entry of config.json that holds {"task": …, "state": …}
@@ -148,6 +148,7 @@ def load_model(
     that both have. The head of another task is replaced. An unmerged LoRA folder is loaded with its adapters merged.
     Raises: ModelError.
     """
+    refuse_adapter_alone(folder)
     base = folder / BASE_MODEL
     source = base if base.is_dir() else folder
     config = load_config(folder)
@@ -183,18 +184,37 @@ def load_model(
         model.config = config
         return model, []
     missing, mismatched = info["missing_keys"], {name: shapes for name, *shapes in info["mismatched_keys"]}
-    if mismatched and not ignore_mismatched_sizes:
-        raise ModelError(*_mismatched(folder, mismatched))
-    of_body = {*missing, *mismatched} - set(head_parameters(model))
+    head_names = set(head_parameters(model))
+    of_body = {*missing, *mismatched} - head_names
+    replaced = head_names if of_another_task(model, saved_from) else set()
+    if (refused := mismatched.keys() - replaced) and not ignore_mismatched_sizes:
+        raise ModelError(*_mismatched({name: mismatched[name] for name in refused}))
     classes = before if "id2label" in head else None
     of_head = settle(model, source, saved_from, classes, set(missing), set(mismatched))
     return model, sorted(of_body | of_head)
 
 
-def _mismatched(folder: Path, shapes: dict[str, list[Any]]) -> list[Fault]:
+def refuse_adapter_alone(folder: Path) -> None:
+    """Raises: ModelError for an adapter without the model that it belongs to."""
+    whole = (folder / BASE_MODEL).is_dir() and (folder / "config.json").is_file()
+    if (folder / "adapter_config.json").is_file() and not whole:
+        why = f"it holds adapter_config.json, but no {BASE_MODEL}/ with the model that the adapter belongs to"
+        fix = "give the pytorch_model_folder of a run, not one of its checkpoints, or merge the adapter with peft"
+        raise ModelError(Fault(f"{folder} is an adapter alone", why=why, fix=fix))
+
+
+def refuse_16_bits(config: Any, precision: str) -> None:
+    """Raises: UnsupportedError for a family that transformers can't compute in 16 bits."""
+    if config.model_type == "deberta" and precision != "32":
+        why = "transformers masks DeBERTa v1's attention with the least number of 32 bits, which 16 bits can't hold"
+        fault = Fault(f"--precision {precision} for a deberta", why=why, fix="--precision 32, or a DeBERTa v2 or v3")
+        raise UnsupportedError(fault)
+
+
+def _mismatched(shapes: dict[str, list[Any]]) -> list[Fault]:
     return [
         Fault(
-            f"{name} has another size in {folder.name} than in the model",
+            f"{name} has another size in the imported model than it has here",
             why=f"{list(stored)} instead of {list(wanted)}",
             fix="--ignore_mismatched_sizes true, to begin with that size",
         )

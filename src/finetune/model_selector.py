@@ -175,7 +175,9 @@ def merge_adapter(folder: Path, target: Path) -> None:
 
     Raises: ModelError if it isn't one, but an adapter alone.
     """
-    from finetune.model import load_model, load_tokenizer, stored_task
+    from safetensors.torch import load_file
+
+    from finetune.model import BASE_MODEL, load_model, load_tokenizer, refuse_adapter_alone, stored_task
     from finetune.tasks import load_task
 
     refuse_adapter_alone(folder)
@@ -184,18 +186,17 @@ def merge_adapter(folder: Path, target: Path) -> None:
         why = "its config.json doesn't say for which task it was trained"
         raise ModelError(Fault(f"{folder} is no folder of an earlier run", why=why, fix="merge the adapter with peft"))
     model, _ = load_model(folder, load_task(name), None)
-    model.save_pretrained(target)
+    prefix = f"{model.base_model_prefix}."
+    weights = {name.removeprefix(prefix): (name, tensor) for name, tensor in model.state_dict().items()}
+    # What the task's class has no use for: the next task may need T5's decoder, which a tagger lacks.
+    rest = {
+        name: tensor
+        for path in sorted((folder / BASE_MODEL).glob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+        if name.removeprefix(prefix) not in weights
+    }
+    model.save_pretrained(target, state_dict={**rest, **dict(weights.values())})
     load_tokenizer(folder, load_task(name)).save_pretrained(target)
-
-
-def refuse_adapter_alone(folder: Path) -> None:
-    """Raises: ModelError."""
-    from finetune.model import BASE_MODEL
-
-    if not (folder / BASE_MODEL).is_dir() or not (folder / "config.json").is_file():
-        why = f"it holds adapter_config.json, but no {BASE_MODEL}/ with the model that the adapter belongs to"
-        fix = "give the pytorch_model_folder of a run, not one of its checkpoints, or merge the adapter with peft"
-        raise ModelError(Fault(f"{folder} is an adapter alone", why=why, fix=fix))
 
 
 def save_as_safetensors(pickled: list[Path], target: Path) -> None:

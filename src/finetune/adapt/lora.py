@@ -50,7 +50,7 @@ def _linear_layers(model: Any) -> list[str]:
     return [
         name
         for name, module in model.named_modules()
-        if type(module) in (nn.Linear, Conv1D) and name.partition(".")[0] not in head
+        if isinstance(module, nn.Linear | Conv1D) and name.partition(".")[0] not in head
     ]
 
 
