@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from finetune import checkpoints as checkpoint_files
-from finetune import preprocess, run, training
+from finetune import preprocess, run, save, training
 from finetune.errors import ModelError, ParameterError
 from tests.conftest import finetune_words, prepare, sample_rows, write_jsonl
 
@@ -98,6 +98,22 @@ def test_the_best_is_kept(train: Train, tmp_path: Path, metric: str) -> None:
         assert same(tmp_path / f"limit {limit}" / "pytorch", folder)
 
 
+def test_a_run_that_is_cut_off_while_it_saves_trains_nothing_again(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With save_total_limit 1 too, which leaves the best checkpoint alone once the model is saved."""
+
+    def cut_off(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(save, "save_pytorch", cut_off)
+        train("run", save_total_limit=1)
+    assert checkpoints(tmp_path / "run") == [BEST, LAST]
+    said = train("run", save_total_limit=1, resume_from_checkpoint="true")
+    assert "nothing is left to train" in said and checkpoints(tmp_path / "run") == [BEST]
+
+
 def test_the_best_adapter_is_kept(train: Train, tmp_path: Path) -> None:
     """Its head too; and a run that is resumed after its end takes the same."""
     adapter, lora = "adapter_model.safetensors", {"apply_lora": "true", "merge_lora_weights": "false"}
@@ -170,6 +186,7 @@ CHANGED = {
     "seed": 7,
     "metric_for_best_model": "f1",
     "apply_lora": "true",
+    "precision": "bf16",
     "max_steps": 5,
     "gradient_accumulation_steps": 2,
 }
@@ -303,6 +320,14 @@ def test_data_encoded_once_more_are_the_same(train: Train, prepared: Path, tmp_p
     again = {"preprocess_output": made / "data", "model_selector_output": made / "model"}
     said = train("run", lr_scheduler_type="constant", **again, resume_from_checkpoint="true")
     assert steps_shown(said) == [4, 5, 6]
+
+
+def test_resume_of_a_run_of_more_processes(train: Train, tmp_path: Path) -> None:
+    train("run", max_steps=4)
+    marker = tmp_path / "run" / "pytorch" / "checkpoint-4" / "complete"
+    marker.write_text(marker.read_text().replace('"processes": 1', '"processes": 2'))
+    said = train("run", max_steps=4, resume_from_checkpoint="true")
+    assert "note: checkpoint-4 was left by 2 processes, this run has 1: dropout draws other numbers" in said
 
 
 def test_resume_with_another_cadence_is_taken(train: Train) -> None:

@@ -1,5 +1,6 @@
 """Which checkpoints are trusted, and which are kept."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -16,8 +17,7 @@ def write(folder: Path, step: int, best: int | None = None) -> Path:
     (checkpoint / "global_step").mkdir()
     (checkpoint / "global_step" / "shard.pt").write_bytes(b"s" * 50)
     (checkpoint / checkpoints.STATE).write_text(json.dumps({"best_global_step": best}))
-    checkpoints.flush(checkpoint, 0)
-    checkpoints.finish(checkpoint, {"windows": 3})
+    checkpoints.finish(checkpoint, {"windows": 3}, checkpoints.flush(checkpoint, 0))
     return checkpoint
 
 
@@ -121,8 +121,51 @@ def test_the_best_and_the_newest_are_kept(tmp_path: Path, limit: int, best: int,
     assert steps(tmp_path) == left
 
 
-def test_what_is_left_of_a_removal_is_torn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = write(tmp_path, 5)
-    monkeypatch.setattr(checkpoints.shutil, "rmtree", lambda _: None)  # killed before it
-    checkpoints.remove(checkpoint)
-    assert checkpoints.torn(checkpoint) and checkpoints._is_ours(checkpoint)
+@pytest.mark.parametrize("after", range(1, 6))
+def test_what_is_left_of_a_removal_is_torn_and_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """Whichever file it was killed at."""
+    checkpoint, left, unlink = write(tmp_path, 5), [after], Path.unlink
+
+    def until_killed(path: Path, missing_ok: bool = False) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", until_killed)
+    with contextlib.suppress(KeyboardInterrupt):
+        checkpoints.remove(checkpoint)
+    monkeypatch.undo()
+    if checkpoint.exists():
+        assert checkpoints.torn(checkpoint) and checkpoints._is_ours(checkpoint)
+        assert checkpoints.newest_whole(tmp_path) is None
+    assert not checkpoint.exists()
+
+
+def test_the_marker_names_what_each_process_wrote(tmp_path: Path) -> None:
+    """By what each found of its own: what it sees of others' files may be old."""
+    checkpoint = tmp_path / "checkpoint-5"
+    checkpoints.begin(checkpoint)
+    (checkpoint / "step").mkdir()
+    parts = {"step/zero_pp_rank_0_mp_rank_00_optim.pt": 3, "step/zero_pp_rank_1_mp_rank_00_optim.pt": 5, "w.bin": 7}
+    for name, size in parts.items():
+        (checkpoint / name).write_bytes(b"x" * size)
+    own, other = checkpoints.flush(checkpoint, 0), checkpoints.flush(checkpoint, 1)
+    assert other == {"step/zero_pp_rank_1_mp_rank_00_optim.pt": 5} and own == {
+        n: parts[n] for n in parts.keys() - other
+    }
+    checkpoints.finish(checkpoint, {}, own | other)
+    assert json.loads((checkpoint / checkpoints.WHOLE).read_text())["files"] == parts
+
+
+def test_a_checkpoint_of_another_program_is_moved_out_of_the_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "checkpoint-7").mkdir()
+    (tmp_path / "checkpoint-7" / "model.safetensors").write_bytes(b"theirs")
+    write(tmp_path, 7)
+    assert capsys.readouterr().out == "checkpoint-7 was written by another program: moved to others-1/\n"
+    assert (tmp_path / "others-1" / "checkpoint-7" / "model.safetensors").read_bytes() == b"theirs"
+    assert checkpoints.torn(tmp_path / "checkpoint-7") == ""

@@ -465,3 +465,29 @@ def test_an_interrupt_ends_all_processes(root: Path, ignore: str) -> None:
     finally:
         for pid in filter(alive, processes):
             os.kill(int(pid), signal.SIGKILL)
+
+
+LISTENS = """
+import pathlib, signal, sys, time
+
+def save(*_):
+    time.sleep(1)
+    pathlib.Path("{saved}").touch()
+    sys.exit(9)
+
+signal.signal(signal.SIGTERM, save)
+pathlib.Path("{saved}").with_suffix(".ready").touch()
+time.sleep(30)
+"""
+
+
+@pytest.mark.slow
+def test_a_sigterm_is_passed_on(root: Path) -> None:
+    """A step that can save what it has done is let do so."""
+    saved = root / "saved"
+    (root / "first" / "step.py").write_text(LISTENS.format(saved=saved))
+    runner = start()
+    assert until(saved.with_suffix(".ready").exists, 20)
+    runner.send_signal(signal.SIGTERM)
+    runner.communicate(timeout=20)
+    assert runner.returncode == 130 and saved.exists()

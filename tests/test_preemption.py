@@ -78,6 +78,20 @@ def test_sigterm_on_any_rank(prepared: Path, tmp_path: Path, unbroken: bytes, ho
     assert weights(tmp_path) == unbroken
 
 
+def test_sigterm_to_the_launcher(prepared: Path, tmp_path: Path, unbroken: bytes) -> None:
+    """As platforms send it: torchrun passes it on to whole groups of processes, those that prepare batches too."""
+    run = launch(tmp_path, words(prepared, tmp_path, dataloader_num_workers=2), "torchrun")
+    in_training(run)
+    run.running[0].send_signal(signal.SIGTERM)
+    assert run.codes(60) != [0]
+    (step,) = steps_saved(tmp_path)
+    assert f"after step {step} of 40, which is saved" in run.said() and "DataLoader" not in run.said()
+
+    resumed = launch(tmp_path, words(prepared, tmp_path, resume_from_checkpoint="true"))
+    assert resumed.codes() == [0, 0], resumed.said()
+    assert weights(tmp_path) == unbroken
+
+
 @pytest.mark.parametrize("save_steps", [-1, 7])
 def test_sigterm_at_an_evaluation(prepared: Path, tmp_path: Path, save_steps: int) -> None:
     """It is evaluated, saved once, and the resumed run does not evaluate it again."""
@@ -95,12 +109,26 @@ def test_sigterm_at_an_evaluation(prepared: Path, tmp_path: Path, save_steps: in
     assert states[0].count('"eval_loss"') == states[1].count('"eval_loss"') == 4
 
 
+BEFORE = """
+import time
+from finetune import attempts, run
+from finetune.errors import run_main
+
+def tell(*_):
+    print("about to train", flush=True)
+    time.sleep(30)
+
+attempts.tell = tell
+run_main(run.main)
+"""
+
+
 def test_sigterm_before_training(prepared: Path, tmp_path: Path) -> None:
-    run = launch(tmp_path, words(prepared, tmp_path, max_steps=4000), "alone")
-    run.until(lambda: "best model:" in run.said())
+    run = launch(tmp_path, words(prepared, tmp_path), "alone", code=("-c", BEFORE))
+    run.until(lambda: "about to train" in run.said())
     run.running[0].send_signal(signal.SIGTERM)
-    assert run.codes() == [StoppedError.exit_code]
-    assert "\nstopped: stopped by SIGTERM" in run.said() and "Traceback" not in run.said()
+    assert run.codes(20) == [StoppedError.exit_code]
+    assert "\nstopped: stopped by SIGTERM outside of training" in run.said() and "Traceback" not in run.said()
 
 
 @pytest.mark.parametrize(
@@ -119,12 +147,12 @@ def test_sigkill_of_a_rank(prepared: Path, tmp_path: Path, how: str, lost: int) 
     killed = time.monotonic()
     codes = run.codes(60)
     assert time.monotonic() - killed < 30
+    said = run.said(0 if how == "torchrun" else 1 - lost)
     if how == "azure":
         assert codes[lost] == -signal.SIGKILL and codes[1 - lost] == PeerError.exit_code
-        said = run.said(1 - lost)
-        assert said.count("run ended: ") == 1 and f"process {lost} of 2" in said and "is gone without a word" in said
-        assert "Traceback" not in said and "--resume_from_checkpoint true" in said
-    assert 0 not in codes
+        assert said.count("run ended: ") == 1 and "Traceback" not in said
+    assert f"process {lost} of 2" in said and "is gone without a word" in said
+    assert "--resume_from_checkpoint true" in said and 0 not in codes
 
 
 SLOW = """

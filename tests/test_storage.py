@@ -92,13 +92,13 @@ def test_a_mounted_folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_folder_that_only_one_machine_sees(prepared: Path, tmp_path: Path) -> None:
-    steps = {**STEPS, "lr_scheduler_type": "constant"}
+    """It is refused before training, not after."""
     here, there = tmp_path / "here", tmp_path / "there"
-    first = launch(tmp_path, finetune_words(prepared, here, **{**steps, "max_steps": 10}))
-    assert first.codes() == [0, 0], first.said()
-    words = finetune_words(prepared, Path("out"), **steps, resume_from_checkpoint="true")
+    here.mkdir()
     there.mkdir()
-    (here / "out").symlink_to(here)
-    run = launch(tmp_path, words, folders=(here, there))
-    assert run.codes() == [StorageError.exit_code] * 2
-    assert "process 1 does not see out/pytorch/checkpoint-10" in run.said() and "all of them see" in run.said()
+    code = "from finetune import peers, run; from finetune.errors import run_main; peers.SEEN = 2.0; run_main(run.main)"
+    words = finetune_words(prepared, Path("out"), **STEPS)
+    run = launch(tmp_path, words, code=("-c", code), folders=(here, there))
+    assert run.codes() == [StorageError.exit_code] * 2, run.said()
+    assert "process 1 does not see what process 0 writes in out/pytorch" in run.said() and "step 1/" not in run.said()
+    assert "all of them see" in run.said() and not [*here.rglob(".seen*")]

@@ -1,11 +1,14 @@
 """An error in one process ends all, with one message on the terminal and one exit code."""
 
+import json
 import shutil
 import socket
+import time
 from pathlib import Path
 
 import pytest
 
+from finetune import watch
 from finetune.errors import HandoffError, PeerError
 from tests.conftest import finetune_words
 from tests.launching import launch
@@ -86,6 +89,62 @@ def test_an_error_is_said_once_though_others_come_later(prepared: Path, tmp_path
     ours, theirs = run.said().split("ChildFailedError", 1)
     assert ours.count("\nhand-off error: ") == 1, run.said()
     assert theirs.count("exitcode  : 4") == 2, run.said()
+
+
+SLOW_START = """
+import time
+from finetune import errors, launch, run
+
+settle = launch.settle
+
+def later(argv):
+    words = settle(argv)
+    time.sleep(0 if launch.rank() else 2)
+    return words
+
+run.settle = later
+errors.run_main(run.main)
+"""
+
+
+def test_a_parameter_error_is_said_though_the_main_process_comes_later(prepared: Path, tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW_START)
+    words = finetune_words(prepared, tmp_path, max_steps="two")
+    run = launch(tmp_path, words, "torchrun", code=(str(tmp_path / "slow.py"),))
+    assert run.codes(60) == [1]
+    ours, theirs = run.said().split("ChildFailedError", 1)
+    assert ours.count("parameter error: ") == 1 and "exitcode  : 2" in theirs and "max_steps" in theirs
+
+
+def test_an_output_folder_that_no_process_can_write(prepared: Path, tmp_path: Path) -> None:
+    run = launch(tmp_path, finetune_words(prepared, Path("/sys/nowhere")), "torchrun")
+    assert run.codes(60) == [1]
+    ours, theirs = run.said().split("ChildFailedError", 1)
+    assert ours.count("\nstorage error: ") == 1 and "exitcode  : 8" in theirs
+
+
+class Store(dict[str, str]):
+    set = dict.__setitem__
+
+
+@pytest.mark.parametrize("greeting", [b"", b"hello\n", b"[" * 5000 + b"\n", b"x" * 5000, b'{"token": 1}\n', b"[]\n"])
+def test_strangers_at_the_door(monkeypatch: pytest.MonkeyPatch, greeting: bytes) -> None:
+    """They are turned away, and keep no process of the run out."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    main, store = watch.Watch(), Store()
+    main.listen(store)
+    port, token = json.loads(store["watch"])
+    with (
+        socket.create_connection(("127.0.0.1", port)) as stranger,
+        socket.create_connection(("127.0.0.1", port)) as one,
+    ):
+        stranger.sendall(greeting)
+        one.sendall(json.dumps({"token": token, "rank": 1, "host": "here"}).encode() + b"\n")
+        until = time.monotonic() + 5
+        while not main.links and time.monotonic() < until:
+            time.sleep(0.01)
+        assert [*main.links] == [1]
+        one.sendall(b'"bye"\n')
 
 
 def test_a_port_that_is_taken(prepared: Path, tmp_path: Path) -> None:

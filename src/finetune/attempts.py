@@ -165,7 +165,7 @@ def build(
         throughput_warmup_steps=params.throughput_warmup_steps,
         callbacks=settings.callbacks(params, task.head_metric(state)),
     )
-    derived = [*given, *settings.derived(params, wanted, steps, attention)]
+    derived = [*given, *settings.derived(params, wanted, steps, attention, "optimizer" in (deepspeed or {}))]
     return Attempt(params, wanted, steps, trainer, partial(fresh_model, params, task, state), adapted.restore, derived)
 
 
@@ -226,8 +226,6 @@ def fit(attempt: Attempt, checkpoint: Path | None) -> dict[str, float]:
     if state.best_model_checkpoint is None:
         fix = "look at the validation loss above; a lower --learning_rate may help"
         raise ModelError(Fault("there is no best checkpoint: no evaluation gave a finite metric", fix=fix))
-    if params.save_total_limit == 1 and is_main_process():
-        checkpoints.keep(params.pytorch_model_folder, 1, {Path(state.best_model_checkpoint)})
     say(f"best at step {state.best_global_step}: {params.metric_for_best_model} {state.best_metric:.4f}")
     return speed
 

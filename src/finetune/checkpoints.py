@@ -16,39 +16,41 @@ STATE = "trainer_state.json"
 
 
 def begin(checkpoint: Path) -> None:
-    """Empty the folder, of a try that was given up, and say that it is being written."""
-    shutil.rmtree(checkpoint, ignore_errors=True)
-    checkpoint.mkdir(parents=True)
-    (checkpoint / WRITING).touch()
+    """Say that it is being written, in a folder without anything of a try that was given up."""
+    if checkpoint.exists() and not _is_ours(checkpoint):
+        target = _move([checkpoint], checkpoint.parent, "others")
+        say(f"{checkpoint.name} was written by another program: moved to {target.name}/")
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    _empty(checkpoint)
 
 
-def flush(checkpoint: Path, rank: int) -> None:
-    """What the process wrote to the disk, so that the marker can't outlive what it vouches for.
+def flush(checkpoint: Path, rank: int) -> dict[str, int]:
+    """What the process wrote to the disk, so that the marker can't outlive what it vouches for. -> the size of each.
 
-    Only that: another machine would have to fetch it first. DeepSpeed names the rank in the files of each process.
+    Only that: another machine would have to fetch it first, and may not see its true size for a while. DeepSpeed names
+    the rank in the files of each process.
     """
-    for path in _files(checkpoint):
-        owner = re.search(r"_rank_(\d+)_", path.name)
-        if rank == (int(owner[1]) if owner else 0):
-            with path.open("rb") as file:
+    sizes = {}
+    for folder, _, names in os.walk(checkpoint):
+        for name in names:
+            owner = re.search(r"_rank_(\d+)_", name)
+            if name == WRITING or rank != (int(owner[1]) if owner else 0):
+                continue
+            with (Path(folder) / name).open("rb") as file:
                 os.fsync(file.fileno())
+                sizes[str((Path(folder) / name).relative_to(checkpoint))] = os.fstat(file.fileno()).st_size
     _flush_names(checkpoint)
+    return sizes
 
 
-def finish(checkpoint: Path, run: dict[str, Any]) -> None:
-    """Vouch for it, once everything in it is on the disk. `run` is what a resumed run must agree with."""
-    sizes = {str(path.relative_to(checkpoint)): path.stat().st_size for path in _files(checkpoint)}
-    sizes.pop(WRITING)
+def finish(checkpoint: Path, run: dict[str, Any], sizes: dict[str, int]) -> None:
+    """Vouch for its files, once they are on the disk. `run` is what a resumed run must agree with."""
     with (checkpoint / WHOLE).open("w", encoding="utf-8") as file:
         json.dump({"run": run, "files": sizes}, file)
         file.flush()
         os.fsync(file.fileno())
     (checkpoint / WRITING).unlink()
     _flush_names(checkpoint)
-
-
-def _files(checkpoint: Path) -> list[Path]:
-    return sorted(path for path in checkpoint.rglob("*") if path.is_file())
 
 
 def _flush_names(folder: Path) -> None:
@@ -126,11 +128,21 @@ def _is_ours(checkpoint: Path) -> bool:
 
 
 def remove(checkpoint: Path) -> None:
-    """Its marker first: what is left of it if this is interrupted must not pass for whole."""
-    if (checkpoint / WHOLE).exists():
-        (checkpoint / WRITING).touch()
-        (checkpoint / WHOLE).unlink()
-    shutil.rmtree(checkpoint)
+    """What is left of it if this is interrupted is known as ours, and as torn."""
+    _empty(checkpoint)
+    (checkpoint / WRITING).unlink()
+    checkpoint.rmdir()
+
+
+def _empty(checkpoint: Path) -> None:
+    """But for the word that it is not whole, which comes first."""
+    (checkpoint / WRITING).touch()
+    (checkpoint / WHOLE).unlink(missing_ok=True)
+    for path in checkpoint.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != WRITING:
+            path.unlink()
 
 
 def discard(folder: Path) -> None:

@@ -56,8 +56,8 @@ def speaks() -> bool:
 def log_to(path: Path) -> None:
     """From now on, everything that this process prints, and the libraries under it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _Output.own_log, _Output.terminal = True, os.dup(2)
     with path.open("a") as file:
+        _Output.own_log, _Output.terminal = True, os.dup(2)
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')}", flush=True)

@@ -25,13 +25,14 @@ def cut(params: FinetuneParams, deepspeed: dict[str, Any] | None) -> dict[str, A
     """How the run is cut up: a checkpoint is of no use to one that is cut up in another way."""
     if params.apply_fsdp:
         return {"FSDP processes": processes()}
-    return zero.cut(deepspeed, processes(), params.precision)
+    return zero.cut(deepspeed, processes())
 
 
 def whole_model(trainer: FinetuneTrainer, params: FinetuneParams, fresh: Callable[[], Any]) -> Any:
     """The trained model in the main process, in one piece and 32 bits; every process must call it.
 
-    What was cut up goes into a `fresh` model, and has to give the same loss there. Raises: ModelError.
+    What was trained goes into a `fresh` model, and has to give the same loss there: on the CPU, since the model may be
+    too large for one GPU. Raises: ModelError.
     """
     if not params.apply_deepspeed and not params.apply_fsdp:
         return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
@@ -47,8 +48,9 @@ def whole_model(trainer: FinetuneTrainer, params: FinetuneParams, fresh: Callabl
         return None
     whole = fresh()
     for name, parameter in whole.named_parameters():  # buffers follow from the config
-        parameter.data.copy_(state[name])
-    after = trainer.sample_loss(whole.to(trainer.args.device))
+        if parameter.requires_grad:  # frozen ones are those that were imported, in all their bits
+            parameter.data.copy_(state[name])
+    after = trainer.sample_loss(whole)
     if not math.isclose(before, after, rel_tol=SAME_LOSS[params.precision]):
         what = f"the model that was put together has a loss of {after:.4f}, and {before:.4f} while it was cut up"
         best = trainer.state.best_model_checkpoint

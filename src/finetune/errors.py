@@ -1,12 +1,19 @@
 """Errors written for the person who has to fix them: what, where, why, how to fix; one exit code per class."""
 
+import atexit
 import errno
+import gc
+import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
+
+TURN = 10.0  # seconds in which the main process finds and says what is wrong, before launchers end all because of one
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,7 @@ class FinetuneError(Exception):
 
     exit_code = 1
     title = "error"
+    known_to_all = False  # the processes of the run have told one another (watch.py)
 
     def __init__(self, *faults: Fault) -> None:
         super().__init__(*faults)
@@ -136,6 +144,10 @@ def run_main(main: Callable[[list[str]], None], argv: list[str] | None = None) -
 
     FINETUNE_TRACEBACK=1 adds the traceback to errors of ours; unexpected ones always have it.
     """
+    # torch and transformers make a million objects. Python would look through them for cycles again and again while it
+    # imports them, and once more before it ends: 3 s of a short run.
+    gc.set_threshold(50_000, 20, 100)
+    atexit.register(gc.freeze)
     try:
         main(sys.argv[1:] if argv is None else argv)
     except FinetuneError as error:
@@ -157,6 +169,10 @@ def _leave(error: FinetuneError) -> NoReturn:
 
     if os.environ.get("FINETUNE_TRACEBACK"):
         traceback.print_exc()
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:  # torchrun shows it below its own account of what failed
+        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps({"message": str(error)}), encoding="utf-8")
     if speaks():
-        print(error, file=sys.stderr)
+        print(error, file=sys.stderr, flush=True)
+    elif not error.known_to_all:
+        time.sleep(TURN)
     sys.exit(error.exit_code)

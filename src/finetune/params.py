@@ -491,7 +491,7 @@ NEEDS: tuple[tuple[tuple[str, ...], str, tuple[Any, ...]], ...] = (
 FIXED_ON_RESUME: tuple[str, ...] = (
     "apply_lora", "lora_r", "lora_alpha", "lora_type", "finetune_in_4bit", "optim", "learning_rate", "warmup_steps",
     "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_type", "lr_scheduler_cycles", "lr_scheduler_power", "seed",
-    "metric_for_best_model", "apply_deepspeed", "apply_fsdp",
+    "metric_for_best_model", "precision", "apply_deepspeed", "apply_fsdp",
 )  # fmt: skip
 
 

@@ -1,8 +1,11 @@
 """What the processes of a run do together: form a group, agree, hand values over. Alone, each is its own group."""
 
 import os
+import secrets
+import time
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,10 +13,11 @@ from torch import distributed
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
-from finetune.errors import Fault, PeerError, first_line
+from finetune.errors import Fault, PeerError, StorageError, first_line
 from finetune.launch import is_main_process, local_rank, processes, rank
 
 JOIN = timedelta(minutes=10)  # for all processes to be there
+SEEN = 60.0  # seconds for a mounted folder to show another machine a new file
 COLLECTIVE = timedelta(hours=2)  # one process may save a large model while the others wait
 
 
@@ -66,6 +70,28 @@ def to_main(value: Any) -> list[Any]:
     found: list[Any] = [None] * processes() if is_main_process() else []
     distributed.gather_object(value, found if is_main_process() else None)
     return found
+
+
+def refuse_other_folders(folder: Path) -> None:
+    """Raises: StorageError where a process does not see what the main one writes in the folder."""
+    if not distributed.is_initialized() or processes() == 1:
+        return
+    note = folder / from_main(lambda: f".seen-by-all-{secrets.token_hex(4)}")
+    if is_main_process():
+        folder.mkdir(parents=True, exist_ok=True)
+        note.touch()
+    wait()
+    until = time.monotonic() + SEEN
+    while not (seen := note.exists()) and time.monotonic() < until:
+        time.sleep(0.5)
+    lost = any_of(not seen)
+    if is_main_process():
+        note.unlink()
+    if not seen:
+        why = "processes on several machines need an output folder that all of them see; in Azure ML, mode rw_mount"
+        raise StorageError(Fault(f"process {rank()} does not see what process 0 writes in {folder}", why=why))
+    if lost:
+        wait()  # for the error of another one
 
 
 def wait() -> None:

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,7 +25,7 @@ def listening() -> Iterator[None]:
     _Sigterm.heard = False
 
     def handle(number: int, _: Any) -> None:
-        if os.getpid() != owner:  # a worker that prepares batches
+        if os.getpid() != owner:  # another process that was forked off
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
@@ -39,6 +39,14 @@ def listening() -> Iterator[None]:
     finally:
         if signal.getsignal(signal.SIGTERM) is handle:  # whoever leaves with an error has other plans (watch.py)
             signal.signal(signal.SIGTERM, before)
+
+
+def deaf_to_sigterm(begin: Callable[[int], None] | None, worker: int) -> None:
+    """What a process that prepares batches begins with. Launchers signal whole groups of processes, and a step that has
+    lost its worker can't be saved; workers end with the process that they work for."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if begin:
+        begin(worker)
 
 
 def heard() -> bool:

@@ -13,7 +13,8 @@ from typing import IO, Any
 
 from finetune.errors import Fault, StepError
 
-GRACE = 15.0  # seconds between asking processes to end and ending them
+# Seconds between asking processes to end and ending them: a SIGTERM lets them save.
+GRACE = {signal.SIGINT: 15.0, signal.SIGTERM: 60.0}
 LOG_LINES_SHOWN = 12
 
 
@@ -43,10 +44,13 @@ def execute(name: str, command: str, processes: int, world: int, home: Path, out
             readers.append(threading.Thread(target=pass_on, args=(process.stdout, log, rank == 0), daemon=True))
             readers[-1].start()
         failed = first_failure(running)
+    except Terminated:
+        stop(running, signal.SIGTERM)
+        raise
     finally:
         stop(running)
     for reader in readers:
-        reader.join(timeout=GRACE)
+        reader.join(timeout=GRACE[signal.SIGINT])
     if failed is not None:
         rank, code = failed
         last = logs[rank].read_text(errors="replace").replace("\r", "\n").splitlines()[-LOG_LINES_SHOWN:]
@@ -106,13 +110,13 @@ def first_failure(running: list[subprocess.Popen[bytes]]) -> tuple[int, int] | N
         time.sleep(0.05)
 
 
-def stop(running: list[subprocess.Popen[bytes]]) -> None:
-    """End what is left of the process groups: interrupted first, killed after a grace period or a second Ctrl-C."""
+def stop(running: list[subprocess.Popen[bytes]], kind: signal.Signals = signal.SIGINT) -> None:
+    """End what is left of the process groups: by a signal first, killed after a grace period or a second Ctrl-C."""
     try:
         alive = [process for process in running if process.poll() is None]
         for process in alive:
-            os.killpg(process.pid, signal.SIGINT)
-        until = time.monotonic() + GRACE
+            os.killpg(process.pid, kind)
+        until = time.monotonic() + GRACE[kind]
         while any(process.poll() is None for process in alive) and time.monotonic() < until:
             time.sleep(0.05)
     except KeyboardInterrupt:
@@ -123,11 +127,15 @@ def stop(running: list[subprocess.Popen[bytes]]) -> None:
         process.wait()
 
 
+class Terminated(KeyboardInterrupt):
+    """A SIGTERM to this process, which is passed on."""
+
+
 def end_with_this_process() -> None:
     """Make a signal to end a Ctrl-C: the processes live in sessions of their own and would go on."""
 
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
+    def interrupt(kind: int, _: Any) -> None:
+        raise Terminated if kind == signal.SIGTERM else KeyboardInterrupt
 
     for kind in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(kind, interrupt)

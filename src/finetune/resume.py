@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from finetune.checkpoints import STATE, WHOLE
+from finetune.console import say
 from finetune.errors import Fault, ParameterError
 from finetune.handoff import Preprocessed, SelectedModel
+from finetune.launch import processes
 from finetune.model import fingerprint
 from finetune.params import FIXED_ON_RESUME, FinetuneParams
 from finetune.schedule import Schedule
@@ -25,6 +27,7 @@ class Marker:
     total_steps: int
     batch: list[int]  # per_device_train_batch_size and gradient_accumulation_steps that ran
     wanted_batch: list[int]  # those that were asked for
+    processes: int  # may be others: a note says what that means
     engine: dict[str, Any]  # how ZeRO or FSDP cuts the run up
     parameters: dict[str, Any]  # those of FIXED_ON_RESUME
 
@@ -42,6 +45,7 @@ class Marker:
             total_steps=steps.total_steps,
             batch=_batch(params),
             wanted_batch=_batch(wanted),
+            processes=processes(),
             engine=engine,
             parameters={name: vars(params)[name] for name in FIXED_ON_RESUME},
         )
@@ -103,6 +107,9 @@ def refuse_other_run(checkpoint: Path, now: Marker) -> None:
             faults.append(Fault(what, fix=f"--{name} {to_text(was.parameters[name])}"))
     if faults:
         raise ParameterError(*faults)
+    if was.processes != now.processes:
+        why = "dropout draws other numbers than it would have"
+        say(f"note: {checkpoint.name} was left by {was.processes} processes, this run has {now.processes}: {why}")
 
 
 def _shown(engine: dict[str, Any]) -> str:

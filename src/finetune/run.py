@@ -13,9 +13,9 @@ from finetune import __version__, fsdp, preemption, zero
 from finetune.allocator import keep_freed_memory
 from finetune.cli import parse_task
 from finetune.console import quiet_libraries, say, start
-from finetune.errors import Fault, HandoffError, StorageError, run_main
+from finetune.errors import Fault, HandoffError, run_main
 from finetune.handoff import Preprocessed, SelectedModel, Trained
-from finetune.launch import found_group_of_one, is_main_process, processes, rank, settle
+from finetune.launch import found_group_of_one, is_main_process, processes, settle
 from finetune.params import FinetuneParams, refuse_contradictions, refuse_unsupported, without_effect
 from finetune.presets import with_preset
 from finetune.resolved import Derived
@@ -64,12 +64,13 @@ def finetune(
     from finetune import adapt, tracking
     from finetune.attempts import final_metrics, train
     from finetune.engines import whole_model
-    from finetune.model import empty_model, load_config
+    from finetune.model import empty_model, load_config, refuse_16_bits
     from finetune.tasks import load_task
 
     task = load_task(task_name)
     refuse_unsupported_here(params, processes())
     config = load_config(SelectedModel.model_folder(params.model_selector_output))
+    refuse_16_bits(config, params.precision)
     empty = empty_model(config, task, params.attn_implementation)
     adapt.refuse(params, empty)
     fsdp.refuse(params, empty)
@@ -80,6 +81,7 @@ def finetune(
         model = whole_model(attempt.trainer, attempt.params, attempt.fresh)
         if is_main_process():
             save_and_prove(attempt, model, task, account(attempt, selected, preprocessed, speed, metrics))
+            keep_the_best(attempt)
 
 
 def refuse_other_model(selected: SelectedModel, preprocessed: Preprocessed) -> None:
@@ -94,6 +96,7 @@ def checkpoint_to_resume(params: FinetuneParams) -> Path | None:
     from finetune import checkpoints, peers
 
     folder = params.pytorch_model_folder
+    peers.refuse_other_folders(folder)
     if not params.resume_from_checkpoint:
         if is_main_process():
             checkpoints.move_aside(folder)
@@ -101,9 +104,6 @@ def checkpoint_to_resume(params: FinetuneParams) -> Path | None:
     newest: Path | None = peers.from_main(lambda: checkpoints.newest_whole(folder))
     nothing = "resume_from_checkpoint is true, but there is no whole checkpoint: starting anew"
     say(f"going on from {newest.name}" if newest else nothing)
-    if newest and not (newest / checkpoints.WHOLE).is_file():
-        why = "a run on several machines needs an output folder that all of them see; in Azure ML, mode rw_mount"
-        raise StorageError(Fault(f"process {rank()} does not see {newest}", why=why))
     return newest
 
 
@@ -177,6 +177,15 @@ def save_and_prove(attempt: "Attempt", adapted: Any, task: "Task", trained: Trai
     say(f"PyTorch model: {params.pytorch_model_folder}{kinds[0]}")
     say(f"MLflow model:  {params.mlflow_model_folder}{kinds[1]}")
     say(f"both loaded afresh and equal to the trained model on {rows} rows")
+
+
+def keep_the_best(attempt: "Attempt") -> None:
+    """With save_total_limit 1, the newest checkpoint besides has done its service once the model is saved."""
+    from finetune import checkpoints
+
+    if attempt.params.save_total_limit == 1:
+        best = Path(attempt.trainer.state.best_model_checkpoint)
+        checkpoints.keep(attempt.params.pytorch_model_folder, 1, {best})
 
 
 if __name__ == "__main__":

@@ -84,10 +84,13 @@ def callbacks(params: FinetuneParams, head_metric: str) -> list[Any]:
     return [Progress(head_metric), MlflowMetrics(), *([stopping] if params.apply_early_stopping else [])]
 
 
-def derived(params: FinetuneParams, asked: FinetuneParams, steps: Schedule, attention: str) -> list[Derived]:
+def derived(
+    params: FinetuneParams, asked: FinetuneParams, steps: Schedule, attention: str, own_optimizer: bool = False
+) -> list[Derived]:
     """Every value that is not what its parameter says, with the reason.
 
-    `params` is what runs; its batch may be smaller than asked. `attention` is what the model computes it with.
+    `params` is what runs; its batch may be smaller than asked. `attention` is what the model computes it with; with an
+    `own_optimizer`, a DeepSpeed config brings one.
     """
     lower = params.metric_for_best_model == "loss"
     found = [
@@ -97,7 +100,7 @@ def derived(params: FinetuneParams, asked: FinetuneParams, steps: Schedule, atte
             "direction of the metric",
         )
     ]
-    if OPTIMIZERS[params.optim] != params.optim:
+    if OPTIMIZERS[params.optim] != params.optim and not own_optimizer:
         reason = "AdamW in one kernel; biases and layer norms have no weight decay"
         found.append(Derived("optim", OPTIMIZERS[params.optim], reason))
     if params.per_device_train_batch_size != asked.per_device_train_batch_size:

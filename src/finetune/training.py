@@ -1,6 +1,6 @@
 """The one Trainer: exact loss normalisation, length-grouped batches, streamed evaluation."""
 
-import shutil
+import contextlib
 import tempfile
 import time
 from dataclasses import asdict
@@ -19,6 +19,7 @@ from finetune.checkpoints import STATE
 from finetune.errors import Fault, ModelError
 from finetune.launch import is_main_process, rank
 from finetune.prediction import as_windows, collate, forward, predict
+from finetune.preemption import deaf_to_sigterm
 from finetune.resume import Marker
 from finetune.sampling import LengthGroupedSampler, by_length
 from finetune.schedule import Schedule
@@ -105,6 +106,12 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
         return LengthGroupedSampler(lengths(self.train_dataset), self.global_batch, self.args.seed)
 
+    def _get_dataloader(self, *arguments: Any, **given: Any) -> Any:
+        loader = super()._get_dataloader(*arguments, **given)
+        of_torch = loader.base_dataloader  # accelerate's has its own round it
+        of_torch.worker_init_fn = partial(deaf_to_sigterm, of_torch.worker_init_fn)
+        return loader
+
     def _get_eval_sampler(self, eval_dataset: Dataset) -> list[int]:
         return by_length(lengths(eval_dataset))
 
@@ -113,7 +120,7 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
         self.state.compute_steps(self.args, self.state.max_steps)
         if self.state.best_global_step:
             best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
-            self.state.best_model_checkpoint = str(best) if best.is_dir() else None
+            self.state.best_model_checkpoint = peers.from_main(lambda: str(best) if best.is_dir() else None)
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, EarlyStoppingCallback) and "EarlyStoppingCallback" in self.state.stateful_callbacks:
                 self.state.stateful_callbacks["EarlyStoppingCallback"]["args"] = callback.state()["args"]
@@ -128,14 +135,17 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
             super()._save_checkpoint(model, trial)
             if is_main_process():
                 self.model.config.save_pretrained(checkpoint)  # an adapter is saved without it
-            checkpoints.flush(checkpoint, rank())
-            peers.wait()
+            written = peers.to_main(checkpoints.flush(checkpoint, rank()))
             if is_main_process():
-                checkpoints.finish(checkpoint, asdict(self.marker))
+                sizes = {name: size for files in written for name, size in files.items()}
+                checkpoints.finish(checkpoint, asdict(self.marker), sizes)
         except Exception:
             if is_main_process():
-                shutil.rmtree(checkpoint, ignore_errors=True)  # it may be what fills the disk
+                with contextlib.suppress(OSError):
+                    checkpoints.remove(checkpoint)  # it may be what fills the disk
             raise
+        # The main process knows: a mounted folder may show it late to others, who must not fall behind.
+        self.state.best_model_checkpoint = peers.from_main(lambda: self.state.best_model_checkpoint)
         # Older ones go when the new one is whole, not before.
         if is_main_process() and self.save_total_limit > 0:
             best = self.state.best_model_checkpoint
@@ -203,8 +213,9 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
 
     @torch.no_grad()
     def sample_loss(self, model: Any) -> float:
-        """The mean loss of the first windows of validation."""
-        batch = self._prepare_inputs(self.data_collator(as_windows(self.eval_dataset[:SAMPLE])))
+        """The mean loss of the first windows of validation, on the device of the model."""
+        batch = self.data_collator(as_windows(self.eval_dataset[:SAMPLE]))
+        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         model.eval()
         loss = self.task.loss(forward(model, batch, self.task), batch).sum() / self.task.items(batch).sum()
         return float(loss)

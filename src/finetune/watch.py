@@ -28,6 +28,8 @@ from finetune.preemption import ignored
 
 HELLO = 10.0  # seconds for a process to say who it is
 GRACE = 5.0  # seconds in which a process may leave by itself once another is lost
+HURRIED = 0.5  # seconds for word of what a SIGTERM follows from: launchers end all processes when one has failed
+LINE = 1000  # characters of a greeting at most
 LOGS = "logs"
 
 
@@ -83,17 +85,28 @@ class Watch:
         self._follow(link, link.makefile("r"), 0, "the machine of process 0")
 
     def _accept(self, server: socket.socket, token: str) -> None:
+        server.settimeout(1.0)
         while len(self.links) < processes() - 1:
-            link, _ = server.accept()
-            link.settimeout(HELLO)  # whoever else knocks must not keep the processes out
-            lines = link.makefile("r")
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-                hello = json.loads(lines.readline())
-                if hello["token"] == token:
-                    link.settimeout(None)
-                    self.links[hello["rank"]] = link
-                    self._follow(link, lines, hello["rank"], hello["host"])
+            with contextlib.suppress(OSError):
+                link, _ = server.accept()
+                threading.Thread(target=self._admit, args=(link, token), daemon=True).start()
         server.close()
+
+    def _admit(self, link: socket.socket, token: str) -> None:
+        """If it knows the token: whoever else knocks must not keep the processes out, nor harm this one."""
+        link.settimeout(HELLO)
+        lines = link.makefile("r")
+        try:
+            hello = json.loads(lines.readline(LINE))
+            known = secrets.compare_digest(hello["token"], token)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            known = False
+        if not known:
+            link.close()
+            return
+        link.settimeout(None)
+        self.links[hello["rank"]] = link
+        self._follow(link, lines, hello["rank"], hello["host"])
 
     def _follow(self, link: socket.socket, lines: TextIO, other: int, host: str) -> None:
         link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -158,7 +171,8 @@ def joined(folder: Path) -> Iterator[None]:
         yield
         return
     if shares_terminal() and not is_main_process():
-        log_to(folder / LOGS / f"rank{rank()}.txt")
+        with contextlib.suppress(OSError):  # the main process will say that it can't write there
+            log_to(folder / LOGS / f"rank{rank()}.txt")
     from finetune import peers
 
     watch = Watch()
@@ -179,28 +193,33 @@ def raise_known(watch: Watch, error: BaseException, folder: Path) -> None:
     expected = isinstance(error, FinetuneError | KeyboardInterrupt)
     if not expected:
         watch.known.wait(GRACE / 2)  # a collective fails before it is known whom it has lost
+    elif isinstance(error, StoppedError):
+        watch.known.wait(HURRIED)
     hurried = isinstance(error, StoppedError) and watch.ending and watch.ending.code != error.exit_code
     if watch.ending and (hurried or not expected):
         watch.leaving = True
-        raise watch.ending.error() from None
+        raise _told(watch.ending.error()) from None
     known = error if expected else (isinstance(error, Exception) and storage_error(error)) or unexpected(error, folder)
     code = known.exit_code if isinstance(known, FinetuneError) else 130
-    tell_torchrun(str(known))
     watch.leave(Ending(rank(), platform.node(), str(known) or "interrupted", code))
-    raise known from None
+    raise _told(known) from None
 
 
-def tell_torchrun(text: str) -> None:
-    """Which shows it below its own account of what failed."""
-    if "TORCHELASTIC_ERROR_FILE" in os.environ:
-        Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps({"message": text}), encoding="utf-8")
+def _told(error: BaseException) -> BaseException:
+    if isinstance(error, FinetuneError):
+        error.known_to_all = True
+    return error
 
 
 def unexpected(error: BaseException, folder: Path) -> FinetuneError:
-    """Its traceback goes into a log of this process."""
+    """Its traceback goes into a log of this process, or where that can't be written, to the terminal."""
     log = folder / LOGS / f"rank{rank()}.txt"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file:
-        traceback.print_exception(error, file=file)
-    what = f"{type(error).__name__}: {first_line(error)}"
-    return FinetuneError(Fault(what, where=f"process {rank()}; the traceback is in {log}"))
+    where = f"process {rank()}; the traceback is in {log}"
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            traceback.print_exception(error, file=file)
+    except OSError:
+        traceback.print_exception(error)
+        where = f"process {rank()}"
+    return FinetuneError(Fault(f"{type(error).__name__}: {first_line(error)}", where=where))

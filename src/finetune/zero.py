@@ -38,6 +38,20 @@ PRECISIONS = {"bf16": "bf16", "fp16": "16"}
 # Of the blocks, which are there only because somebody wants them, the config wins: key -> parameter.
 OPTIMIZER = {"lr": "learning_rate", "eps": "adam_epsilon", "weight_decay": "weight_decay"}
 SCHEDULER = {"warmup_max_lr": "learning_rate", "warmup_num_steps": "warmup_steps"}
+# Type -> the keys that follow from parameters where the config leaves them out.
+ADAM = ("lr", "betas", "eps", "weight_decay")
+OPTIMIZERS = {
+    **dict.fromkeys(("Adam", "AdamW", "Lamb", "NAdam", "RAdam", "Adamax"), ADAM),
+    "Lion": ("lr", "betas", "weight_decay"),
+    **dict.fromkeys(("Adagrad", "RMSprop", "Adadelta"), ("lr", "eps", "weight_decay")),
+    "SGD": ("lr", "weight_decay"),
+}
+SCHEDULERS = {
+    "WarmupLR": ("warmup_min_lr", "warmup_max_lr", "warmup_num_steps"),
+    "WarmupDecayLR": ("warmup_min_lr", "warmup_max_lr", "warmup_num_steps", "total_num_steps"),
+    "WarmupCosineLR": ("warmup_num_steps", "total_num_steps"),
+}
+TYPES = {"optimizer": OPTIMIZERS, "scheduler": SCHEDULERS}
 
 
 def settle(params: FinetuneParams, processes: int) -> tuple[FinetuneParams, dict[str, Any] | None, list[Derived]]:
@@ -82,15 +96,24 @@ def refuse(params: FinetuneParams, config: dict[str, Any]) -> None:
     for key in sorted(NOT_HERE.keys() & config.keys()):
         what = f"{key!r} of a deepspeed config"
         faults.append(Fault(what, why="this suite does not train with it", fix=NOT_HERE[key]))
-    kind = config.get("scheduler", {}).get("type", "Warmup")
-    if not kind.startswith("Warmup"):
-        why = "its rates are none that a parameter has"
-        faults.append(Fault(f"the scheduler {kind} of a deepspeed config", why=why, fix="WarmupLR, or leave it out"))
+    for block in TYPES.keys() & config.keys():
+        kind = config[block].get("type")
+        if _type_of(block, kind) is None:
+            what = (
+                f"the {block} {kind} of a deepspeed config" if kind else f"a deepspeed config's {block} without a type"
+            )
+            fix = f"{', '.join(TYPES[block])}, or leave the block out"
+            faults.append(Fault(what, why="this suite does not train with it", fix=fix))
     if params.torch_compile:
         fix = "--torch_compile false, or --apply_deepspeed false"
         faults.append(Fault("--torch_compile true with DeepSpeed", why="its hooks break the compiled graph", fix=fix))
     if faults:
         raise UnsupportedError(*faults)
+
+
+def _type_of(block: str, name: Any) -> str | None:
+    """As it stands in TYPES; DeepSpeed takes names of its own optimizers in any case."""
+    return next((kind for kind in TYPES[block] if kind.lower() == str(name).lower()), None)
 
 
 def _with_blocks(params: FinetuneParams, config: dict[str, Any]) -> tuple[FinetuneParams, list[Derived]]:
@@ -100,9 +123,8 @@ def _with_blocks(params: FinetuneParams, config: dict[str, Any]) -> tuple[Finetu
     for block, keys, name in (("optimizer", OPTIMIZER, "optim"), ("scheduler", SCHEDULER, "lr_scheduler_type")):
         if block not in config:
             continue
-        kind = config[block].get("type", "unnamed")
-        said.append(Derived(name, kind, f"the {block} block of the deepspeed config wins"))
-        own = config[block].get("params", {})
+        said.append(Derived(name, config[block]["type"], f"the {block} block of the deepspeed config wins"))
+        own = config[block].setdefault("params", {})
         if block == "optimizer" and isinstance(own.get("betas"), list):
             own = {**own, "adam_beta1": own["betas"][0], "adam_beta2": own["betas"][1]}
         for key, parameter in {**keys, "adam_beta1": "adam_beta1", "adam_beta2": "adam_beta2"}.items():
@@ -120,9 +142,11 @@ def _with_blocks(params: FinetuneParams, config: dict[str, Any]) -> tuple[Finetu
     if "optimizer" in config and found.get("weight_decay", params.weight_decay):
         reason = "DeepSpeed's optimizer makes no exception"
         said.append(Derived("weight_decay on biases and layer norms", "true", reason))
-    for block, names in (("optimizer", (*OPTIMIZER, "betas")), ("scheduler", (*SCHEDULER, "total_num_steps"))):
-        values = config.get(block, {}).get("params", {})
-        values |= {key: "auto" for key in names if key in values}  # what the parameters now say
+    for block in TYPES.keys() & config.keys():
+        values = config[block]["params"]
+        filled = TYPES[block][_type_of(block, config[block]["type"]) or ""]
+        least = {"warmup_min_lr": values["warmup_min_lr"]} if "warmup_min_lr" in values else {}  # no parameter says it
+        values |= dict.fromkeys(filled, "auto") | least  # what the parameters now say
     if "activation_checkpointing" in config:
         said.append(Derived("deepspeed activation_checkpointing", "no effect", "gradient_checkpointing does it"))
     return replace(params, **found), said
@@ -148,10 +172,9 @@ def _parameters_win(params: FinetuneParams, config: dict[str, Any], processes: i
     return said
 
 
-def cut(config: dict[str, Any] | None, processes: int, precision: str) -> dict[str, Any]:
+def cut(config: dict[str, Any] | None, processes: int) -> dict[str, Any]:
     """What a run must have in common with the one whose checkpoint it goes on from; nothing without DeepSpeed."""
     if config is None:
         return {}
     blocks: dict[str, Any] = {name: config[name] for name in ("optimizer", "scheduler") if name in config}
-    own = {"ZeRO stage": stage(config), "processes": processes, "offload": offloads(config)}
-    return {**own, "precision": precision, **blocks}
+    return {"ZeRO stage": stage(config), "processes": processes, "offload": offloads(config), **blocks}

@@ -24,6 +24,8 @@ AUTO = {
     *("zero_optimization.reduce_bucket_size", "zero_optimization.stage3_prefetch_bucket_size"),
     "zero_optimization.stage3_param_persistence_threshold",
 }
+NEVER_AUTO = {f"zero_optimization.{key}" for key in ("stage", "offload_optimizer.device", "offload_param.device")}
+LEAVES_OUT_AUTO = ("zero_optimization", "bf16", "fp16")  # blocks in which DeepSpeed takes auto as its own default
 
 
 def _is_number(value: Any) -> bool:
@@ -34,12 +36,29 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
+FLAGS = (
+    *("overlap_comm", "contiguous_gradients", "reduce_scatter", "allgather_partitions", "round_robin_gradients"),
+    *("stage3_gather_16bit_weights_on_model_save", "gather_16bit_weights_on_model_save"),
+)
+NUMBERS = (
+    *("reduce_bucket_size", "allgather_bucket_size", "sub_group_size", "stage3_prefetch_bucket_size"),
+    *("stage3_param_persistence_threshold", "stage3_max_live_parameters", "stage3_max_reuse_distance"),
+)
 WANTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "zero_optimization.stage": (lambda v: _is_count(v) and v <= 3, "0, 1, 2 or 3"),
     "optimizer.params.betas": (
         lambda v: isinstance(v, list) and len(v) == 2 and all(map(_is_number, v)),
         "a list of two numbers",
     ),
+    **{f"zero_optimization.{key}": (lambda v: isinstance(v, bool), "true or false") for key in FLAGS},
+    **{f"zero_optimization.{key}": (_is_number, "a number") for key in NUMBERS},
+    **{
+        f"zero_optimization.offload_{what}.device": (lambda v: v in ("none", "cpu", "nvme"), "none, cpu or nvme")
+        for what in ("optimizer", "param")
+    },
+    "gradient_clipping": (_is_number, "a number"),
+    **dict.fromkeys(("train_batch_size", "train_micro_batch_size_per_gpu"), (_is_count, "a whole number")),
+    "gradient_accumulation_steps": (_is_count, "a whole number"),
     **{f"optimizer.params.{key}": (_is_number, "a number") for key in ("lr", "eps", "weight_decay")},
     **{f"scheduler.params.{key}": (_is_number, "a number") for key in ("warmup_min_lr", "warmup_max_lr")},
     **{f"scheduler.params.{key}": (_is_count, "a whole number") for key in ("warmup_num_steps", "total_num_steps")},
@@ -70,7 +89,7 @@ def _faults(config: dict[str, Any], where: str, block: str = "") -> Iterator[Fau
             del config[key]
         elif key not in KNOWN[block]:
             what = f"DeepSpeed has no key {whole!r}{did_you_mean(key, KNOWN[block])}"
-            yield Fault(what, where=where, why="it would ignore it")
+            yield Fault(what, where=where, why="it would ignore it, or stop at it after the model is loaded")
         elif whole in RENAMED:
             yield Fault(f"{whole!r} is an old name", where=where, fix=RENAMED[whole])
         elif whole in KNOWN:
@@ -78,7 +97,7 @@ def _faults(config: dict[str, Any], where: str, block: str = "") -> Iterator[Fau
                 yield from _faults(value, where, whole)
             else:
                 yield Fault(f"{whole!r} is {json.dumps(value)}, not an object", where=where, fix='{"key": value, …}')
-        elif value == "auto" and whole not in AUTO:
+        elif value == "auto" and (whole in NEVER_AUTO or not (whole in AUTO or block.startswith(LEAVES_OUT_AUTO))):
             yield Fault(f"{whole!r} is auto, and nobody fills that in", where=where, fix="a value, or leave it out")
         elif value != "auto" and (wanted := WANTED.get(whole)) and not wanted[0](value):
             yield Fault(f"{whole!r} is {json.dumps(value)}, not {wanted[1]}", where=where)
