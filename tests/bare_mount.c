@@ -1,5 +1,6 @@
 /* A folder, $BARE_MOUNT, on a file system as bare as a mounted container may be: no locks, no hard links, no renames
- * from or to the outside, no fsync of folders. Loaded with LD_PRELOAD. */
+ * from or to the outside, no fsync of folders; and nothing but reading for processes whose $RANK is not 0. Loaded with
+ * LD_PRELOAD. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -29,6 +30,39 @@ static int open_inside(int fd) {
     if (length < 0) return 0;
     path[length] = 0;
     return inside(path);
+}
+
+static int forbidden(const char *path) {
+    const char *rank = getenv("RANK");
+    return rank && strcmp(rank, "0") != 0 && inside(path);
+}
+
+#define OPEN(name)                                                                                      \
+    int name(const char *path, int flags, ...) {                                                        \
+        va_list rest;                                                                                   \
+        va_start(rest, flags);                                                                          \
+        mode_t mode = flags & (O_CREAT | O_TMPFILE) ? va_arg(rest, mode_t) : 0;                         \
+        va_end(rest);                                                                                   \
+        if (flags & (O_WRONLY | O_RDWR | O_CREAT) && forbidden(path)) return errno = EROFS, -1;         \
+        int (*real)(const char *, int, mode_t) = dlsym(RTLD_NEXT, #name);                               \
+        return real(path, flags, mode);                                                                 \
+    }
+OPEN(open)
+OPEN(open64)
+
+#define FOPEN(name)                                                                                     \
+    FILE *name(const char *path, const char *mode) {                                                    \
+        if (strpbrk(mode, "wa+") && forbidden(path)) return errno = EROFS, (FILE *)NULL;                \
+        FILE *(*real)(const char *, const char *) = dlsym(RTLD_NEXT, #name);                            \
+        return real(path, mode);                                                                        \
+    }
+FOPEN(fopen)
+FOPEN(fopen64)
+
+int mkdir(const char *path, mode_t mode) {
+    if (forbidden(path)) return errno = EROFS, -1;
+    int (*real)(const char *, mode_t) = dlsym(RTLD_NEXT, "mkdir");
+    return real(path, mode);
 }
 
 static int refused(int command) {

@@ -1,8 +1,10 @@
 """Output folders that fill up, and mounted ones that lack what local disks have."""
 
+import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,7 +72,8 @@ def test_a_disk_that_is_full_in_the_middle_of_a_save(
 
 
 def test_a_mounted_folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes whose output folder has no locks, no links, and no renames from or to the outside."""
+    """Two processes whose output folder has no locks, no links, no renames from or to the outside, and takes nothing
+    from the second one."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if not compiler:
         pytest.skip("there is no C compiler for the library that takes these away")
@@ -86,6 +89,10 @@ def test_a_mounted_folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.Mo
     resumed = launch(tmp_path, finetune_words(prepared, mount, **STEPS, resume_from_checkpoint="true"), **bare)
     assert resumed.codes() == [0, 0], resumed.said()
     assert (mount / "pytorch" / "mlflow.db").stat().st_size > 0
+    touch = [sys.executable, "-c", f"open('{mount}/stray', 'w')"]
+    for rank, code in (("0", 0), ("1", 1)):
+        own = {**os.environ, **{name: str(value) for name, value in bare.items()}, "RANK": rank}
+        assert subprocess.run(touch, env=own, capture_output=True, check=False).returncode == code
     again = launch(tmp_path, finetune_words(prepared, mount, **{**STEPS, "max_steps": 10}), **bare)
     assert again.codes() == [0, 0], again.said()
     assert (mount / "pytorch" / "earlier-run-1" / "checkpoint-30" / "complete").is_file()

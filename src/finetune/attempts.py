@@ -27,7 +27,7 @@ from finetune.probe import batch_that_fits
 from finetune.resolved import Derived, write_resolved
 from finetune.schedule import Schedule, schedule, with_smaller_batch
 from finetune.tasks.task import Task
-from finetune.tracking import log_summary
+from finetune.tracking import log_numbers
 from finetune.training import FinetuneTrainer
 
 
@@ -236,7 +236,7 @@ def speed_of(trainer: FinetuneTrainer) -> dict[str, float]:
     args = trainer.args
     batch = {name: vars(args)[name] for name in ("per_device_train_batch_size", "gradient_accumulation_steps")}
     trained = get_model_param_count(trainer.model, trainable_only=True)
-    log_summary({**speed, **batch, "trained_parameters": trained})
+    log_numbers({**speed, **batch, "trained_parameters": trained})
     rates = f"{speed['train_samples_per_second']:.1f} samples/s, {speed['train_tokens_per_second']:.0f} tokens/s"
     warmup = trainer.throughput.warmup_steps
     without = f", without the first {warmup} steps" if trainer.throughput.without_warmup else ""

@@ -1,4 +1,4 @@
-"""What the user sees while training, and what MLflow keeps."""
+"""What the user sees while training, and what MLflow keeps: of the main process, which alone imports it."""
 
 import os
 from collections.abc import Iterator
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import mlflow
 from transformers import TrainerCallback
 
 from finetune.console import progress, say
@@ -64,6 +63,8 @@ def tracked(params: FinetuneParams) -> Iterator[None]:
     if not is_main_process():
         yield
         return
+    import mlflow
+
     params.pytorch_model_folder.mkdir(parents=True, exist_ok=True)
     mlflow.set_tracking_uri(tracking_uri(params.pytorch_model_folder))
     with mlflow.start_run(log_system_metrics=False):
@@ -75,12 +76,15 @@ class MlflowMetrics(TrainerCallback):  # type: ignore[misc]
     """Everything the Trainer logs, in the process that began the run."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-        if mlflow.active_run() is not None:
-            numbers = {name: float(value) for name, value in logs.items() if isinstance(value, int | float)}
-            mlflow.log_metrics(numbers, step=state.global_step)
+        numbers = {name: float(value) for name, value in logs.items() if isinstance(value, int | float)}
+        log_numbers(numbers, step=state.global_step)
 
 
-def log_summary(numbers: dict[str, float]) -> None:
-    """Numbers of the whole run."""
+def log_numbers(numbers: dict[str, float], step: int | None = None) -> None:
+    """Of a step or of the whole run, in the run that has begun."""
+    if not is_main_process():
+        return
+    import mlflow
+
     if mlflow.active_run() is not None:
-        mlflow.log_metrics(numbers)
+        mlflow.log_metrics(numbers, step=step)
