@@ -35,13 +35,9 @@ DATA: dict[str, tuple[str, int, str, dict[str, Any]]] = {
 }
 # Runs a component and tells the peak of its resident memory, which a parent would find mixed with its own.
 RUN = """
-import runpy, sys
-try:
-    runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=False)
-except SystemExit as end:
-    if end.code:
-        raise
-print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
+import atexit, runpy, sys
+atexit.register(lambda: print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))))
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=False)
 """
 
 

@@ -20,14 +20,18 @@ ENGINES = {
 }
 # Runs one process of training, then leaves its peak beside the model.
 MEASURED = """
-import json, sys
+import atexit, json, sys
 import torch
 from finetune import launch, run
 from finetune.errors import run_main
+
+def tell():
+    folder = sys.argv[sys.argv.index("--pytorch_model_folder") + 1]
+    with open(f"{folder}/peak{launch.rank()}.json", "w") as file:
+        json.dump(torch.cuda.max_memory_allocated() / 2**30, file)
+
+atexit.register(tell)
 run_main(run.main)
-folder = sys.argv[sys.argv.index("--pytorch_model_folder") + 1]
-with open(f"{folder}/peak{launch.rank()}.json", "w") as file:
-    json.dump(torch.cuda.max_memory_allocated() / 2**30, file)
 """
 
 

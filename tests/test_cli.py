@@ -120,6 +120,30 @@ def test_interrupted(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "interrupted\n"
 
 
+ENDS = """
+import atexit, sys, threading, time
+from finetune.errors import Fault, StoppedError, run_main
+
+def main(argv):
+    threading.Thread(target=lambda: (time.sleep(0.3), print("thread"))).start()
+    atexit.register(print, "at exit")
+    print("to the end", end="")
+    if argv:
+        raise StoppedError(Fault("stopped"))
+
+run_main(main)
+print("never")
+"""
+
+
+@pytest.mark.parametrize(("words", "code"), [((), 0), (("word",), 9)])
+def test_a_process_ends_with_its_entry_point(words: tuple[str, ...], code: int) -> None:
+    """After its threads and what is registered for its end, and with all that it has printed."""
+    ended = python("-c", ENDS, *words)
+    assert (ended.returncode, ended.stdout) == (code, "to the endthread\nat exit\n")
+    assert ended.stderr == ("stopped: stopped\n" if code else "")
+
+
 def test_an_unexpected_error_is_not_swallowed() -> None:
     def main(argv: list[str]) -> None:
         raise KeyError(argv[0])

@@ -275,6 +275,7 @@ model card shows the line). The MLflow model brings it along.
 
 Other families that transformers has a head for are finetuned in the same way, untested here: `finetune` lists them when
 it is given one it can't finetune. DoRA and rank-stabilised LoRA (`lora_type`) are tested on BERT, GPT-2 and T5.
+DeBERTa v1 is trained and evaluated in 32 bits alone: transformers can't compute it in 16.
 """
 
 

@@ -77,7 +77,7 @@ errors.run_main(run.main)
     "where",
     [
         "handoff.Preprocessed.read = later(handoff.Preprocessed.read)",  # torchrun's SIGTERM comes before its own error
-        "errors._leave = later(errors._leave)",  # and after it
+        "errors._end = later(errors._end)",  # and after it
     ],
 )
 def test_an_error_is_said_once_though_others_come_later(prepared: Path, tmp_path: Path, where: str) -> None:

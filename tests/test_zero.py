@@ -196,7 +196,11 @@ def test_auto_where_deepspeed_has_a_default_of_its_own(tmp_path: Path) -> None:
         ({"zero_optimization": {"stage": 2}, "scheduler": {"type": "OneCycle"}}, {}, "the scheduler OneCycle"),
         ({"zero_optimization": {"stage": 2}, "scheduler": {"type": "WarmupLRR"}}, {}, "the scheduler WarmupLRR"),
         ({"zero_optimization": {"stage": 2}, "optimizer": {"type": "AdamWW"}}, {}, "the optimizer AdamWW"),
-        ({"zero_optimization": {"stage": 2}, "optimizer": {"params": {}}}, {}, "optimizer without a type"),
+        (
+            {"zero_optimization": {"stage": 2}, "optimizer": {"params": {}}},
+            {},
+            "the optimizer without a type",
+        ),
     ],
 )
 def test_what_does_not_go_together(tmp_path: Path, config: Any, given: Any, why: str) -> None:

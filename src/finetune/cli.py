@@ -1,6 +1,5 @@
 """`finetune COMMAND …`, and the --task word that every component's command line begins with."""
 
-import sys
 from importlib import import_module
 from typing import Any
 
@@ -58,4 +57,4 @@ def _parse(task: str, words: list[str], component: str, module: str) -> Any:
 
 def console_script() -> None:
     """The `finetune` command."""
-    run_main(main, sys.argv[1:])
+    run_main(main)

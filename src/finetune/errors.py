@@ -1,11 +1,13 @@
 """Errors written for the person who has to fix them: what, where, why, how to fix; one exit code per class."""
 
 import atexit
+import contextlib
 import errno
 import gc
 import json
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -140,31 +142,34 @@ def storage_error(error: Exception) -> StorageError | None:
 
 
 def run_main(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
-    """Run an entry point; end the process with the exit code of the error's class.
+    """Run an entry point; without `argv` it is that of this process, which ends with it. Exit codes are by class.
 
     FINETUNE_TRACEBACK=1 adds the traceback to errors of ours; unexpected ones always have it.
     """
-    # torch and transformers make a million objects. Python would look through them for cycles again and again while it
-    # imports them, and once more before it ends: 3 s of a short run.
+    # torch and transformers make a million objects on import, among which Python would look for cycles again and again.
     gc.set_threshold(50_000, 20, 100)
-    atexit.register(gc.freeze)
+    code = 0
     try:
         main(sys.argv[1:] if argv is None else argv)
     except FinetuneError as error:
-        _leave(error)
+        code = _say(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        code = 130
     except BrokenPipeError:
-        sys.exit(141)
+        code = 141
     except Exception as error:
         known = storage_error(error)
         if known is None:
             raise
-        _leave(known)
+        code = _say(known)
+    if argv is None and sys.gettrace() is None:  # a debugger wants to go on
+        _end(code)
+    if code:
+        sys.exit(code)
 
 
-def _leave(error: FinetuneError) -> NoReturn:
+def _say(error: FinetuneError) -> int:
     from finetune.console import speaks
 
     if os.environ.get("FINETUNE_TRACEBACK"):
@@ -175,4 +180,18 @@ def _leave(error: FinetuneError) -> NoReturn:
         print(error, file=sys.stderr, flush=True)
     elif not error.known_to_all:
         time.sleep(TURN)
-    sys.exit(error.exit_code)
+    return error.exit_code
+
+
+def _end(code: int) -> NoReturn:
+    """End the process as Python does, but for taking apart what is in memory.
+
+    With torch that takes 2 s, and a thread of torch.distributed that comes back meanwhile aborts the process, whatever
+    it has done.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(code)

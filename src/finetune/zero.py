@@ -51,7 +51,7 @@ SCHEDULERS = {
     "WarmupDecayLR": ("warmup_min_lr", "warmup_max_lr", "warmup_num_steps", "total_num_steps"),
     "WarmupCosineLR": ("warmup_num_steps", "total_num_steps"),
 }
-TYPES = {"optimizer": OPTIMIZERS, "scheduler": SCHEDULERS}
+TYPES: dict[str, dict[str, tuple[str, ...]]] = {"optimizer": OPTIMIZERS, "scheduler": SCHEDULERS}
 
 
 def settle(params: FinetuneParams, processes: int) -> tuple[FinetuneParams, dict[str, Any] | None, list[Derived]]:
@@ -96,12 +96,10 @@ def refuse(params: FinetuneParams, config: dict[str, Any]) -> None:
     for key in sorted(NOT_HERE.keys() & config.keys()):
         what = f"{key!r} of a deepspeed config"
         faults.append(Fault(what, why="this suite does not train with it", fix=NOT_HERE[key]))
-    for block in TYPES.keys() & config.keys():
+    for block in _blocks(config):
         kind = config[block].get("type")
         if _type_of(block, kind) is None:
-            what = (
-                f"the {block} {kind} of a deepspeed config" if kind else f"a deepspeed config's {block} without a type"
-            )
+            what = f"the {block} {kind or 'without a type'} of a deepspeed config"
             fix = f"{', '.join(TYPES[block])}, or leave the block out"
             faults.append(Fault(what, why="this suite does not train with it", fix=fix))
     if params.torch_compile:
@@ -111,8 +109,12 @@ def refuse(params: FinetuneParams, config: dict[str, Any]) -> None:
         raise UnsupportedError(*faults)
 
 
+def _blocks(config: dict[str, Any]) -> list[str]:
+    return [block for block in TYPES if block in config]
+
+
 def _type_of(block: str, name: Any) -> str | None:
-    """As it stands in TYPES; DeepSpeed takes names of its own optimizers in any case."""
+    """As it stands in TYPES; DeepSpeed takes the names of its own optimizers in any case."""
     return next((kind for kind in TYPES[block] if kind.lower() == str(name).lower()), None)
 
 
@@ -123,6 +125,7 @@ def _with_blocks(params: FinetuneParams, config: dict[str, Any]) -> tuple[Finetu
     for block, keys, name in (("optimizer", OPTIMIZER, "optim"), ("scheduler", SCHEDULER, "lr_scheduler_type")):
         if block not in config:
             continue
+        config[block]["type"] = _type_of(block, config[block]["type"])
         said.append(Derived(name, config[block]["type"], f"the {block} block of the deepspeed config wins"))
         own = config[block].setdefault("params", {})
         if block == "optimizer" and isinstance(own.get("betas"), list):
@@ -142,9 +145,8 @@ def _with_blocks(params: FinetuneParams, config: dict[str, Any]) -> tuple[Finetu
     if "optimizer" in config and found.get("weight_decay", params.weight_decay):
         reason = "DeepSpeed's optimizer makes no exception"
         said.append(Derived("weight_decay on biases and layer norms", "true", reason))
-    for block in TYPES.keys() & config.keys():
-        values = config[block]["params"]
-        filled = TYPES[block][_type_of(block, config[block]["type"]) or ""]
+    for block in _blocks(config):
+        values, filled = config[block]["params"], TYPES[block][config[block]["type"]]
         least = {"warmup_min_lr": values["warmup_min_lr"]} if "warmup_min_lr" in values else {}  # no parameter says it
         values |= dict.fromkeys(filled, "auto") | least  # what the parameters now say
     if "activation_checkpointing" in config:

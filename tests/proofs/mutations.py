@@ -54,7 +54,7 @@ def tested(p: Param, component: str, task: str, change: Callable[[Path], list[st
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "main"
         shutil.copytree(ROOT / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("tests", "examples", "pyproject.toml"):
+        for name in ("configs", "tests", "examples", "pyproject.toml"):
             (copy / name).symlink_to(ROOT / name)
         places = change(copy / "src" / "finetune")
         env = {**os.environ, "PYTHONPATH": f"{copy / 'src'}:{copy}", "OMP_NUM_THREADS": "1"}
