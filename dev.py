@@ -90,7 +90,9 @@ def check() -> None:
     call("ruff", "check", ".")
     call("ruff", "format", "--check", ".")
     call("mypy")
+    call("lint-imports")
     call("finetune", "declare", "--check")
+    call("python", "-m", "tools.parameters", "--check")
 
 
 def format_code() -> None:

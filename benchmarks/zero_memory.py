@@ -22,8 +22,9 @@ ENGINES = {
 MEASURED = """
 import atexit, json, sys
 import torch
-from finetune import launch, run
-from finetune.errors import run_main
+from finetune import run
+from finetune.core import launch
+from finetune.core.process import run_main
 
 def tell():
     folder = sys.argv[sys.argv.index("--pytorch_model_folder") + 1]

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from finetune import evaluation, pipeline
-from finetune.console import say
-from finetune.handoff import read_rows
+from finetune.core.console import say
+from finetune.data.folders import read_rows
 from finetune.tasks import load_task
 
 ROOT = Path(__file__).resolve().parents[1]

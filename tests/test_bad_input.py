@@ -21,8 +21,9 @@ import pyarrow.parquet
 import pytest
 
 from finetune import preprocess
-from finetune.errors import run_main, storage_error
-from finetune.handoff import Preprocessed, read_rows
+from finetune.core.errors import storage_error
+from finetune.core.process import run_main
+from finetune.data.folders import Preprocessed, read_rows
 from tests.conftest import ROOT, write_jsonl
 
 Row = dict[str, Any]

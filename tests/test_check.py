@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from finetune import check
-from finetune.errors import DataError, FinetuneError, ParameterError, UnsupportedError
+from finetune.core.errors import DataError, FinetuneError, ParameterError, UnsupportedError
 from finetune.pipeline import main as run_pipeline
 from tests.conftest import ROOT, SAMPLES, sample_rows, write_jsonl
 
@@ -118,7 +118,7 @@ def test_weights_are_not_loaded(tiny_model: Path, tmp_path: Path) -> None:
 def test_a_warning_where_memory_is_short(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("finetune.estimate.available_bytes", lambda: 1_000_000)
+    monkeypatch.setattr("finetune.models.estimate.available_bytes", lambda: 1_000_000)
     check.main(words(tiny_model, max_seq_length=96, per_device_train_batch_size=8))
     assert "warning: that may not fit; --per_device_train_batch_size 4" in capsys.readouterr().out
 

@@ -11,7 +11,7 @@ import pytest
 
 import finetune
 from finetune import cli
-from finetune.errors import (
+from finetune.core.errors import (
     DataError,
     Fault,
     FinetuneError,
@@ -23,10 +23,11 @@ from finetune.errors import (
     StoppedError,
     StorageError,
     UnsupportedError,
-    run_main,
 )
-from finetune.params import QuestionAnsweringEvaluationParams, QuestionAnsweringParams
-from finetune.schema import params_of
+from finetune.core.process import run_main
+from finetune.params.evaluation import QuestionAnsweringEvaluationParams
+from finetune.params.finetune import QuestionAnsweringParams
+from finetune.params.schema import params_of
 
 SRC = Path(finetune.__file__).parents[1]
 HEAVY = {"torch", "transformers", "datasets", "mlflow", "pandas", "numpy", "pyarrow", "peft", "accelerate"}
@@ -64,12 +65,12 @@ def test_help_is_instant(words: list[str]) -> None:
     assert min(seconds) < 1
 
 
-@pytest.mark.parametrize("module", ["finetune", *(f"finetune.{name}" for name in cli.COMMANDS)])
+@pytest.mark.parametrize("module", ["finetune", *(module for module, _ in cli.COMMANDS.values())])
 def test_help_imports_nothing_heavy(module: str) -> None:
     result = python("-X", "importtime", "-m", module, "--help")
     assert result.returncode == 0
     imported = set(re.findall(r"^import time:.*\| +(\S+)$", result.stderr, flags=re.MULTILINE))
-    assert "finetune.errors" in imported
+    assert "finetune.core.errors" in imported
     assert {name.partition(".")[0] for name in imported} & HEAVY == set()
 
 
@@ -122,7 +123,8 @@ def test_interrupted(capsys: pytest.CaptureFixture[str]) -> None:
 
 ENDS = """
 import atexit, sys, threading, time
-from finetune.errors import Fault, StoppedError, run_main
+from finetune.core.errors import Fault, StoppedError
+from finetune.core.process import run_main
 
 def main(argv):
     threading.Thread(target=lambda: (time.sleep(0.3), print("thread"))).start()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from finetune import evaluation
-from finetune.errors import DataError, HandoffError, ParameterError
+from finetune.core.errors import DataError, HandoffError, ParameterError
 from tests.conftest import build_tiny_model, peak_bytes, sample_rows, write_jsonl
 
 TASK = ["--task", "question_answering"]

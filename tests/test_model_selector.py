@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, BertModel
 
 from finetune import model_selector
-from finetune.errors import ModelError, ParameterError, run_main
-from finetune.handoff import SelectedModel
-from finetune.model import load_model
+from finetune.core.errors import ModelError, ParameterError
+from finetune.core.process import run_main
+from finetune.data.folders import SelectedModel
+from finetune.models.loading import load_model
 from finetune.tasks import load_task
 from tests.conftest import build_tiny_model
 from tests.families import build_family

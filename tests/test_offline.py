@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.params import TASKS
+from finetune.params.components import TASKS
 from tests.conftest import ROOT, sample_rows, write_jsonl
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune.errors import ParameterError, StepError
+from finetune.core.errors import ParameterError, StepError
 from finetune.pipeline import main
 
 # Writes down what it sees; how it behaves is told by variables, which are no part of a step's inputs.

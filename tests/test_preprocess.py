@@ -9,8 +9,9 @@ import datasets
 import pytest
 
 from finetune import preprocess
-from finetune.errors import DataError, HandoffError, ParameterError, run_main
-from finetune.handoff import SPLITS, Preprocessed, read_rows
+from finetune.core.errors import DataError, HandoffError, ParameterError
+from finetune.core.process import run_main
+from finetune.data.folders import SPLITS, Preprocessed, read_rows
 from tests.conftest import write_jsonl
 
 Row = dict[str, Any]

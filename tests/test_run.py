@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from finetune import evaluation, model_selector, preprocess, run
-from finetune.errors import HandoffError, ModelError, ParameterError, UnsupportedError
+from finetune.core.errors import HandoffError, ModelError, ParameterError, UnsupportedError
 from tests.conftest import finetune_words, sample_rows, write_jsonl
 
 pytestmark = pytest.mark.slow
@@ -378,9 +378,10 @@ def test_other_family_than_the_data_were_encoded_for(prepared: Path, tmp_path: P
 def test_proof_catches_a_model_that_was_not_saved_as_trained(trained: Path, prepared: Path) -> None:
     from safetensors.torch import save_file
 
-    from finetune import save
-    from finetune.handoff import read_rows
-    from finetune.model import load_model, load_tokenizer, stored_state
+    from finetune.data.folders import read_rows
+    from finetune.models.loading import load_model, stored_state
+    from finetune.models.tokenizers import load_tokenizer
+    from finetune.results import saving
     from finetune.tasks import load_task
 
     task = load_task("question_answering")
@@ -394,14 +395,14 @@ def test_proof_catches_a_model_that_was_not_saved_as_trained(trained: Path, prep
         trained,
         trained.parent / "mlflow",
     )
-    assert save.prove(model, *arguments) == 8
+    assert saving.prove(model, *arguments) == 8
     kept = weights(trained)
     try:
         save_file(
             {**kept, "qa_outputs.weight": -kept["qa_outputs.weight"]}, trained / "model.safetensors", {"format": "pt"}
         )
         with pytest.raises(ModelError, match="is not the model that was trained"):
-            save.prove(model, *arguments)
+            saving.prove(model, *arguments)
     finally:
         save_file(kept, trained / "model.safetensors", {"format": "pt"})
 

@@ -13,39 +13,35 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune import fsdp, zero
+from finetune.azure import plan
+from finetune.azure.declare import COMPONENTS
+from finetune.azure.pipeline_yaml import load_pipeline
 from finetune.cli import parse_task
-from finetune.console import quiet_libraries, say, start
-from finetune.declare import COMPONENTS
-from finetune.errors import Fault, ParameterError, UnsupportedError, run_main
-from finetune.params import (
-    FinetuneParams,
-    ModelImportParams,
-    refuse_contradictions,
-    refuse_unsupported,
-    without_effect,
-)
-from finetune.presets import with_preset
-from finetune.resolved import Derived
-from finetune.schema import non_default, to_text
+from finetune.core.console import quiet_libraries, say, start
+from finetune.core.errors import Fault, ParameterError, UnsupportedError
+from finetune.core.process import run_main
+from finetune.distributed import fsdp, zero_config
+from finetune.params.finetune import FinetuneParams
+from finetune.params.model_import import ModelImportParams
+from finetune.params.presets import with_preset
+from finetune.params.provenance import Derived
+from finetune.params.rules import refuse_contradictions, refuse_unsupported, without_effect
+from finetune.params.schema import non_default, to_text
 
 if TYPE_CHECKING:
-    from finetune.lengths import Lengths
+    from finetune.tasks.lengths import Lengths
     from finetune.tasks.task import Task
 
 MODULES = {c.module: c.name for c in COMPONENTS}  # module of a step -> field of params.TaskComponents
 
 
 def main(argv: list[str]) -> None:
-    from finetune import pipeline
-    from finetune.graph import load_pipeline
-
     if not argv or "--help" in argv or "-h" in argv:
-        print(f"{__doc__.split('.')[0]}.\n\n{pipeline.USAGE.replace('finetune pipeline', 'finetune check')}", end="")
+        print(f"{__doc__.split('.')[0]}.\n\n{plan.USAGE.replace('finetune pipeline', 'finetune check')}", end="")
         return
     with tempfile.TemporaryDirectory() as nowhere:
-        words = pipeline.read_words(argv, output=Path(nowhere))
-        prepared, faults = pipeline.prepare(load_pipeline(words.file), words.values, words.output)
+        words = plan.read_words(argv, output=Path(nowhere))
+        prepared, faults = plan.prepare(load_pipeline(words.file), words.values, words.output)
     check([(item.command, item.world) for item in prepared], faults)
 
 
@@ -99,7 +95,7 @@ def parse_steps(
                 params[component], taken = with_preset(params[component], world)
                 refuse_contradictions(params[component])
                 refuse_unsupported(params[component])
-                params[component], _, of_config = zero.settle(params[component], world)
+                params[component], _, of_config = zero_config.settle(params[component], world)
                 derived += [*taken, *of_config]
         except ParameterError as error:
             faults += error.faults
@@ -136,8 +132,9 @@ def described(params: Mapping[str, Any]) -> list[str]:
 
 def import_tokenizer(params: ModelImportParams, task: "Task", folder: Path) -> tuple[Any, Any]:
     """(config, tokenizer) of the model that will be imported. Raises: ParameterError, ModelError."""
-    from finetune.model import load_config, load_tokenizer, refuse_adapter_alone
     from finetune.model_selector import choose_source, fetch, find_files
+    from finetune.models.loading import load_config, refuse_adapter_alone
+    from finetune.models.tokenizers import load_tokenizer
 
     source, name = choose_source(params)
     if source == "huggingface_id" and not Path(name).is_dir():
@@ -154,8 +151,9 @@ def import_tokenizer(params: ModelImportParams, task: "Task", folder: Path) -> t
 
 def look_at_data(params: Any, task: "Task", config: Any, tokenizer: Any) -> tuple["Lengths", int]:
     """(lengths of the training rows, expected windows of one evaluation). Raises: DataError."""
-    from finetune import lengths, preprocess
-    from finetune.model import longest_window
+    from finetune import preprocess
+    from finetune.models.tokenizers import longest_window
+    from finetune.tasks import lengths
 
     splits = preprocess.usable_rows(params, task)
     rows, audits = splits.rows, splits.audits
@@ -178,14 +176,15 @@ def look_at_training(
     params: FinetuneParams, task: "Task", config: Any, lengths: "Lengths", evaluated: int, processes: int
 ) -> None:
     """Steps, memory and time. Raises: ParameterError, UnsupportedError."""
-    from finetune import adapt, estimate
-    from finetune.model import empty_model, refuse_16_bits
-    from finetune.schedule import refuse_unsupported_here, schedule, without_effect_here
+    from finetune.models import estimate
+    from finetune.models.adapt import adaptations
+    from finetune.models.loading import empty_model, refuse_16_bits
+    from finetune.training.schedule import refuse_unsupported_here, schedule, without_effect_here
 
     refuse_unsupported_here(params, processes)
     refuse_16_bits(config, params.precision)
     empty = empty_model(config, task, params.attn_implementation)
-    adapt.refuse(params, empty)
+    adaptations.refuse(params, empty)
     fsdp.refuse(params, empty)
     windows = lengths.expected_windows
     steps = schedule(params, windows, processes)
@@ -194,7 +193,7 @@ def look_at_training(
     say(f"steps: {steps.total_steps:,} of {steps.global_batch} windows, about {windows:,} windows in an epoch")
     trained = steps.total_steps * steps.global_batch // processes
     evaluations = steps.total_steps // steps.evaluation_steps
-    for line in adapt.adapt(empty, replace(params, finetune_in_4bit=False)).said:
+    for line in adaptations.adapt(empty, replace(params, finetune_in_4bit=False)).said:
         say(line)
     need = estimate.estimate(config, task, params, lengths.windows, trained, evaluations * evaluated // processes)
     free, wanted = estimate.available_bytes(), need.state_bytes + need.activation_bytes

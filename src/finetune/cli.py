@@ -3,31 +3,32 @@
 from importlib import import_module
 from typing import Any
 
-from finetune.errors import Fault, ParameterError, run_main
-from finetune.params import TASKS
-from finetune.schema import did_you_mean, parse
+from finetune.core.errors import Fault, ParameterError
+from finetune.core.process import run_main
+from finetune.params.components import TASKS
+from finetune.params.schema import did_you_mean, parse
 
-COMMANDS = {
-    "check": "look at a run before it is started: data, lengths, steps, memory and time",
-    "pipeline": "run a pipeline component YAML on this machine",
-    "model_selector": "import a model",
-    "preprocess": "encode data for a model",
-    "run": "finetune",
-    "evaluation": "score a model",
-    "declare": "write the component YAMLs and docs/parameters.md from the parameters",
+COMMANDS = {  # name -> (module, what it does)
+    "check": ("finetune.check", "look at a run before it is started: data, lengths, steps, memory and time"),
+    "pipeline": ("finetune.pipeline", "run a pipeline component YAML on this machine"),
+    "model_selector": ("finetune.model_selector", "import a model"),
+    "preprocess": ("finetune.preprocess", "encode data for a model"),
+    "run": ("finetune.run", "finetune"),
+    "evaluation": ("finetune.evaluation", "score a model"),
+    "declare": ("finetune.azure.declare", "write the component YAMLs and environments from the parameters"),
 }
 
 
 def main(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
-        lines = [f"  {name:16}{what}" for name, what in COMMANDS.items()]
+        lines = [f"  {name:16}{what}" for name, (_, what) in COMMANDS.items()]
         print("\n".join(["usage: finetune COMMAND [--help | parameters]", "", "commands:", *lines]))
         return
     command = argv[0]
     if command not in COMMANDS:
         near = did_you_mean(command, list(COMMANDS))
         raise ParameterError(Fault(f"unknown command {command!r}{near}", fix=f"finetune {' | '.join(COMMANDS)}"))
-    import_module(f"finetune.{command}").main(argv[1:])
+    import_module(COMMANDS[command][0]).main(argv[1:])
 
 
 def parse_task(argv: list[str], component: str, module: str) -> tuple[str, Any]:

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.cli import parse_task
-from finetune.console import progress, quiet_libraries, say, start
-from finetune.errors import DataError, Fault, ParameterError, run_main
-from finetune.handoff import SPLITS, Preprocessed, Trained, read_rows
-from finetune.params import EvaluationParams
-from finetune.schema import non_default
-from finetune.tables import Audit, Row, read_table
+from finetune.core.console import progress, quiet_libraries, say, start
+from finetune.core.errors import DataError, Fault, ParameterError
+from finetune.core.process import run_main
+from finetune.data.folders import SPLITS, Preprocessed, Trained, read_rows
+from finetune.data.tables import Audit, Row, read_table
+from finetune.params.evaluation import EvaluationParams
+from finetune.params.schema import non_default
 
 if TYPE_CHECKING:
-    from finetune.report import Findings
+    from finetune.results.report import Findings
     from finetune.tasks.task import Breakdown, Prediction, Task
 
 
@@ -33,10 +34,11 @@ def main(argv: list[str]) -> None:
     import torch
     from transformers import set_seed
 
-    from finetune import report
-    from finetune.model import load_config, load_model, load_tokenizer, refuse_16_bits
-    from finetune.prediction import autocast_for, predict_parts
-    from finetune.save import mlflow_weights
+    from finetune.models.loading import load_config, load_model, refuse_16_bits
+    from finetune.models.prediction import autocast_for, predict_parts
+    from finetune.models.tokenizers import load_tokenizer
+    from finetune.results import report
+    from finetune.results.saving import mlflow_weights
     from finetune.tasks import load_task
 
     quiet_libraries()
@@ -106,9 +108,10 @@ def read_test_rows(params: Any, task: "Task", preprocessed: Preprocessed | None)
 def state_of(folder: Path, task: "Task", preprocessed: Preprocessed | None) -> Any:
     """How to decode: as the model was trained, else as its data were prepared, else by the defaults; a model that comes
     from elsewhere may know better by its config."""
-    from finetune.model import load_config, load_tokenizer, longest_window, stored_state
-    from finetune.params import TASKS
-    from finetune.schema import params_of
+    from finetune.models.loading import load_config, stored_state
+    from finetune.models.tokenizers import load_tokenizer, longest_window
+    from finetune.params.components import TASKS
+    from finetune.params.schema import params_of
 
     stored = stored_state(folder, task)
     if stored is not None:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.cli import parse_task
-from finetune.console import quiet_libraries, say, start
-from finetune.errors import Fault, ModelError, ParameterError, first_line, run_main
-from finetune.handoff import SelectedModel
-from finetune.params import ModelImportParams
+from finetune.core.console import quiet_libraries, say, start
+from finetune.core.errors import Fault, ModelError, ParameterError, first_line
+from finetune.core.process import run_main
+from finetune.data.folders import SelectedModel
+from finetune.params.model_import import ModelImportParams
 
 if TYPE_CHECKING:
     from finetune.tasks.task import Task
@@ -31,8 +32,9 @@ def main(argv: list[str]) -> None:
     start("model import")
     source, name = choose_source(params)
 
-    from finetune.head import describe_new
-    from finetune.model import architecture, load_config, load_model, load_tokenizer
+    from finetune.models.head import describe_new
+    from finetune.models.loading import architecture, load_config, load_model
+    from finetune.models.tokenizers import load_tokenizer
     from finetune.tasks import load_task
 
     quiet_libraries()
@@ -177,7 +179,8 @@ def merge_adapter(folder: Path, target: Path) -> None:
     """
     from safetensors.torch import load_file
 
-    from finetune.model import BASE_MODEL, load_model, load_tokenizer, refuse_adapter_alone, stored_task
+    from finetune.models.loading import BASE_MODEL, load_model, refuse_adapter_alone, stored_task
+    from finetune.models.tokenizers import load_tokenizer
     from finetune.tasks import load_task
 
     refuse_adapter_alone(folder)

@@ -8,16 +8,18 @@ import random
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from finetune import lengths
 from finetune.cli import parse_task
-from finetune.console import progress, quiet_libraries, say, start
-from finetune.errors import DataError, Fault, ParameterError, run_main
-from finetune.handoff import SPLITS, Preprocessed, SelectedModel, SplitReport, write_rows
-from finetune.params import DataFiles
-from finetune.tables import Audit, Row, read_hub, read_mltable, read_table
+from finetune.core.console import progress, quiet_libraries, say, start
+from finetune.core.errors import DataError, Fault, ParameterError
+from finetune.core.process import run_main
+from finetune.data.folders import SPLITS, Preprocessed, SelectedModel, SplitReport, write_rows
+from finetune.data.tables import Audit, Row, read_hub, read_mltable, read_table
+from finetune.params.datapreprocess import DataFiles
+from finetune.tasks import lengths
 
 if TYPE_CHECKING:
-    from finetune.tasks.task import Columns, Task
+    from finetune.data.batches import Columns
+    from finetune.tasks.task import Task
 
 SPLIT_SEED = 0  # the split of the same file is the same for every run and every training seed
 
@@ -27,7 +29,8 @@ def main(argv: list[str]) -> None:
     start("preprocess")
     selected = SelectedModel.read(params.model_selector_output, task_name)
 
-    from finetune.model import load_config, load_tokenizer, longest_window
+    from finetune.models.loading import load_config
+    from finetune.models.tokenizers import load_tokenizer, longest_window
     from finetune.tasks import load_task
 
     quiet_libraries()

@@ -9,23 +9,26 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune import __version__, fsdp, preemption, zero
-from finetune.allocator import keep_freed_memory
+from finetune import __version__
 from finetune.cli import parse_task
-from finetune.console import quiet_libraries, say, start
-from finetune.errors import Fault, HandoffError, run_main
-from finetune.handoff import Preprocessed, SelectedModel, Trained
-from finetune.launch import found_group_of_one, is_main_process, processes, settle
-from finetune.params import FinetuneParams, refuse_contradictions, refuse_unsupported, without_effect
-from finetune.presets import with_preset
-from finetune.resolved import Derived
-from finetune.schedule import refuse_unsupported_here, schedule, without_effect_here
-from finetune.schema import non_default
-from finetune.watch import joined
+from finetune.core.console import quiet_libraries, say, start
+from finetune.core.errors import Fault, HandoffError
+from finetune.core.launch import found_group_of_one, is_main_process, processes, settle
+from finetune.core.memory import keep_freed_memory
+from finetune.core.process import run_main
+from finetune.data.folders import Preprocessed, SelectedModel, Trained
+from finetune.distributed import fsdp, preemption, zero_config
+from finetune.distributed.failure import joined
+from finetune.params.finetune import FinetuneParams
+from finetune.params.presets import with_preset
+from finetune.params.provenance import Derived
+from finetune.params.rules import refuse_contradictions, refuse_unsupported, without_effect
+from finetune.params.schema import non_default
+from finetune.training.schedule import refuse_unsupported_here, schedule, without_effect_here
 
 if TYPE_CHECKING:
-    from finetune.attempts import Attempt
     from finetune.tasks.task import Task
+    from finetune.training.attempts import Attempt
 
 
 def main(argv: list[str]) -> None:
@@ -34,7 +37,7 @@ def main(argv: list[str]) -> None:
     params, preset = with_preset(asked, processes())
     refuse_contradictions(params)
     refuse_unsupported(params)
-    params, deepspeed, of_config = zero.settle(params, processes())
+    params, deepspeed, of_config = zero_config.settle(params, processes())
     if deepspeed:
         found_group_of_one()
     keep_freed_memory()
@@ -61,18 +64,19 @@ def finetune(
         say(f"note: {line}")
 
     quiet_libraries()
-    from finetune import adapt, tracking
-    from finetune.attempts import final_metrics, train
-    from finetune.engines import whole_model
-    from finetune.model import empty_model, load_config, refuse_16_bits
+    from finetune.models.adapt import adaptations
+    from finetune.models.loading import empty_model, load_config, refuse_16_bits
     from finetune.tasks import load_task
+    from finetune.training import tracking
+    from finetune.training.attempts import final_metrics, train
+    from finetune.training.gathering import whole_model
 
     task = load_task(task_name)
     refuse_unsupported_here(params, processes())
     config = load_config(SelectedModel.model_folder(params.model_selector_output))
     refuse_16_bits(config, params.precision)
     empty = empty_model(config, task, params.attn_implementation)
-    adapt.refuse(params, empty)
+    adaptations.refuse(params, empty)
     fsdp.refuse(params, empty)
     checkpoint = checkpoint_to_resume(params)
     with tracking.tracked(params):
@@ -93,15 +97,16 @@ def refuse_other_model(selected: SelectedModel, preprocessed: Preprocessed) -> N
 
 def checkpoint_to_resume(params: FinetuneParams) -> Path | None:
     """The newest whole checkpoint if asked for; else old ones are moved out of the way."""
-    from finetune import checkpoints, peers
+    from finetune.distributed import process_group
+    from finetune.training import checkpoints
 
     folder = params.pytorch_model_folder
-    peers.refuse_other_folders(folder)
+    process_group.refuse_other_folders(folder)
     if not params.resume_from_checkpoint:
         if is_main_process():
             checkpoints.move_aside(folder)
         return None
-    newest: Path | None = peers.from_main(lambda: checkpoints.newest_whole(folder))
+    newest: Path | None = process_group.from_main(lambda: checkpoints.newest_whole(folder))
     nothing = "resume_from_checkpoint is true, but there is no whole checkpoint: starting anew"
     say(f"going on from {newest.name}" if newest else nothing)
     return newest
@@ -142,8 +147,8 @@ def earlier_speed(params: FinetuneParams, task: str) -> dict[str, float]:
 
 def save_and_prove(attempt: "Attempt", adapted: Any, task: "Task", trained: Trained) -> None:
     """Write both model folders and load them again."""
-    from finetune import save
-    from finetune.model import store_state
+    from finetune.models.loading import store_state
+    from finetune.results import saving
 
     params, trainer = attempt.params, attempt.trainer
     state = task.calibrate(trained.validation, trainer.task_state)
@@ -153,18 +158,18 @@ def save_and_prove(attempt: "Attempt", adapted: Any, task: "Task", trained: Trai
         store_state(adapted, state, task)
     tokenizer = trainer.processing_class
     unmerged = params.apply_lora and not params.merge_lora_weights
-    save.clear(params.pytorch_model_folder)
+    saving.clear(params.pytorch_model_folder)
     if unmerged:
         base = SelectedModel.model_folder(params.model_selector_output)
-        save.save_adapter(adapted, base, tokenizer, params.pytorch_model_folder)
+        saving.save_adapter(adapted, base, tokenizer, params.pytorch_model_folder)
     model = attempt.restore(adapted)
     if params.attn_implementation == "flash_attention_2":
         model.set_attn_implementation("sdpa")  # what is saved is proved in 32 bits
     if not unmerged:
-        save.save_pytorch(model, tokenizer, params.pytorch_model_folder)
-    save.document(params.pytorch_model_folder, task, state, trained)
-    save.save_mlflow(model, tokenizer, task, state, trained, params.mlflow_model_folder)
-    rows = save.prove(
+        saving.save_pytorch(model, tokenizer, params.pytorch_model_folder)
+    saving.document(params.pytorch_model_folder, task, state, trained)
+    saving.save_mlflow(model, tokenizer, task, state, trained, params.mlflow_model_folder)
+    rows = saving.prove(
         model,
         tokenizer,
         trainer.validation_rows,
@@ -181,7 +186,7 @@ def save_and_prove(attempt: "Attempt", adapted: Any, task: "Task", trained: Trai
 
 def keep_the_best(attempt: "Attempt") -> None:
     """With save_total_limit 1, the newest checkpoint besides has done its service once the model is saved."""
-    from finetune import checkpoints
+    from finetune.training import checkpoints
 
     if attempt.params.save_total_limit == 1:
         best = Path(attempt.trainer.state.best_model_checkpoint)

@@ -20,8 +20,7 @@ from transformers import (
 )
 
 from finetune import model_selector, preprocess, run
-from finetune.sampling import LengthGroupedSampler
-from finetune.training import lengths
+from finetune.data.sampler import LengthGroupedSampler, window_lengths
 from tests.conftest import ROOT, build_tiny_model, finetune_words, prepare
 from tests.launching import launch
 
@@ -186,7 +185,7 @@ PLAIN: dict[str, tuple[Any, Any, tuple[str, ...]]] = {
 
 def plain_batches(windows: Path, labels: tuple[str, ...]) -> Iterator[dict[str, torch.Tensor]]:
     data = load_from_disk(windows)
-    order = LengthGroupedSampler(lengths(data), 8, seed=42)
+    order = LengthGroupedSampler(window_lengths(data), 8, seed=42)
     for epoch in range(STEPS):
         order.set_epoch(epoch)
         chosen = list(order)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune import evaluation, model_selector, preprocess, run
-from finetune.params import TASKS
-from finetune.schema import params_of
+from finetune.params.components import TASKS
+from finetune.params.schema import params_of
 from tests.conftest import build_tiny_model, sample_rows, write_jsonl
 from tests.proofs.recorder import Run, record
 from tests.proofs.table import COLUMNS

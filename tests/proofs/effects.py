@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from finetune import evaluation
-from finetune.params import TASKS
-from finetune.schema import params_of
+from finetune.params.components import TASKS
+from finetune.params.schema import params_of
 from tests.proofs.recorder import Run, Tensors, record
 from tests.proofs.steps import largest_difference
 

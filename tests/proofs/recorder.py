@@ -210,7 +210,7 @@ def record(main: Callable[[list[str]], None], argv: list[str], words: dict[str, 
     """Run an entry point as its command line does, exit code included, and watch it."""
     from transformers import PreTrainedTokenizerBase
 
-    from finetune.errors import run_main
+    from finetune.core.process import run_main
 
     torch.use_deterministic_algorithms(False)  # as a run before may have left it
     run, shown, errors = Run(words, output), io.StringIO(), io.StringIO()

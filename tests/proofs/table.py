@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune.params import TASKS, QuestionAnsweringColumns, TokenClassificationColumns
-from finetune.schema import params_of
+from finetune.params.components import TASKS
+from finetune.params.datapreprocess import QuestionAnsweringColumns, TokenClassificationColumns
+from finetune.params.schema import params_of
 from tests.proofs import effects as see
 from tests.proofs.effects import Effect
 
@@ -92,7 +93,7 @@ FINETUNE = (
     Proof(
         "finetune_in_4bit",
         "frozen layers hold half a byte for each weight, and are saved as they were imported",
-        elsewhere="tests/adapt/test_four_bit.py::test_a_run",
+        elsewhere="tests/models/adapt/test_four_bit.py::test_a_run",
     ),
     Proof(
         "finetune_in_4bit",
@@ -120,12 +121,12 @@ FINETUNE = (
     Proof(
         "auto_find_batch_size",
         "in a process of too little memory, the weights are bit for bit those of a run begun with the batch it found",
-        elsewhere="tests/test_memory.py::test_batch_is_halved_where_memory_runs_out",
+        elsewhere="tests/training/test_batch_search.py::test_batch_is_halved_where_memory_runs_out",
     ),
     Proof(
         "keep_global_batch_size",
         "the same, of a run begun with that batch and so many accumulation steps that a step has the windows asked for",
-        elsewhere="tests/test_memory.py::test_batch_is_halved_where_memory_runs_out",
+        elsewhere="tests/training/test_batch_search.py::test_batch_is_halved_where_memory_runs_out",
     ),
     *(
         Proof(
@@ -238,7 +239,7 @@ FINETUNE = (
     Proof(
         "torch_compile",
         "PyTorch has compiled graphs; the losses are those of the run without, to 1e-4",
-        elsewhere="tests/test_compile.py::test_compiled",
+        elsewhere="tests/training/test_compile.py::test_compiled",
     ),
     Proof(
         "attn_implementation",
@@ -336,12 +337,12 @@ FINETUNE = (
     Proof(
         "resume_from_checkpoint",
         "after a kill, the weights are bit for bit those of the unbroken run",
-        elsewhere="tests/test_resume.py::test_killed_in_mid_epoch",
+        elsewhere="tests/training/test_resume.py::test_killed_in_mid_epoch",
     ),
     Proof(
         "save_total_limit",
         "on disk are the best checkpoint, of any age, and the newest",
-        elsewhere="tests/test_best_model.py::test_the_best_is_kept",
+        elsewhere="tests/training/test_best_model.py::test_the_best_is_kept",
     ),
     Proof(
         "save_steps",
@@ -379,12 +380,12 @@ FINETUNE = (
     Proof(
         "deepspeed_stage",
         "the checkpoints are cut up as ZeRO-2 and ZeRO-3 do it, and give the model that is saved",
-        elsewhere="tests/test_zero_runs.py::test_the_best_is_saved_whole_and_in_32_bits",
+        elsewhere="tests/distributed/test_zero_runs.py::test_the_best_is_saved_whole_and_in_32_bits",
     ),
     Proof(
         "deepspeed",
         "its values are used, or said beside the parameter that wins",
-        elsewhere="tests/test_zero.py::test_what_both_say_side_by_side",
+        elsewhere="tests/distributed/test_zero_config.py::test_what_both_say_side_by_side",
     ),
     Proof(
         "deepspeed",

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from finetune.params import TASKS
-from finetune.schema import params_of
+from finetune.params.components import TASKS
+from finetune.params.schema import params_of
 from tests.conftest import ROOT
 from tests.proofs.bench import Bench
 from tests.proofs.table import TABLE, Proof, proofs

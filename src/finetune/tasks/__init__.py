@@ -1,11 +1,13 @@
 """Tasks: a module each, a record of functions. Nothing else in the package asks which task it is."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from finetune.tasks.task import Task
+if TYPE_CHECKING:
+    from finetune.tasks.task import Task
 
 
-def load_task(name: str) -> Task:
+def load_task(name: str) -> "Task":
     """The record of a task. Imported when needed, since it imports torch."""
     task: Task = import_module(f"finetune.tasks.{name}").TASK
     return task

@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune.tables import Audit, Row, Table
+from finetune.data.batches import Batch, Columns
+from finetune.data.tables import Audit, Row, Table
 
-Columns = dict[str, list[Any]]
-Batch = dict[str, Any]  # name -> tensor
 Reduced = dict[str, Any]  # name -> tensor, first dimension B
 Prediction = dict[str, Any]
 Confusion = dict[str, dict[str, int]]  # gold class -> predicted class -> how many

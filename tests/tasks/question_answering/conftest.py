@@ -19,9 +19,9 @@ from transformers import (
     XLMRobertaTokenizerFast,
 )
 
-from finetune.params import QuestionAnsweringColumns
-from finetune.prediction import as_windows, collate
-from finetune.tables import Audit, Row, Table
+from finetune.data.batches import as_windows, collate
+from finetune.data.tables import Audit, Row, Table
+from finetune.params.datapreprocess import QuestionAnsweringColumns
 from finetune.tasks.question_answering import rows as qa_rows
 from finetune.tasks.question_answering import windows as qa_windows
 from finetune.tasks.task import Columns

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from transformers import BertConfig
 
 from finetune import preprocess
-from finetune.handoff import SPLITS, Preprocessed, SelectedModel, read_rows
-from finetune.prediction import as_windows
-from finetune.tables import Row
+from finetune.data.batches import as_windows
+from finetune.data.folders import SPLITS, Preprocessed, SelectedModel, read_rows
+from finetune.data.tables import Row
 from finetune.tasks.question_answering import spans as qa_spans
 from finetune.tasks.question_answering import windows as qa_windows
 from tests.conftest import write_jsonl

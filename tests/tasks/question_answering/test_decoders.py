@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from finetune.model import load_model, load_tokenizer
-from finetune.prediction import forward, predict_rows
+from finetune.models.loading import load_model
+from finetune.models.prediction import forward, predict_rows
+from finetune.models.tokenizers import load_tokenizer
 from finetune.tasks.question_answering import TASK
 from finetune.tasks.question_answering import windows as qa_windows
 from tests.families import build_family

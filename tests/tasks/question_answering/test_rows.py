@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from finetune.errors import DataError
-from finetune.tables import Row
+from finetune.core.errors import DataError
+from finetune.data.tables import Row
 from finetune.tasks.question_answering import rows as qa_rows
 from tests.tasks.question_answering.conftest import validated
 

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune.prediction import as_windows, batches_by_length, collate, forward, predict, predict_rows
+from finetune.data.batches import as_windows, batches_by_length, collate
+from finetune.models.prediction import forward, predict, predict_rows
 from finetune.tasks.question_answering import TASK
 from finetune.tasks.question_answering import rows as qa_rows
 from finetune.tasks.question_answering import spans as qa_spans

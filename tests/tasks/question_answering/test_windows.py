@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertTokenizerFast
 
-from finetune.params import QuestionAnsweringPreprocessParams
-from finetune.prediction import predict_rows
-from finetune.tables import Row
+from finetune.data.tables import Row
+from finetune.models.prediction import predict_rows
+from finetune.params.datapreprocess import QuestionAnsweringPreprocessParams
 from finetune.tasks.question_answering import TASK
 from finetune.tasks.question_answering import spans as qa_spans
 from finetune.tasks.question_answering import windows as qa_windows

@@ -4,8 +4,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from finetune.params import TokenClassificationColumns
-from finetune.tables import Audit, Row, Table
+from finetune.data.tables import Audit, Row, Table
+from finetune.params.datapreprocess import TokenClassificationColumns
 from finetune.tasks.token_classification import rows as tc_rows
 from finetune.tasks.token_classification import windows as tc_windows
 from tests.tasks.question_answering.conftest import tokenizer  # noqa: F401  (a fixture)

@@ -14,8 +14,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from finetune import preprocess
-from finetune.errors import run_main
-from finetune.handoff import Preprocessed, SelectedModel, read_rows
+from finetune.core.process import run_main
+from finetune.data.folders import Preprocessed, SelectedModel, read_rows
 from tests.conftest import write_jsonl
 from tests.test_bad_input import around, table, write
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.errors import DataError
+from finetune.core.errors import DataError
 from finetune.tasks.token_classification import rows as tc_rows
 from tests.tasks.token_classification.conftest import row, validated
 

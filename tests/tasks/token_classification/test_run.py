@@ -10,11 +10,11 @@ import pytest
 from seqeval.metrics import f1_score, precision_score, recall_score
 
 from finetune import evaluation, model_selector, run
-from finetune.model import load_model, stored_state
+from finetune.models.loading import load_model, stored_state
 from finetune.tasks import load_task
 from tests.conftest import finetune_words, sample_rows, write_jsonl
-from tests.test_card import execute, snippets
-from tests.test_report import Page
+from tests.results.test_card import execute, snippets
+from tests.results.test_report import Page
 
 pytestmark = pytest.mark.slow
 TASK = load_task("token_classification")

@@ -13,7 +13,7 @@ import pytest
 from finetune import evaluation, run
 from finetune.tasks.token_classification.rows import WORD
 from tests.conftest import finetune_words, sample_rows, write_jsonl
-from tests.test_serving import ASK
+from tests.results.test_serving import ASK
 
 TEXT = "Ada  met Émile 🙂 in Oslo\u00a0(Norway)."
 # Rows of several windows, more than are predicted at a time, and words without a token.

@@ -10,15 +10,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import Qwen2Tokenizer
 
-from finetune.errors import DataError
-from finetune.model import set_space_before_words
-from finetune.params import TokenClassificationPreprocessParams
-from finetune.prediction import as_windows, batches_by_length, predict_rows
-from finetune.tables import Row
+from finetune.core.errors import DataError
+from finetune.data.batches import as_windows, batches_by_length
+from finetune.data.tables import Row
+from finetune.models.prediction import predict_rows
+from finetune.params.datapreprocess import TokenClassificationPreprocessParams
 from finetune.tasks.token_classification import TASK
 from finetune.tasks.token_classification import tags as tc_tags
 from finetune.tasks.token_classification import windows as tc_windows
 from finetune.tasks.token_classification.windows import IGNORED, NO_WORD
+from finetune.tasks.tokenizers import set_space_before_words
 from tests.families import byte_level
 from tests.tasks.token_classification.conftest import SENTENCES, row, state
 

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from finetune.cells import Unusable, audited, clean, missing, parsed, without_surrogates
-from finetune.errors import DataError, Fault
-from finetune.params import QuestionAnsweringColumns
-from finetune.tables import Audit, Row, Table
+from finetune.core.errors import DataError, Fault
+from finetune.data.tables import Audit, Row, Table
+from finetune.data.values import Unusable, audited, clean, missing, parsed, without_surrogates
+from finetune.params.datapreprocess import QuestionAnsweringColumns
 
 REPAIR_DISTANCE = 50  # characters around a wrong offset in which the answer is looked for
 _OFFSET = re.compile(r"\s*([+-]?[0-9]+)(\.0+)?\s*")

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from finetune.tables import Row
+from finetune.data.batches import Batch
+from finetune.data.tables import Row
 from finetune.tasks.question_answering.windows import NO_SPAN, State
-from finetune.tasks.task import Batch, Examined, Prediction, Reduced
+from finetune.tasks.task import Examined, Prediction, Reduced
 
 
 def loss(outputs: Any, batch: Batch) -> torch.Tensor:
@@ -122,7 +123,7 @@ def _candidate(context: str, span: tuple[int, int], score: float) -> Prediction:
 
 def metrics(predictions: Sequence[Prediction], rows: Sequence[Row], _state: State) -> dict[str, float]:
     """exact, f1, total, HasAns_*, NoAns_*, and best_* where there are unanswerable rows."""
-    from finetune.metrics import Squad
+    from finetune.tasks.question_answering.metrics import Squad
 
     result: dict[str, float] = Squad().compute(
         predictions=[
@@ -152,7 +153,7 @@ def show(prediction: Prediction, row: Row) -> str:
 
 def examine(prediction: Prediction, row: Row, _state: State) -> Examined:
     """F1 is that of the official script; the confidence is the probability of the answer among the n best."""
-    from finetune.metrics import squad_scores
+    from finetune.tasks.question_answering.metrics import squad_scores
 
     start, end = prediction["start"], prediction["end"]
     gold = row["answers"] or {"text": [], "answer_start": []}

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from finetune.params import QuestionAnsweringPreprocessParams
-from finetune.tables import Row
-from finetune.tasks.task import Columns
+from finetune.data.batches import Columns
+from finetune.data.tables import Row
+from finetune.params.datapreprocess import QuestionAnsweringPreprocessParams
+from finetune.tasks.tokenizers import closing_token
 from finetune.tasks.windowing import fitting_stride, stride_lines, window_length
 
 NO_SPAN = -1  # offsets of tokens outside the context, and start and end of a withheld answer
@@ -91,19 +92,6 @@ def encode(rows: Sequence[Row], tokenizer: Any, state: State) -> Columns:
             offsets_here = np.where(in_context, spans[:, side], NO_SPAN)
             columns[name].append(np.pad(offsets_here, (0, len(closing)), constant_values=NO_SPAN))
     return _padded(columns, state.max_seq_length, padding(tokenizer)) if state.pad_to_max_length else columns
-
-
-def closing_token(tokenizer: Any) -> list[int]:
-    """What is put behind the window of a tokenizer that puts no class token into it and no other behind the context.
-
-    Those are the tokenizers of decoders (GPT-2, Llama, Mistral, Qwen2), whose tokens see only what stands before them:
-    at the first one, where others predict "no answer", nothing of the context could be known. What is put behind
-    changes nothing before it.
-    """
-    probe = tokenizer("a", "a")
-    if tokenizer.cls_token_id in probe["input_ids"] or probe.sequence_ids(0)[-1] is None:
-        return []
-    return [tokenizer.pad_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id]
 
 
 def _null_position(input_ids: list[int], cls_token_id: int | None) -> int:

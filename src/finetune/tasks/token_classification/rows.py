@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from finetune.cells import Unusable, audited, clean, missing, parsed, without_surrogates
-from finetune.params import TokenClassificationColumns
-from finetune.tables import Audit, Row, Table
+from finetune.data.tables import Audit, Row, Table
+from finetune.data.values import Unusable, audited, clean, missing, parsed, without_surrogates
+from finetune.params.datapreprocess import TokenClassificationColumns
 
 # Text is cut into words at white space, before and after the signs that written language puts around words, and
 # between characters of scripts without spaces.

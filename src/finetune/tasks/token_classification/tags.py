@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from finetune.tables import Row
-from finetune.tasks.task import Batch, Breakdown, Examined, Prediction, Reduced
+from finetune.data.batches import Batch
+from finetune.data.tables import Row
+from finetune.tasks.task import Breakdown, Examined, Prediction, Reduced
 from finetune.tasks.token_classification.rows import spans, text_of
 from finetune.tasks.token_classification.schemes import OUTSIDE, as_iobes, entities, type_of
 from finetune.tasks.token_classification.windows import IGNORED, NO_WORD, State
@@ -87,7 +88,7 @@ def _decode(reduced: Reduced, entries: Any, row: Row, state: State) -> Predictio
 
 def metrics(predictions: Sequence[Prediction], rows: Sequence[Row], state: State) -> dict[str, float]:
     """precision, recall, f1, accuracy: of entities by seqeval, or of tags where they mark none (macro averages)."""
-    from finetune.metrics import Seqeval, Tagging
+    from finetune.tasks.token_classification.metrics import Seqeval, Tagging
 
     predicted, gold = [p["tags"] for p in predictions], [row["tags"] for row in rows]
     if not state.scheme:
@@ -102,7 +103,7 @@ def metrics(predictions: Sequence[Prediction], rows: Sequence[Row], state: State
 
 def breakdown(predictions: Sequence[Prediction], rows: Sequence[Row], state: State) -> Breakdown:
     """Metrics of each type of entity, or of each tag; and the types of words, O among them, against each other."""
-    from finetune.metrics import by_class
+    from finetune.tasks.token_classification.metrics import by_class
 
     confusion: dict[str, Counter[str]] = {}
     found: list[tuple[Any, ...]] = []

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from finetune.console import some
-from finetune.errors import DataError, Fault
-from finetune.handoff import SPLITS
-from finetune.model import before_words
-from finetune.params import TokenClassificationPreprocessParams
-from finetune.tables import Row
-from finetune.tasks.task import Columns
+from finetune.core.console import some
+from finetune.core.errors import DataError, Fault
+from finetune.data.batches import Columns
+from finetune.data.folders import SPLITS
+from finetune.data.tables import Row
+from finetune.params.datapreprocess import TokenClassificationPreprocessParams
 from finetune.tasks.token_classification.schemes import OUTSIDE, detect, possible, strangers
+from finetune.tasks.tokenizers import before_words
 from finetune.tasks.windowing import fitting_stride, stride_lines, window_length
 
 NO_WORD = -1  # of tokens that stand for no word in their window

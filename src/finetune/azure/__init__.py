@@ -1,0 +1,4 @@
+"""Component YAMLs: written from the parameters, checked, and run on this machine as Azure ML runs them.
+
+Nothing here trains.
+"""

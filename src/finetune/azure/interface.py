@@ -1,0 +1,55 @@
+"""Parameters as the inputs, the outputs and the command of a component YAML, and back."""
+
+from typing import Any
+
+from finetune.params.schema import BOOLEAN, Param, params_of, to_text
+
+
+def yaml_inputs(cls: type) -> dict[str, dict[str, Any]]:
+    """The `inputs:` block of the component YAML."""
+    return {p.name: yaml_input(p) for p in params_of(cls) if not p.output}
+
+
+def yaml_input(p: Param) -> dict[str, Any]:
+    """One entry of an `inputs:` block. Booleans are string enums, as in the published components."""
+    entry: dict[str, Any] = {"type": "string" if p.kind == "boolean" else p.kind, "description": p.doc}
+    if not p.required:
+        entry["optional"] = True
+    if p.default is not None:
+        entry["default"] = p.default if p.kind in ("integer", "number") else to_text(p.default)
+    if p.enum:
+        entry["enum"] = list(p.enum)
+    if p.minimum is not None:
+        entry["min"] = p.minimum
+    if p.maximum is not None:
+        entry["max"] = p.maximum
+    return entry
+
+
+def from_yaml(name: str, entry: dict[str, Any]) -> Param:
+    """The parameter that an entry of a component YAML's `inputs:` or `outputs:` declares."""
+    enum = tuple(str(value) for value in entry.get("enum", ()))
+    kind = "boolean" if set(enum) == set(BOOLEAN) else entry["type"]
+    required = not entry.get("optional", False) and "default" not in entry
+    limits = {"minimum": entry.get("min"), "maximum": entry.get("max")}
+    return Param(
+        name, kind, entry.get("default"), required, False, enum, entry.get("description", ""), **limits, group=""
+    )
+
+
+def yaml_outputs(cls: type) -> dict[str, dict[str, Any]]:
+    """The `outputs:` block of the component YAML."""
+    return {p.name: {"type": p.kind, "description": p.doc} for p in params_of(cls) if p.output}
+
+
+def command_line(cls: type, module: str, words: str = "") -> str:
+    """The `command:` of the component YAML; every optional input stands in $[[ ]].
+
+    Azure ML puts values in as they are, so what may hold a space is quoted.
+    """
+    lines = [f"python -m {module}{' ' + words if words else ''}"]
+    for p in params_of(cls):
+        quote = "" if p.kind in ("integer", "number", "boolean") or p.enum else "'"
+        group = f"--{p.name} {quote}${{{{{'outputs' if p.output else 'inputs'}.{p.name}}}}}{quote}"
+        lines.append(group if p.required or p.output else f"$[[{group}]]")
+    return " ".join(lines)  # one shell command: a line break would end it

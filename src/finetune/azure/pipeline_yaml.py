@@ -1,0 +1,255 @@
+"""A pipeline component YAML -> steps, with every binding checked.
+
+azure-ai-ml accepts a wrong parent input, job name, job output or child input, a mismatch of types and a cycle without
+a word; here each is a fault, and all of them are reported at once.
+"""
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from finetune.azure import snapshot
+from finetune.azure.interface import from_yaml
+from finetune.core.errors import Fault, ParameterError
+from finetune.params.schema import Param, did_you_mean, to_text
+
+_PARENT_INPUT = re.compile(r"\$\{\{\s*parent\.inputs\.(\w+)\s*\}\}")
+_PARENT_OUTPUT = re.compile(r"\$\{\{\s*parent\.outputs\.(\w+)\s*\}\}")
+_JOB_OUTPUT = re.compile(r"\$\{\{\s*parent\.jobs\.(\w+)\.outputs\.(\w+)\s*\}\}")
+_REFERENCE = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")  # any, in a command
+_QUOTED_REFERENCE = re.compile(r"(['\"]?)\$\{\{\s*(.*?)\s*\}\}\1")
+_GROUP = re.compile(r"\$\[\[(.*?)\]\]", re.S)
+# kind of a source -> kinds of inputs that take it, besides its own
+_TAKEN_BY: dict[str, tuple[str, ...]] = {
+    "integer": ("number", "string"),
+    "number": ("string",),
+    "boolean": ("string",),
+    "uri_folder": ("custom_model",),
+    "custom_model": ("uri_folder",),
+    "mlflow_model": ("uri_folder", "custom_model"),
+    "mltable": ("uri_folder",),
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One job of the pipeline and its component."""
+
+    name: str
+    component: dict[str, Any]
+    inputs: dict[str, Param]
+    outputs: dict[str, Param]
+    bound_inputs: dict[str, str]
+    bound_outputs: dict[str, str]
+    settings: dict[str, Any]  # compute, resources, distribution
+    snapshot: snapshot.Snapshot
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A pipeline component."""
+
+    path: Path
+    inputs: dict[str, Param]
+    outputs: dict[str, Param]
+    steps: tuple[Step, ...]  # in an order in which they can run
+
+
+def load_pipeline(path: Path) -> Pipeline:
+    """Raises: ParameterError, with every fault of every component and binding."""
+    spec = _read(path)
+    try:
+        inputs, outputs = _params(spec.get("inputs")), _params(spec.get("outputs"))
+        jobs = dict(spec.get("jobs") or {})
+        broken: list[Fault] = []
+        steps: dict[str, Step] = {}
+        for name, job in jobs.items():
+            try:
+                steps[name] = _step(path, name, job)
+            except ParameterError as error:
+                broken += [Fault(f.what, f.where or f"{path.name}, {name}", f.why, f.fix) for f in error.faults]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ParameterError(
+            Fault(f"{path} is no pipeline component", why=f"{type(error).__name__}: {error}")
+        ) from None
+    faults = broken + [
+        Fault(what, where=f"{path.name}, {where}") for where, what in _faults(inputs, outputs, steps, set(jobs))
+    ]
+    if not jobs:
+        faults.append(Fault(f"{path} has no jobs", fix="give a YAML of `type: pipeline`"))
+    if faults:
+        raise ParameterError(*faults)
+    return Pipeline(path, inputs, outputs, tuple(steps[name] for name in _order(steps)))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ParameterError(Fault(f"{path} is missing", fix="give the path of a component YAML"))
+    try:
+        spec = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ParameterError(Fault(f"{path} is not valid YAML", why=str(error))) from None
+    if not isinstance(spec, dict):
+        raise ParameterError(Fault(f"{path} is no component", why="its YAML is no mapping"))
+    return spec
+
+
+def _params(entries: dict[str, Any] | None) -> dict[str, Param]:
+    return {name: from_yaml(name, entry) for name, entry in (entries or {}).items()}
+
+
+def _step(pipeline: Path, name: str, job: dict[str, Any]) -> Step:
+    path = (pipeline.parent / str(job.get("component", "")).removeprefix("file:")).resolve()
+    component = _read(path)
+    if "command" not in component:
+        raise ParameterError(Fault(f"{path} has no command", fix="give a YAML of `type: command`"))
+    code = [(path.parent / component["code"]).resolve()] if "code" in component else []
+    return Step(
+        name=name,
+        component=component,
+        inputs=_params(component.get("inputs")),
+        outputs=_params(component.get("outputs")),
+        bound_inputs={key: to_text(value) for key, value in (job.get("inputs") or {}).items()},
+        bound_outputs={key: to_text(value) for key, value in (job.get("outputs") or {}).items()},
+        settings={key: job[key] for key in ("compute", "resources", "distribution") if key in job},
+        snapshot=snapshot.collect(
+            code,
+            [(path.parent / include).resolve() for include in component.get("additional_includes", [])],
+        ),
+    )
+
+
+def _faults(
+    inputs: dict[str, Param], outputs: dict[str, Param], steps: dict[str, Step], jobs: set[str]
+) -> Iterator[tuple[str, str]]:
+    """(where, what) of every binding that can't work. `jobs` has the names of broken steps too."""
+    for step in steps.values():
+        for name, text in step.bound_inputs.items():
+            where = f"{step.name}.inputs.{name}"
+            if name not in step.inputs:
+                yield where, f"the component has no input {name!r}{did_you_mean(name, list(step.inputs))}"
+            else:
+                yield from ((where, what) for what in _input_faults(step.inputs[name], text, inputs, steps, jobs))
+        for name, param in step.inputs.items():
+            if param.required and name not in step.bound_inputs:
+                yield f"{step.name}.inputs", f"required input {name!r} is not bound"
+        for name, text in step.bound_outputs.items():
+            yield from ((f"{step.name}.outputs.{name}", what) for what in _output_faults(step, name, text, outputs))
+        yield from ((f"{step.name}.command", what) for what in _command_faults(step))
+        for name in _PARENT_INPUT.findall(str(step.settings)):
+            if name not in inputs:
+                yield step.name, f"the pipeline has no input {name!r}{did_you_mean(name, list(inputs))}"
+    bound = [
+        name for step in steps.values() for text in step.bound_outputs.values() for name in _PARENT_OUTPUT.findall(text)
+    ]
+    for name in outputs:
+        if bound.count(name) != 1:
+            yield f"outputs.{name}", "no job writes it" if name not in bound else "several jobs write it"
+    try:
+        _order(steps)
+    except CycleError as error:
+        yield "jobs", f"they wait for each other: {' -> '.join(error.args[1])}"
+
+
+def _command_faults(step: Step) -> Iterator[str]:
+    command = step.component["command"]
+    known = {f"inputs.{name}" for name in step.inputs} | {f"outputs.{name}" for name in step.outputs}
+    for name in _REFERENCE.findall(command):
+        if name not in known:
+            yield f"${{{{{name}}}}} is no input or output of the component{did_you_mean(name, sorted(known))}"
+    outside = _REFERENCE.findall(_GROUP.sub("", command))
+    for name, param in step.inputs.items():
+        if f"inputs.{name}" in outside and not param.required and param.default is None:
+            yield f"optional input {name!r} stands outside $[[ ]]"
+
+
+def _input_faults(
+    target: Param, text: str, inputs: dict[str, Param], steps: dict[str, Step], jobs: set[str]
+) -> Iterator[str]:
+    if match := _PARENT_INPUT.fullmatch(text):
+        name = match[1]
+        if name not in inputs:
+            yield f"the pipeline has no input {name!r}{did_you_mean(name, list(inputs))}"
+            return
+        source = inputs[name]
+        yield from _type_faults(source, target)
+        if target.required and not source.required and source.default is None:
+            yield f"the pipeline's input {name!r} is optional, but the component requires it"
+        missing = [value for value in source.enum if target.enum and value not in target.enum]
+        if missing:
+            yield f"the pipeline allows {', '.join(missing)}, the component only {', '.join(target.enum)}"
+    elif match := _JOB_OUTPUT.fullmatch(text):
+        job, output = match[1], match[2]
+        if job not in jobs:
+            yield f"there is no job {job!r}{did_you_mean(job, sorted(jobs))}"
+        elif job in steps and output not in steps[job].outputs:
+            yield f"{job} has no output {output!r}{did_you_mean(output, list(steps[job].outputs))}"
+        elif job in steps:
+            yield from _type_faults(steps[job].outputs[output], target)
+    elif "${{" in text:
+        yield f"{text} is no binding that can be followed"
+    else:
+        try:
+            target.convert(text)
+        except ValueError as error:
+            yield f"{text!r} {error}"
+
+
+def _type_faults(source: Param, target: Param) -> Iterator[str]:
+    if source.kind != target.kind and target.kind not in _TAKEN_BY.get(source.kind, ()):
+        yield f"{source.name!r} is of type {source.kind}, the component takes {target.kind}"
+
+
+def _output_faults(step: Step, name: str, text: str, outputs: dict[str, Param]) -> Iterator[str]:
+    match = _PARENT_OUTPUT.fullmatch(text)
+    if name not in step.outputs:
+        yield f"the component has no output {name!r}{did_you_mean(name, list(step.outputs))}"
+    elif match is None or match[1] not in outputs:
+        yield f"{text} is no output of the pipeline{did_you_mean(match[1] if match else '', list(outputs))}"
+    else:
+        yield from _type_faults(step.outputs[name], outputs[match[1]])
+
+
+def needs(step: Step) -> set[str]:
+    """Names of the jobs whose outputs a step reads."""
+    return {match[1] for text in step.bound_inputs.values() if (match := _JOB_OUTPUT.fullmatch(text))}
+
+
+def _order(steps: dict[str, Step]) -> list[str]:
+    """Names of the steps, each after those it needs. Raises: CycleError."""
+    return [
+        name
+        for name in TopologicalSorter({step.name: sorted(needs(step)) for step in steps.values()}).static_order()
+        if name in steps
+    ]
+
+
+def resolve(text: str, inputs: dict[str, str | None], job_outputs: dict[tuple[str, str], Path]) -> str | None:
+    """The value of a binding; None where an optional input has none."""
+    if match := _PARENT_INPUT.fullmatch(text):
+        return inputs.get(match[1])
+    if match := _JOB_OUTPUT.fullmatch(text):
+        return str(job_outputs[match[1], match[2]])
+    return text
+
+
+def parent_output(text: str) -> str | None:
+    """The pipeline output that a job's output is bound to."""
+    match = _PARENT_OUTPUT.fullmatch(text)
+    return match[1] if match else None
+
+
+def fill_command(command: str, inputs: dict[str, str | None], outputs: dict[str, str]) -> str:
+    """The command with its values put in, as Azure ML does: a $[[ ]] group goes where one of its inputs is absent."""
+    values = {f"inputs.{name}": text for name, text in inputs.items()} | {f"outputs.{n}": t for n, t in outputs.items()}
+
+    def group(match: re.Match[str]) -> str:
+        return "" if any(values[name] is None for name in _REFERENCE.findall(match[1])) else match[1]
+
+    return _QUOTED_REFERENCE.sub(lambda match: shlex.quote(str(values[match[2]])), _GROUP.sub(group, command))

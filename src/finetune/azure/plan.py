@@ -1,0 +1,161 @@
+"""A command line and a pipeline component YAML -> every step with its command, its folders and its processes."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.azure import snapshot
+from finetune.azure.pipeline_yaml import Pipeline, Step, fill_command, needs, parent_output, resolve
+from finetune.core.errors import Fault, ParameterError
+from finetune.params.schema import did_you_mean
+
+USAGE = """usage: finetune pipeline FILE --output FOLDER [--set NAME=VALUE ...] [--force]
+
+FILE             a pipeline component YAML
+--output FOLDER  where everything is written; run again with the same folder to skip finished steps
+--set NAME=VALUE an input of the pipeline; --set may be repeated, or take several
+--force          run every step, finished or not
+"""
+
+
+LOCAL_OR_HUB = ("huggingface_id", "dataset_name")  # names that may be a folder, which steps see from elsewhere
+
+
+@dataclass(frozen=True)
+class Words:
+    """The command line of the runner."""
+
+    file: Path
+    output: Path
+    values: dict[str, str]
+    force: bool
+
+
+def read_words(argv: list[str], output: Path | None = None) -> Words:
+    """`output` is the folder where --output isn't given. Raises: ParameterError."""
+    faults: list[Fault] = []
+    values: dict[str, str] = {}
+    file = None
+    option, force = "", False
+    for word in argv:
+        if word in ("--set", "--output"):
+            option = word
+        elif word == "--force":
+            option, force = "", True
+        elif word.startswith("--output="):
+            output = Path(word.removeprefix("--output="))
+        elif word.startswith("--"):
+            faults.append(Fault(f"unknown option {word}{did_you_mean(word, ('--set', '--output', '--force'))}"))
+        elif option == "--output":
+            output, option = Path(word), ""
+        elif option == "--set" and "=" in word:
+            name, _, value = word.partition("=")
+            values[name] = value
+        elif file is None and option == "":
+            file = word
+        else:
+            faults.append(Fault(f"unexpected word {word!r}", fix="--set NAME=VALUE"))
+    if file is None:
+        faults.append(Fault("no pipeline file is given", fix="finetune pipeline FILE --output FOLDER"))
+    if output is None:
+        faults.append(Fault("--output is missing", fix="--output out"))
+    if faults or file is None or output is None:
+        raise ParameterError(*faults)
+    return Words(Path(file), output.resolve(), values, force)
+
+
+def pipeline_inputs(pipeline: Pipeline, values: dict[str, str]) -> tuple[dict[str, str | None], list[Fault]]:
+    """Every input's value as text, paths made absolute, None where an optional one has none; and what is wrong."""
+    faults = []
+    texts = {name: p.default_text for name, p in pipeline.inputs.items()}
+    for name, text in values.items():
+        if name not in pipeline.inputs:
+            faults.append(Fault(f"the pipeline has no input {name!r}{did_you_mean(name, list(pipeline.inputs))}"))
+            continue
+        try:
+            pipeline.inputs[name].convert(text)
+        except ValueError as error:
+            faults.append(Fault(f"--set {name}={text} {error}"))
+            continue
+        texts[name] = str(Path(text).resolve()) if name in LOCAL_OR_HUB and Path(text).is_dir() else text
+        if pipeline.inputs[name].is_port:
+            texts[name] = str(Path(text).resolve())
+            if not Path(text).exists():
+                faults.append(
+                    Fault(f"--set {name}={text}: there is no such file or folder", where=str(Path(text).resolve()))
+                )
+    for name, p in pipeline.inputs.items():
+        if p.required and texts[name] is None:
+            faults.append(Fault(f"input {name} is missing", why=p.doc, fix=f"--set {name}=<{p.kind}>"))
+    return texts, faults
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A step with every value put in."""
+
+    step: Step
+    command: str
+    outputs: dict[str, Path]
+    processes: int  # on each machine
+    world: int  # on all
+    key: str  # equal where nothing that the step depends on has changed
+
+
+def prepare(pipeline: Pipeline, given: dict[str, str], output: Path) -> tuple[list[Prepared], list[Fault]]:
+    """Every step's command, outputs and key; and what is wrong with the values given."""
+    inputs, faults = pipeline_inputs(pipeline, given)
+    if output.exists() and not output.is_dir():
+        faults.append(Fault(f"{output} is no folder", fix="--output with another name"))
+    folders = {(s.name, name): output_path(output, s, name) for s in pipeline.steps for name in s.outputs}
+    keys: dict[str, str] = {}
+    prepared = []
+    for step in pipeline.steps:
+        values = {name: p.default_text for name, p in step.inputs.items()}
+        for name, text in step.bound_inputs.items():
+            value = resolve(text, inputs, folders)
+            if value is not None:
+                values[name] = value
+                try:
+                    step.inputs[name].convert(value)
+                except ValueError as error:
+                    faults.append(Fault(f"{name} {value!r} {error}", where=f"{pipeline.path.name}, {step.name}"))
+        outputs = {name: folders[step.name, name] for name in step.outputs}
+        command = fill_command(step.component["command"], values, {name: str(path) for name, path in outputs.items()})
+        nodes, on_each = process_counts(step, inputs)
+        depends = [
+            command,
+            snapshot.digest(step.snapshot),
+            nodes,
+            on_each,
+            *(keys[name] for name in sorted(needs(step))),
+        ]
+        keys[step.name] = hashlib.sha256(json.dumps([*depends, *input_digests(step, values)]).encode()).hexdigest()
+        prepared.append(Prepared(step, command, outputs, on_each, nodes * on_each, keys[step.name]))
+    return prepared, faults
+
+
+def output_path(output: Path, step: Step, name: str) -> Path:
+    """A step's output lies under the name of the pipeline output that it is bound to, else in the step's own folder."""
+    bound = parent_output(step.bound_outputs.get(name, ""))
+    return output / bound if bound else output / "steps" / step.name / name
+
+
+def process_counts(step: Step, inputs: dict[str, str | None]) -> tuple[int, int]:
+    """(machines, processes on each), from the job's or the component's resources and distribution."""
+    resources = {**step.component.get("resources", {}), **step.settings.get("resources", {})}
+    distribution = {**step.component.get("distribution", {}), **step.settings.get("distribution", {})}
+
+    def count(value: Any) -> int:
+        return max(1, int(resolve(str(value), inputs, {}) or 1))
+
+    return count(resources.get("instance_count", 1)), count(distribution.get("process_count_per_instance", 1))
+
+
+def input_digests(step: Step, values: dict[str, str | None]) -> list[str]:
+    """A digest of each file or folder handed in from outside the pipeline."""
+    from_steps = {name for name, text in step.bound_inputs.items() if ".jobs." in text}
+    ports = [name for name, p in step.inputs.items() if p.is_port and name not in from_steps]
+    return [snapshot.digest(snapshot.tree(Path(str(values[name])))) for name in ports if values[name] is not None]

@@ -1,0 +1,72 @@
+"""The code that a component takes along: what Azure ML would upload."""
+
+import fnmatch
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from finetune.core.errors import Fault, ParameterError
+
+Snapshot = dict[Path, Path]  # path inside the snapshot -> file on this machine
+
+
+def collect(code: list[Path], includes: list[Path]) -> Snapshot:
+    """The files of the code folder, if there is one, but those that its .amlignore lists; each include beside them.
+
+    Raises: ParameterError for a missing path, or a pattern that is more than a file name.
+    """
+    missing = [path for path in (*code, *includes) if not path.exists()]
+    if missing:
+        raise ParameterError(
+            *(Fault(f"{path} is missing", why="a component's code or additional_includes") for path in missing)
+        )
+    files = {path.relative_to(folder): path for folder in code for path in _files(folder, _ignored(folder))}
+    for include in includes:
+        files |= {path.relative_to(include.parent): path for path in _files(include, [])}
+    return files
+
+
+def digest(files: Snapshot) -> str:
+    """Changes with the name or content of any file."""
+    found = hashlib.sha256()
+    for name in sorted(files):
+        found.update(f"{name}\0{files[name].stat().st_size}\0".encode())
+        with files[name].open("rb") as stream:
+            while block := stream.read(1 << 20):
+                found.update(block)
+    return found.hexdigest()
+
+
+def tree(path: Path) -> Snapshot:
+    """A file, or every file of a folder."""
+    return {file.relative_to(path): file for file in _files(path, [])}
+
+
+def copy(files: Snapshot, target: Path) -> None:
+    """Write the snapshot into an emptied folder."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for name, path in files.items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target / name)
+
+
+def _ignored(code: Path) -> list[str]:
+    listing = code / ".amlignore"
+    lines = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
+    patterns = [line.strip().rstrip("/") for line in lines if line.strip() and not line.startswith("#")]
+    for pattern in patterns:
+        if "/" in pattern or pattern.startswith("!"):
+            fix = "name files and folders by a pattern without / and !"
+            raise ParameterError(Fault(f"pattern {pattern!r} is not understood", where=str(listing), fix=fix))
+    return patterns
+
+
+def _files(folder: Path, patterns: list[str]) -> Iterator[Path]:
+    if folder.is_file():
+        yield folder
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if path.is_file() and not any(fnmatch.fnmatch(part, pattern) for part in parts for pattern in patterns):
+            yield path

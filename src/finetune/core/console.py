@@ -1,0 +1,82 @@
+"""What a user sees while a component runs."""
+
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune.core.launch import is_main_process, shares_terminal
+
+SHOWN = 8  # names in a line
+
+
+def start(component: str) -> None:
+    """Say which component runs."""
+    say(f"[{component}]")
+
+
+def quiet_libraries() -> None:
+    """Turn off the loading bars of transformers and datasets, and what transformers says to programmers."""
+    import datasets
+    import torch
+    import transformers
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed guesses it too, but says so
+
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    for module in ("transformers", "torch.distributed"):
+        warnings.filterwarnings("ignore", category=FutureWarning, module=module)
+    for name in ("alembic", "bitsandbytes", "DeepSpeed", "mlflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of many."""
+    return ", ".join(names[:SHOWN]) + (f", … {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+class _Output:
+    """Where this process prints."""
+
+    own_log = False
+    terminal = 2  # a file descriptor
+
+
+def speaks() -> bool:
+    """False where several processes share a terminal, and this is neither the main one nor has a log of its own."""
+    return is_main_process() or not shares_terminal() or _Output.own_log
+
+
+def log_to(path: Path) -> None:
+    """From now on, everything that this process prints, and the libraries under it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        _Output.own_log, _Output.terminal = True, os.dup(2)
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')}", flush=True)
+
+
+def back_to_terminal() -> None:
+    """For the errors of this process, where the main one can't speak any more."""
+    os.dup2(_Output.terminal, 2)
+
+
+def say(line: str) -> None:
+    """One line for the user, from the main process alone."""
+    if is_main_process():
+        print(line, flush=True)
+
+
+def progress(total: int, what: str) -> Any:
+    """A tqdm bar; in a log file it writes a line now and then instead of redrawing."""
+    from tqdm import tqdm
+
+    live = sys.stderr.isatty() or "FINETUNE_LIVE" in os.environ
+    return tqdm(total=total, desc=what, mininterval=0.1 if live else 10, disable=not is_main_process(), ncols=80)

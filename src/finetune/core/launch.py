@@ -1,0 +1,119 @@
+"""Which processes a run has and how they were started: torchrun, Azure ML, mpirun, or one alone. No torch here."""
+
+import os
+import socket
+import zlib
+from collections.abc import Sequence
+
+from finetune.core.errors import Fault, ParameterError
+
+GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+NEEDED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+OPEN_MPI = {
+    "RANK": "OMPI_COMM_WORLD_RANK",
+    "LOCAL_RANK": "OMPI_COMM_WORLD_LOCAL_RANK",
+    "WORLD_SIZE": "OMPI_COMM_WORLD_SIZE",
+    "LOCAL_WORLD_SIZE": "OMPI_COMM_WORLD_LOCAL_SIZE",
+}
+AZURE_MPI_MASTER = "AZ_BATCH_MASTER_NODE"  # HOST:PORT of the machine of rank 0, in Azure ML's MPI jobs
+
+
+def processes() -> int:
+    """Processes of this run, one for each device."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Of this process; 0 is the main one."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def local_rank() -> int:
+    """Of this process on its machine, which is also the number of its device."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def is_main_process() -> bool:
+    """False on the ranks above 0 of a run with several processes."""
+    return rank() == 0
+
+
+def shares_terminal() -> bool:
+    """Whether the launcher mixes what all processes print; Azure ML and `finetune pipeline` keep a log for each."""
+    return processes() > 1 and ("TORCHELASTIC_RUN_ID" in os.environ or OPEN_MPI["RANK"] in os.environ)
+
+
+def settle(argv: Sequence[str]) -> list[str]:
+    """Let the environment say what PyTorch reads from it, whoever started the process.
+
+    -> argv without the --local_rank of older launchers. Raises: ParameterError if variables are missing.
+    """
+    words = _take_local_rank(argv)
+    _adopt_open_mpi()
+    if os.environ.get("WORLD_SIZE") == "1":  # as Azure ML has it; alone, a process group would only cost time
+        for name in GROUP:
+            os.environ.pop(name, None)
+    if processes() > 1:
+        missing = [name for name in NEEDED if not os.environ.get(name)]
+        if missing:
+            what = f"WORLD_SIZE is {processes()}, but {', '.join(missing)} " + ("is" if missing[1:] == [] else "are")
+            fix = f"torchrun --nproc-per-node {processes()} -m finetune.run …, which sets them all"
+            raise ParameterError(Fault(f"{what} not set", why="the processes could not find each other", fix=fix))
+        _share_cores()
+    return words
+
+
+def found_group_of_one() -> None:
+    """For engines that will not run without a process group."""
+    if processes() == 1:
+        alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}
+        os.environ |= {name: str(value) for name, value in alone.items()}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def _take_local_rank(argv: Sequence[str]) -> list[str]:
+    """torch.distributed.launch and the deepspeed launcher add it to the words of every process."""
+    words: list[str] = []
+    given = ""
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if name in ("--local_rank", "--local-rank"):
+            given = value if equals else "next"
+        elif given == "next":
+            given = word
+        else:
+            words.append(word)
+    if given.isdigit():
+        os.environ.setdefault("LOCAL_RANK", given)
+    return words
+
+
+def _adopt_open_mpi() -> None:
+    """mpirun says who is who, but not where rank 0 listens."""
+    if "RANK" in os.environ or OPEN_MPI["RANK"] not in os.environ:
+        return
+    os.environ |= {name: os.environ[theirs] for name, theirs in OPEN_MPI.items()}
+    if "MASTER_ADDR" not in os.environ:
+        azure = os.environ.get(AZURE_MPI_MASTER, "").partition(":")[0]
+        if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:
+            os.environ["MASTER_ADDR"] = "127.0.0.1"
+        elif azure:
+            os.environ["MASTER_ADDR"] = azure
+        else:
+            fix = "mpirun -x MASTER_ADDR=HOST …, with the host that rank 0 runs on"
+            raise ParameterError(Fault("mpirun started processes on several machines without MASTER_ADDR", fix=fix))
+    if "MASTER_PORT" not in os.environ:  # the same for all processes of a job, another for the next job
+        job = os.environ.get("PMIX_NAMESPACE", "")
+        os.environ["MASTER_PORT"] = str(20000 + zlib.crc32(job.encode()) % 10000)
+
+
+def _share_cores() -> None:
+    """torchrun gives each process one core if nothing is said; left alone, each would take all of them."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", processes()))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // local)))

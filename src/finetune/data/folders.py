@@ -1,0 +1,192 @@
+"""The folders between components. Each is written with its JSON last, so that the file means the folder is whole."""
+
+import dataclasses
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.core.errors import Fault, HandoffError
+
+VERSION = 1
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class SelectedModel:
+    """Output of model import: FOLDER/model_selector_args.json and FOLDER/model/."""
+
+    task: str
+    source: str  # huggingface_id, pytorch_model_path or mlflow_model_path
+    source_name: str
+    model_type: str
+    architecture: str  # the class that finetuning will load
+    new_weights: tuple[str, ...]  # names of weights that the source lacks and that start at random
+
+    def write(self, folder: Path) -> None:
+        _write(folder / "model_selector_args.json", self)
+
+    @classmethod
+    def read(cls, folder: Path, task: str) -> "SelectedModel":
+        """Raises: HandoffError."""
+        values = _read(folder / "model_selector_args.json", task, "model_selector_output", "model_selector")
+        return cls(**{**values, "new_weights": tuple(values["new_weights"])})
+
+    @staticmethod
+    def model_folder(folder: Path) -> Path:
+        return folder / "model"
+
+    @classmethod
+    def clear(cls, folder: Path) -> None:
+        """Take away what an earlier run left, the mark of a whole folder first."""
+        (folder / "model_selector_args.json").unlink(missing_ok=True)
+        shutil.rmtree(cls.model_folder(folder), ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """What became of the rows of one split."""
+
+    rows_read: int
+    rows_left_out: int  # by max_train_samples or max_eval_samples
+    rows_kept: int
+    windows: int
+    problems: dict[str, dict[str, Any]]  # reason -> {"count", "action", "rows": first row numbers}
+
+
+@dataclass(frozen=True)
+class Preprocessed:
+    """Output of preprocess: preprocess.json, tokenizer/, and for each split rows.jsonl and windows/ (Arrow)."""
+
+    task: str
+    state: dict[str, Any]  # the task's own: how rows are encoded and decoded
+    splits: dict[str, SplitReport]
+    model_type: str
+    split_source: str  # where validation and test come from
+
+    def write(self, folder: Path) -> None:
+        _write(folder / "preprocess.json", self)
+
+    @classmethod
+    def read(cls, folder: Path, task: str) -> "Preprocessed":
+        """Raises: HandoffError."""
+        values = _read(folder / "preprocess.json", task, "preprocess_output", "preprocess")
+        values["splits"] = {name: SplitReport(**report) for name, report in values["splits"].items()}
+        for name in values["splits"]:
+            for path in (cls.rows_file(folder, name), cls.windows_folder(folder, name)):
+                if not path.exists():
+                    raise HandoffError(Fault(f"{path} is missing", fix="run preprocess again"))
+        return cls(**values)
+
+    @staticmethod
+    def clear(folder: Path) -> None:
+        """Take away what an earlier run left, the mark of a whole folder first."""
+        (folder / "preprocess.json").unlink(missing_ok=True)
+        for name in (*SPLITS, "tokenizer"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+
+    @staticmethod
+    def tokenizer_folder(folder: Path) -> Path:
+        return folder / "tokenizer"
+
+    @staticmethod
+    def rows_file(folder: Path, split: str) -> Path:
+        return folder / split / "rows.jsonl"
+
+    @staticmethod
+    def windows_folder(folder: Path, split: str) -> Path:
+        return folder / split / "windows"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """training.json, beside the weights of a finetuned model: where they come from and how training went."""
+
+    task: str
+    base_model: str  # as it was given to model import
+    source: str  # huggingface_id, pytorch_model_path or mlflow_model_path
+    model_type: str
+    metric: str  # the best model has its lowest or highest value
+    greater_is_better: bool
+    best_step: int
+    validation: dict[str, float]  # metrics of the best model
+    log: list[dict[str, float]]  # {"step", "loss", …} of training, {"step", "eval_loss", "eval_…"} of validation
+    device: str
+    speed: dict[str, float]  # train_seconds, train_samples_per_second, train_tokens_per_second
+    splits: dict[str, SplitReport]
+    parameters: dict[str, Any]  # those away from their defaults
+    versions: dict[str, str]  # package -> version
+
+    FILE = "training.json"
+
+    def write(self, folder: Path) -> None:
+        _write(folder / self.FILE, self)
+
+    @classmethod
+    def read(cls, folder: Path, task: str) -> "Trained | None":
+        """None where there is no such file: any Hugging Face folder can be scored. Raises: HandoffError."""
+        path = folder / cls.FILE
+        if not path.is_file():
+            return None
+        values = _read(path, task, "pytorch_model_folder", "run")
+        try:
+            splits = {name: SplitReport(**report) for name, report in values["splits"].items()}
+            return cls(**{**values, "splits": splits})
+        except (AttributeError, KeyError, TypeError) as error:
+            fix = "run `python -m finetune.run` again, or remove the file: the model is scored without it"
+            raise HandoffError(Fault(f"{path} is damaged", why=str(error), fix=fix)) from None
+
+    @property
+    def hub_id(self) -> str | None:
+        """Of the base model, where it comes from the Hugging Face hub."""
+        return self.base_model if self.source == "huggingface_id" and not Path(self.base_model).is_dir() else None
+
+    @property
+    def base_name(self) -> str:
+        """The last part of its id or path."""
+        return Path(self.base_model).name
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """One JSON object per line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=True) + "\n")  # half a surrogate pair can't be written as UTF-8
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows that `write_rows` wrote."""
+    with path.open(encoding="utf-8", newline="\n") as file:
+        return [json.loads(line) for line in file]
+
+
+def _write(path: Path, record: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"version": VERSION, **dataclasses.asdict(record)}, indent=2, ensure_ascii=False)
+    part = path.with_suffix(".part")
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def _read(path: Path, task: str, port: str, module: str) -> dict[str, Any]:
+    if not path.is_file():
+        fix = f"pass the output folder of `python -m finetune.{module}` as --{port}"
+        raise HandoffError(
+            Fault(f"{path.parent} has no {path.name}", why="the component before this one writes it last", fix=fix)
+        )
+    try:
+        values: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        fix = f"run `python -m finetune.{module}` again"
+        raise HandoffError(Fault(f"{path} is damaged", why=str(error), fix=fix)) from None
+    if values.pop("version", None) != VERSION:
+        raise HandoffError(
+            Fault(f"{path} is of another version", fix=f"run `python -m finetune.{module}` of this version again")
+        )
+    if values.get("task") != task:
+        raise HandoffError(
+            Fault(f"{path} was made for {values.get('task')}, not for {task}", fix=f"--task {values.get('task')}")
+        )
+    return values

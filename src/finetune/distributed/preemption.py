@@ -1,0 +1,76 @@
+"""SIGTERM, with which platforms announce that a machine will be taken away. No torch here."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from finetune.core.errors import Fault, StoppedError
+
+AGAIN = "the same command with --resume_from_checkpoint true"
+
+
+class _Sigterm:
+    """What this process has heard. A handler belongs to the whole process, and so does this."""
+
+    heard = False
+    training = False
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Within, SIGTERM ends the process with the exit code of StoppedError: in training, after a save."""
+    owner = os.getpid()
+    _Sigterm.heard = False
+
+    def handle(number: int, _: Any) -> None:
+        if os.getpid() != owner:  # another process that was forked off
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        first, _Sigterm.heard = not _Sigterm.heard, True
+        if first and not _Sigterm.training:
+            raise StoppedError(Fault("stopped by SIGTERM outside of training", fix=AGAIN))
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is handle:  # whoever leaves with an error has other plans (watch.py)
+            signal.signal(signal.SIGTERM, before)
+
+
+def deaf_to_sigterm(begin: Callable[[int], None] | None, worker: int) -> None:
+    """What a process that prepares batches begins with. Launchers signal whole groups of processes, and a step that has
+    lost its worker can't be saved; workers end with the process that they work for."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if begin:
+        begin(worker)
+
+
+def heard() -> bool:
+    """Whether this process was told to stop."""
+    return _Sigterm.heard
+
+
+@contextmanager
+def noted() -> Iterator[None]:
+    """Within, a SIGTERM is only noted, for callbacks.StopTogether to act on."""
+    _Sigterm.training = True
+    try:
+        yield
+    finally:
+        _Sigterm.training = False
+    if _Sigterm.heard:
+        raise StoppedError(Fault("stopped by SIGTERM after the last step", fix=AGAIN))
+
+
+@contextmanager
+def ignored() -> Iterator[None]:
+    """Within, a SIGTERM does nothing: this process only waits for another that is about to be done."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

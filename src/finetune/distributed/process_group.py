@@ -1,0 +1,99 @@
+"""What the processes of a run do together: form a group, agree, hand values over. Alone, each is its own group."""
+
+import os
+import secrets
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from finetune.core.errors import Fault, PeerError, StorageError, first_line
+from finetune.core.launch import is_main_process, local_rank, processes, rank
+
+JOIN = timedelta(minutes=10)  # for all processes to be there
+SEEN = 60.0  # seconds for a mounted folder to show another machine a new file
+COLLECTIVE = timedelta(hours=2)  # one process may save a large model while the others wait
+
+
+def join(meet: Callable[[Any], None]) -> None:
+    """Form PyTorch's process group; `meet` is called first, with a store that all processes see.
+
+    Raises: PeerError if a process doesn't come.
+    """
+    gpu = torch.cuda.is_available()
+    if gpu:
+        torch.cuda.set_device(local_rank())
+    try:
+        store, _, _ = next(rendezvous("env://", timeout=JOIN))
+        meet(PrefixStore("finetune", store))
+        backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
+        distributed.init_process_group(backend, store=store, rank=rank(), world_size=processes(), timeout=COLLECTIVE)
+    except (distributed.DistError, OSError) as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} (MASTER_ADDR, MASTER_PORT)"
+        what, fix = f"process {rank()} of {processes()} can't join the others", "another MASTER_PORT, if it is taken"
+        raise PeerError(Fault(what, where=where, why=first_line(error), fix=fix)) from None
+
+
+def part() -> None:
+    """End the process group."""
+    distributed.destroy_process_group()
+
+
+def any_of(flag: bool) -> bool:
+    """Whether it is true on any process."""
+    if not distributed.is_initialized():
+        return flag
+    found = torch.tensor(int(flag))
+    distributed.all_reduce(found, distributed.ReduceOp.MAX)
+    return bool(found)
+
+
+def from_main(find: Callable[[], Any]) -> Any:
+    """What the main process finds, on all of them: two machines may not see the same in a mounted folder."""
+    if not distributed.is_initialized():
+        return find()
+    found = [find() if is_main_process() else None]
+    distributed.broadcast_object_list(found, device=torch.device("cpu"))
+    return found[0]
+
+
+def to_main(value: Any) -> list[Any]:
+    """The values of all processes on the main one, by rank; an empty list on the others."""
+    if not distributed.is_initialized():
+        return [value]
+    found: list[Any] = [None] * processes() if is_main_process() else []
+    distributed.gather_object(value, found if is_main_process() else None)
+    return found
+
+
+def refuse_other_folders(folder: Path) -> None:
+    """Raises: StorageError where a process does not see what the main one writes in the folder."""
+    if not distributed.is_initialized() or processes() == 1:
+        return
+    note = folder / from_main(lambda: f".seen-by-all-{secrets.token_hex(4)}")
+    if is_main_process():
+        folder.mkdir(parents=True, exist_ok=True)
+        note.touch()
+    wait()
+    until = time.monotonic() + SEEN
+    while not (seen := note.exists()) and time.monotonic() < until:
+        time.sleep(0.5)
+    lost = any_of(not seen)
+    if is_main_process():
+        note.unlink()
+    if not seen:
+        why = "processes on several machines need an output folder that all of them see; in Azure ML, mode rw_mount"
+        raise StorageError(Fault(f"process {rank()} does not see what process 0 writes in {folder}", why=why))
+    if lost:
+        wait()  # for the error of another one
+
+
+def wait() -> None:
+    """For all processes."""
+    any_of(False)

@@ -1,0 +1,59 @@
+"""A model that DeepSpeed has cut up, made whole again."""
+
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from finetune.core.console import say
+
+STALE_AFTER = 30.0  # seconds that a lock of a build must be old
+
+
+def gather(model: Any) -> dict[str, torch.Tensor]:
+    """Name -> trained weight in 32 bits on the CPU, on the main process; every process must call it.
+
+    They come from the optimizer's own 32 bits, not from what a forward pass in 16 bits is computed with.
+    """
+    import deepspeed
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    main = torch.distributed.get_rank() == 0
+    found: dict[str, torch.Tensor] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        with (
+            deepspeed.zero.GatheredParameters([parameter]) if hasattr(parameter, "ds_id") else contextlib.nullcontext()
+        ):
+            whole = safe_get_full_fp32_param(parameter)
+            if main:
+                found[name] = (parameter if whole is None else whole).detach().float().cpu().clone()
+    return found
+
+
+def forget() -> None:
+    """Models that are loaded from now on are not cut up."""
+    unset_hf_deepspeed_config()
+
+
+def clear_stale_locks() -> None:
+    """A build of DeepSpeed's kernels that was killed leaves a lock, and whoever comes next waits for ever.
+
+    pytorch/pytorch#189245
+    """
+    import psutil
+    from torch.utils.cpp_extension import get_default_build_root
+
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    for lock in root.glob("**/lock"):
+        with contextlib.suppress(FileNotFoundError):  # once it is gone, the build is done
+            while not any(process.info["cwd"] == str(lock.parent) for process in psutil.process_iter(["cwd"])):
+                if time.time() - lock.stat().st_mtime > STALE_AFTER:
+                    lock.unlink()
+                    say(f"removed {lock}, left by a build that was killed")
+                time.sleep(0.5)  # a build that has just begun may not have its compiler yet

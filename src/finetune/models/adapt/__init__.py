@@ -1,0 +1,1 @@
+"""What changes the model before training and is undone after: one function in one file each."""

@@ -1,0 +1,42 @@
+"""The adaptations, in the order in which they are made; they are undone in reverse."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from finetune.models.adapt import four_bit, lora, recompute
+from finetune.params.finetune import FinetuneParams
+
+
+class Adapted(NamedTuple):
+    """An adapted model, and how to get the model to save back."""
+
+    model: Any
+    restore: Callable[[Any], Any]
+    said: list[str]  # a line for each adaptation that has something to tell
+
+
+ORDER = (recompute, lora, four_bit)
+
+
+def refuse(params: FinetuneParams, model: Any) -> None:
+    """Raises: UnsupportedError, before any weights are loaded: `model` may be empty."""
+    for adaptation in ORDER:
+        adaptation.refuse(params, model)
+
+
+def adapt(model: Any, params: FinetuneParams) -> Adapted:
+    """Apply every adaptation that is asked for."""
+    undo: list[Callable[[Any], Any]] = []
+    said: list[str] = []
+    for adaptation in ORDER:
+        if adaptation.wanted(params):
+            model, lines = adaptation.apply(model, params)
+            undo.insert(0, adaptation.restore)
+            said += lines
+
+    def restore(adapted: Any) -> Any:
+        for step in undo:
+            adapted = step(adapted)
+        return adapted
+
+    return Adapted(model, restore, said)

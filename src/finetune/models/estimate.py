@@ -1,0 +1,155 @@
+"""What a training run will take, before it: counted on tensors without data, and timed on one layer.
+
+No weights are loaded. The model is built from its config on PyTorch's meta device and run on fake tensors, which have
+shapes but no content, so that any architecture, LoRA included, is counted by what its own forward pass does. (On the
+meta device itself some families would ask for values.)
+"""
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from finetune.models.adapt import adaptations
+from finetune.models.adapt.four_bit import frozen_layers
+from finetune.models.loading import empty_model
+from finetune.models.prediction import autocast_for
+from finetune.params.finetune import FinetuneParams
+from finetune.tasks.task import Task
+
+TIMED_SECONDS = 0.3
+WORKING_SPACE = 1.2  # with what kernels need besides; measured 1.1 to 1.3 on BERTs of 2 to 6 layers
+AGAIN = 2.5  # what a layer keeps, for the layer that is computed again; measured 2.2 and 2.9
+QUANTISED_BYTES = 0.52  # 4 bits, and 0.127 bits of constants (Dettmers et al. 2023, 3)
+ADAM_BYTES, ADAFACTOR_BYTES = 8, 0  # state for each trained parameter; Adafactor's is rows plus columns
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one batch."""
+
+    parameters: int
+    trained: int
+    in_4bit: int
+    kept_bytes: int  # what the forward pass keeps for the backward pass
+    flops: int  # of the forward pass
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of one process; what Python and PyTorch take themselves is not counted."""
+
+    state_bytes: int  # weights, gradients and optimizer state
+    activation_bytes: int
+    seconds: float  # of training and its evaluations, on this machine
+
+
+def cost(config: Any, task: Task, params: FinetuneParams, batch_size: int, length: int) -> Cost:
+    """Count one forward pass over (batch_size, length) tokens, in 32 bits; bf16 keeps about a tenth less."""
+    kept: dict[int, Any] = {}
+    weights: set[int] = set()
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage
+        return tensor
+
+    plain = replace(params, finetune_in_4bit=False)  # which needs content
+    with torch.device("meta"):
+        model = adaptations.adapt(empty_model(config, task, params.attn_implementation), plain).model.train()
+    with FakeTensorMode():
+        tensors = {name: _like(tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+        weights |= {tensor.untyped_storage()._cdata for tensor in tensors.values()}
+        hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        with FlopCounterMode(display=False) as counter, hooks:
+            ids = torch.ones(batch_size, length, dtype=torch.long)
+            functional_call(model, tensors, kwargs={"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    in_4bit = sum(layer.weight.numel() for _, layer in frozen_layers(model)) if params.finetune_in_4bit else 0
+    return Cost(
+        in_4bit=in_4bit,
+        parameters=sum(size for size, _ in sizes),
+        trained=sum(size for size, trained in sizes if trained),
+        kept_bytes=sum(storage.nbytes() for storage in kept.values()),
+        flops=counter.get_total_flops(),
+    )
+
+
+def _like(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype).requires_grad_(tensor.requires_grad)
+
+
+def flops_per_second(width: int, batch_size: int, length: int, precision: str) -> float:
+    """Of a Transformer layer of this width here, forward and backward."""
+    device = "cuda" if on_gpu() else "cpu"
+    layer = torch.nn.TransformerEncoderLayer(width, max(1, width // 64), 4 * width, batch_first=True, device=device)
+    batch = torch.randn(batch_size, length, width, device=device)
+    autocast = autocast_for("bf16" if precision == "16" else precision, device)  # fp16 is as fast
+
+    def step() -> None:
+        with autocast():
+            output = layer(batch)
+        output.float().sum().backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    with FlopCounterMode(display=False) as counter:
+        step()  # also warms up
+    started, steps = time.perf_counter(), 0
+    while time.perf_counter() - started < TIMED_SECONDS:
+        step()
+        steps += 1
+    return float(counter.get_total_flops() * steps / (time.perf_counter() - started))
+
+
+def estimate(
+    config: Any,
+    task: Task,
+    params: FinetuneParams,
+    windows: list[int],
+    train_windows: int,
+    evaluated_windows: int,
+) -> Estimate:
+    """From the lengths of a sample of windows, and how many will be trained on and evaluated in all.
+
+    Memory is that of the longest batch, time that of the mean one: batches are grouped by length.
+    """
+    layers = config.get_text_config().num_hidden_layers
+    batch, mean = params.per_device_train_batch_size, round(sum(windows) / len(windows))
+    largest, usual = cost(config, task, params, batch, max(windows)), cost(config, task, params, batch, mean)
+    optimizer = ADAFACTOR_BYTES if params.optim == "adafactor" else ADAM_BYTES
+    backward = 2 if usual.trained == usual.parameters else 1  # frozen weights need no gradient of their own
+    backward += params.gradient_checkpointing  # which goes forward once more
+    kept = largest.kept_bytes
+    if params.gradient_checkpointing:  # one layer at a time is computed again, and its gradients besides
+        whole = cost(config, task, replace(params, gradient_checkpointing=False), batch, max(windows))
+        kept += round(AGAIN * whole.kept_bytes / layers)
+    rate = flops_per_second(config.get_text_config().hidden_size, batch, mean, params.precision)
+    flops = usual.flops / batch * (train_windows * (1 + backward) + evaluated_windows)
+    return Estimate(
+        state_bytes=round(
+            4 * (largest.parameters - largest.in_4bit)
+            + (4 + optimizer) * largest.trained
+            + QUANTISED_BYTES * largest.in_4bit
+        ),
+        activation_bytes=round(WORKING_SPACE * kept),
+        seconds=flops / rate,
+    )
+
+
+def on_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
+def available_bytes() -> int:
+    """Memory that a process can still take: of the GPU if there is one, else of the machine."""
+    if on_gpu():
+        return int(torch.cuda.mem_get_info()[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)

@@ -1,0 +1,168 @@
+"""Models and tokenizers from local folders. Code that comes with a model is never run."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoConfig
+
+from finetune.core.errors import Fault, ModelError, UnsupportedError, first_line
+from finetune.models.head import head_parameters, of_another_task, settle
+from finetune.tasks.task import Task
+
+STATE_KEY = "finetune"  # entry of config.json that holds {"task": …, "state": …}
+BASE_MODEL = "base_model"  # sub-folder of an unmerged LoRA model that holds the frozen weights
+
+
+def load_config(folder: Path) -> Any:
+    """Raises: ModelError."""
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        why = first_line(error)
+        raise ModelError(
+            Fault(f"{folder} has no config that transformers {transformers.__version__} knows", why=why)
+        ) from None
+
+
+def architecture(task: Task, config: Any) -> str:
+    """The name of the class that `load_model` builds. Raises: ModelError if the family has no head for the task."""
+    if type(config) not in task.families:
+        families = ", ".join(sorted(known.model_type for known in task.families))
+        why = f"transformers {transformers.__version__} has no {task.name} head for it"
+        raise ModelError(
+            Fault(f"model type {config.model_type} can't be finetuned", why=why, fix=f"use one of: {families}")
+        )
+    return str(task.families[type(config)].__name__)
+
+
+def empty_model(config: Any, task: Task, attn_implementation: str = "auto") -> Any:
+    """The model without its weights: tensors that have shapes but no content.
+
+    Raises: ModelError if the family has no head for the task, UnsupportedError if it has no such attention.
+    """
+    architecture(task, config)
+    try:
+        with torch.device("meta"):
+            return task.auto_model.from_config(config, attn_implementation=_asked(attn_implementation))
+    except (ImportError, ValueError) as error:
+        if attn_implementation == "auto":
+            raise
+        fix = "--attn_implementation auto"
+        what = f"--attn_implementation {attn_implementation} for a {config.model_type}"
+        raise UnsupportedError(Fault(what, why=first_line(error), fix=fix)) from None
+
+
+def _asked(attn_implementation: str) -> str | None:
+    return None if attn_implementation == "auto" else attn_implementation
+
+
+def load_model(
+    folder: Path,
+    task: Task,
+    state: Any | None,
+    ignore_mismatched_sizes: bool = False,
+    attn_implementation: str = "auto",
+) -> tuple[Any, list[str]]:
+    """(model in fp32 on the CPU, names of weights that the folder lacks and that start at random).
+
+    Without a state the head is what the folder says, with one it is the state's: of a head of other classes, those stay
+    that both have. The head of another task is replaced. An unmerged LoRA folder is loaded with its adapters merged.
+    Raises: ModelError.
+    """
+    refuse_adapter_alone(folder)
+    base = folder / BASE_MODEL
+    source = base if base.is_dir() else folder
+    config = load_config(folder)
+    if base.is_dir() and stored_task(folder) != task.name:
+        what = f"{folder} is an adapter for {stored_task(folder)}, with a head of that task"
+        raise ModelError(Fault(what, fix=f"give it to the model import of {task.name} as --pytorch_model_path"))
+    architecture(task, config)
+    before, saved_from = config.id2label, (config.architectures or [None])[0]
+    head = task.head(state)
+    config.update(head)
+    try:
+        model, info = task.auto_model.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,  # the default is the file's own type
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation=_asked(attn_implementation),
+            ignore_mismatched_sizes=True,  # refused below, by name; an adapter brings its head
+            output_loading_info=True,
+        )
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        raise ModelError(Fault(f"{folder} can't be loaded", why=first_line(error) or type(error).__name__)) from None
+    if len(info["missing_keys"]) >= len(model.state_dict()):
+        why = "not one weight in it has a name of this model"
+        raise ModelError(
+            Fault(f"{folder} holds the weights of another model", why=why, fix="give a folder of one model")
+        )
+    if base.is_dir():
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, folder).merge_and_unload()
+        model.config = config
+        return model, []
+    missing, mismatched = info["missing_keys"], {name: shapes for name, *shapes in info["mismatched_keys"]}
+    head_names = set(head_parameters(model))
+    of_body = {*missing, *mismatched} - head_names
+    replaced = head_names if of_another_task(model, saved_from) else set()
+    if (refused := mismatched.keys() - replaced) and not ignore_mismatched_sizes:
+        raise ModelError(*_mismatched({name: mismatched[name] for name in refused}))
+    classes = before if "id2label" in head else None
+    of_head = settle(model, source, saved_from, classes, set(missing), set(mismatched))
+    return model, sorted(of_body | of_head)
+
+
+def refuse_adapter_alone(folder: Path) -> None:
+    """Raises: ModelError for an adapter without the model that it belongs to."""
+    whole = (folder / BASE_MODEL).is_dir() and (folder / "config.json").is_file()
+    if (folder / "adapter_config.json").is_file() and not whole:
+        why = f"it holds adapter_config.json, but no {BASE_MODEL}/ with the model that the adapter belongs to"
+        fix = "give the pytorch_model_folder of a run, not one of its checkpoints, or merge the adapter with peft"
+        raise ModelError(Fault(f"{folder} is an adapter alone", why=why, fix=fix))
+
+
+def refuse_16_bits(config: Any, precision: str) -> None:
+    """Raises: UnsupportedError for a family that transformers can't compute in 16 bits."""
+    if config.model_type == "deberta" and precision != "32":
+        why = "transformers masks DeBERTa v1's attention with the least number of 32 bits, which 16 bits can't hold"
+        fault = Fault(f"--precision {precision} for a deberta", why=why, fix="--precision 32, or a DeBERTa v2 or v3")
+        raise UnsupportedError(fault)
+
+
+def _mismatched(shapes: dict[str, list[Any]]) -> list[Fault]:
+    return [
+        Fault(
+            f"{name} has another size in the imported model than it has here",
+            why=f"{list(stored)} instead of {list(wanted)}",
+            fix="--ignore_mismatched_sizes true, to begin with that size",
+        )
+        for name, (stored, wanted) in sorted(shapes.items())
+    ]
+
+
+def store_state(model: Any, state: Any, task: Task) -> None:
+    """Let the model's config.json say how its inputs were encoded and its outputs are decoded."""
+    setattr(model.config, STATE_KEY, {"task": task.name, "state": asdict(state)})
+
+
+def stored_state(folder: Path, task: Task) -> Any | None:
+    """The state that `store_state` left in the config.json; None where we didn't finetune it for the task."""
+    return task.state(**_stored(folder)["state"]) if stored_task(folder) == task.name else None
+
+
+def stored_task(folder: Path) -> str | None:
+    """The task that the model was finetuned for; None where it wasn't by us."""
+    return _stored(folder).get("task")
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    entry: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(STATE_KEY) or {}
+    return entry

@@ -1,0 +1,92 @@
+"""Windows -> model -> reduced outputs -> predictions: one path for training, the evaluation component and serving."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+
+from finetune.core.memory import return_freed_memory
+from finetune.data.batches import Batch, as_windows, batches_by_length
+from finetune.data.tables import Row
+from finetune.tasks.task import Prediction, Reduced, Task
+
+ROWS_AT_A_TIME = 256  # bounds the memory of windows and n-best lists; more would not be faster
+
+
+def forward(model: Any, batch: Batch, task: Task) -> Any:
+    """The model's outputs, without a loss: ours is computed from them."""
+    return model(**{name: tensor for name, tensor in batch.items() if name in task.model_inputs})
+
+
+@torch.no_grad()
+def predict(
+    model: Any,
+    batches: Iterable[Batch],
+    task: Task,
+    state: Any,
+    keep_batches: int,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    gather: Callable[[Any], Any] = lambda tensors: tensors,
+) -> tuple[Reduced, float | None]:
+    """(reduced as NumPy arrays, mean loss or None where the batches have no labels).
+
+    The outputs of a batch, B x L numbers, live as long as the batch. What is kept of it is small; that of
+    `keep_batches` batches stays on the device before it moves to the CPU together. `gather` collects over processes.
+    """
+    model.eval()
+    kept: list[Reduced] = []
+    moved: list[Reduced] = []
+    for batch in batches:
+        with autocast():
+            outputs = forward(model, batch, task)
+        reduced = task.reduce(outputs, batch, state)
+        if task.labels <= batch.keys():
+            reduced |= {"loss": task.loss(outputs, batch), "items": task.items(batch)}
+        kept.append(gather(reduced))
+        if len(kept) == keep_batches:
+            moved.append(task.compact(_concatenate(kept)))
+            kept = []
+        return_freed_memory()
+    moved += [task.compact(_concatenate(kept))] if kept else []
+    arrays = {name: np.concatenate([part[name] for part in moved]) for name in (moved[0] if moved else ())}
+    loss = float(arrays["loss"].sum(dtype=np.float64) / arrays["items"].sum()) if "loss" in arrays else None
+    return arrays, loss
+
+
+def _concatenate(kept: Sequence[Reduced]) -> Reduced:
+    return {name: torch.cat([part[name] for part in kept]).cpu().numpy() for name in kept[0]}
+
+
+def predict_parts(
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Row],
+    task: Task,
+    state: Any,
+    batch_size: int,
+    keep_batches: int = 1,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Iterator[list[Prediction]]:
+    """The predictions of ROWS_AT_A_TIME rows after another, in order: memory does not grow with the rows."""
+    for first in range(0, len(rows), ROWS_AT_A_TIME):
+        part = rows[first : first + ROWS_AT_A_TIME]
+        windows = as_windows(task.encode(part, tokenizer, state))
+        batches = batches_by_length(windows, batch_size, task.padding(tokenizer), model.device)
+        reduced, _ = predict(model, batches, task, state, keep_batches, autocast)
+        yield task.decode(reduced, part, state)
+
+
+def predict_rows(
+    model: Any, tokenizer: Any, rows: Sequence[Row], task: Task, state: Any, batch_size: int
+) -> list[Prediction]:
+    """One prediction for each row, in order."""
+    return [p for part in predict_parts(model, tokenizer, rows, task, state, batch_size) for p in part]
+
+
+def autocast_for(precision: str, device: Any) -> Callable[[], AbstractContextManager[Any]]:
+    """The context of a forward pass in "32" or "bf16"."""
+    if precision == "32":
+        return nullcontext
+    return lambda: torch.autocast(torch.device(device).type, dtype=torch.bfloat16)

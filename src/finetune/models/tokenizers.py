@@ -1,0 +1,82 @@
+"""Tokenizers from local folders, and how long a window may be."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from finetune.core.errors import Fault, ModelError, first_line
+from finetune.models.loading import architecture, load_config
+from finetune.tasks.task import Task
+from finetune.tasks.tokenizers import set_space_before_words
+
+# Model types that number positions from pad_token_id + 1.
+POSITIONS_FROM_PADDING = frozenset(
+    [
+        "camembert",
+        "data2vec-text",
+        "ibert",
+        "lilt",
+        "longformer",
+        "luke",
+        "markuplm",
+        "mpnet",
+        "roberta",
+        "roberta-prelayernorm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "xmod",
+    ]
+)
+
+
+NO_LIMIT = 100_000  # tokenizers without a limit of their own say 1e30
+
+
+def load_tokenizer(folder: Path, task: Task) -> Any:
+    """A fast tokenizer. Raises: ModelError if there is none, or it can't map tokens to words and characters."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(Fault(f"{folder} has no tokenizer that loads", why=first_line(error))) from None
+    if not tokenizer.is_fast:
+        why = "only fast tokenizers say which word and which characters a token stands for"
+        raise ModelError(Fault(f"{folder}: {type(tokenizer).__name__} is not a fast tokenizer", why=why))
+    tokenizer.truncation_side = "right"  # windows follow one another from the left
+    tokenizer.padding_side = "right"  # GPT-2's positions begin at the left, and no causal model looks to the right
+    if tokenizer.pad_token_id is None:
+        # Masked, so that any token will do.
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
+    if (folder / "config.json").is_file():
+        leave_out_token_types(tokenizer, load_config(folder), task)
+    if task.pretokenized:
+        set_space_before_words(tokenizer)
+    return tokenizer
+
+
+def leave_out_token_types(tokenizer: Any, config: Any, task: Task) -> None:
+    """For a model that has none, or none for a second text: DistilBERT or RoBERTa with BERT's tokenizer."""
+    architecture(task, config)
+    known = inspect.signature(task.families[type(config)].forward).parameters
+    if "token_type_ids" not in known or config.to_dict().get("type_vocab_size") == 1:
+        names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
+        tokenizer.model_input_names = names
+        tokenizer.init_kwargs["model_input_names"] = names  # what it is saved with
+
+
+def longest_window(config: Any, tokenizer: Any) -> int:
+    """The model's true maximum in tokens: the smaller of its position table and the tokenizer's own limit.
+
+    RoBERTa and its kin count positions from padding_idx + 1. Models with relative positions have no table: 512 unless
+    the tokenizer knows better.
+    """
+    values = config.get_text_config().to_dict()
+    table = next(
+        (values[k] for k in ("max_position_embeddings", "n_positions", "max_sequence_length") if values.get(k)), None
+    )
+    if table and config.model_type in POSITIONS_FROM_PADDING:
+        table -= config.pad_token_id + 1
+    own = tokenizer.model_max_length if tokenizer.model_max_length < NO_LIMIT else None
+    limits = [limit for limit in (table, own) if limit and limit > 0]
+    return int(min(limits)) if limits else 512

@@ -1,0 +1,63 @@
+"""Every parameter of every component, once. No torch here, so that --help is instant.
+
+A group is a frozen dataclass; a component inherits its groups, in the order shown to users. The first line of a
+group's docstring is its heading. Names, types and defaults are those of the published components.
+"""
+
+from dataclasses import dataclass
+
+from finetune.params.datapreprocess import QuestionAnsweringPreprocessParams, TokenClassificationPreprocessParams
+from finetune.params.evaluation import QuestionAnsweringEvaluationParams, TokenClassificationEvaluationParams
+from finetune.params.finetune import QuestionAnsweringParams, TokenClassificationParams
+from finetune.params.model_import import ModelImportParams
+from finetune.params.schema import param
+
+CPU_INSTANCE, GPU_INSTANCE = "Standard_D12_v2", "Standard_NC24ads_A100_v4"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeParams:
+    """Compute."""
+
+    compute_model_import: str = param("serverless", "Compute of the model import step.")
+    compute_preprocess: str = param("serverless", "Compute of the preprocess step.")
+    compute_finetune: str = param("serverless", "Compute of the finetune step.")
+    compute_evaluation: str = param("serverless", "Compute of the evaluation step.")
+    instance_type_model_import: str = param(CPU_INSTANCE, "Machine of the model import step on serverless compute.")
+    instance_type_preprocess: str = param(CPU_INSTANCE, "Machine of the preprocess step on serverless compute.")
+    instance_type_finetune: str = param(GPU_INSTANCE, "Machine of the finetune step on serverless compute.")
+    instance_type_evaluation: str = param(GPU_INSTANCE, "Machine of the evaluation step on serverless compute.")
+    shm_size_finetune: str = param("5g", "Shared memory of the finetune step.")
+    num_nodes_finetune: int = param(1, "Machines of the finetune step.", min=1)
+    number_of_gpu_to_use_finetuning: int = param(
+        1, "Processes on each machine of the finetune step, one for each GPU.", min=1
+    )
+
+
+@dataclass(frozen=True)
+class TaskComponents:
+    """The parameter classes of the four components of one task."""
+
+    title: str
+    model_import: type
+    datapreprocess: type
+    finetune: type
+    evaluation: type
+
+
+TASKS = {
+    "question_answering": TaskComponents(
+        title="Question Answering",
+        model_import=ModelImportParams,
+        datapreprocess=QuestionAnsweringPreprocessParams,
+        finetune=QuestionAnsweringParams,
+        evaluation=QuestionAnsweringEvaluationParams,
+    ),
+    "token_classification": TaskComponents(
+        title="Token Classification",
+        model_import=ModelImportParams,
+        datapreprocess=TokenClassificationPreprocessParams,
+        finetune=TokenClassificationParams,
+        evaluation=TokenClassificationEvaluationParams,
+    ),
+}

@@ -1,0 +1,54 @@
+"""Parameters of evaluation."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from finetune.params.datapreprocess import (
+    QuestionAnsweringColumns,
+    TokenClassificationColumns,
+)
+from finetune.params.schema import param, port
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationParams:
+    """Evaluation."""
+
+    preprocess_output: Path | None = port(
+        "uri_folder", "Output of preprocess, whose test split is scored.", optional=True
+    )
+    test_data: Path | None = port(
+        "uri_file",
+        "A file of rows to score, instead of preprocess_output. Rows without gold are predicted only.",
+        optional=True,
+    )
+    pytorch_model_folder: Path | None = port(
+        "uri_folder", "The model to score: pytorch_model_folder of a run, or any Hugging Face folder.", optional=True
+    )
+    mlflow_model_folder: Path | None = port(
+        "mlflow_model", "The model to score, instead of pytorch_model_folder.", optional=True
+    )
+    per_device_eval_batch_size: int = param(16, "Windows scored at a time.", min=1)
+    precision: Literal["32", "bf16"] = param("32", "Numbers used in the forward pass.")
+    seed: int = param(42, "Seed of the head, where the model has none yet.", min=0, max=2**32 - 1)
+    evaluation_result: Path = port("uri_folder", "metrics.json, predictions.jsonl and report.html.", output=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionAnsweringEvaluationParams(EvaluationParams, QuestionAnsweringColumns):
+    """Question answering."""
+
+    eval_accumulation_steps: int = param(
+        1, "Batches whose best spans stay on the device before they move to the CPU.", min=1
+    )
+
+    null_threshold: float | None = param(
+        None,
+        "Withhold an answer where the null answer beats it by more than this. Left out, the threshold is the one stored in the model. Matters only for models trained with unanswerable questions.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenClassificationEvaluationParams(EvaluationParams, TokenClassificationColumns):
+    """Folders."""

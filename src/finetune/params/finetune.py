@@ -1,0 +1,260 @@
+"""Parameters of finetune, a group for each owner."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from finetune.params.schema import param, port
+
+SchedulerName = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
+
+
+SCHEDULERS: tuple[str, ...] = get_args(SchedulerName)
+
+
+PresetName = Literal[
+    "none",
+    "bert-base",
+    "bert-large",
+    "roberta-base",
+    "roberta-large",
+    "albert-large",
+    "albert-xxl",
+    "distilbert",
+    "llama-2-13b",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Preset."""
+
+    preset: PresetName = param(
+        "none",
+        "Values recommended for a model on SQuAD, in place of defaults: learning_rate, num_train_epochs, both batch sizes, precision bf16. What is away from its default wins.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """LoRA."""
+
+    apply_lora: bool = param(False, "Train low-rank adapters and the head; all other weights stay frozen.")
+    merge_lora_weights: bool = param(True, "Merge the adapters into the model before it is saved.")
+    lora_alpha: int = param(128, "Scale of the adapters.", min=1)
+    lora_r: int = param(8, "Rank of the adapters.", min=1)
+    lora_dropout: float = param(0.0, "Dropout before the adapters.", min=0, max=1)
+    lora_type: Literal["lora", "dora", "rslora"] = param(
+        "lora", "lora; dora, with trained magnitudes besides; rslora, scaled by lora_alpha / sqrt(lora_r)."
+    )
+    finetune_in_4bit: bool = param(
+        False, "Hold the frozen weights in 4 bits while adapters are trained (QLoRA). Needs an NVIDIA GPU."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """Training."""
+
+    num_train_epochs: int = param(1, "Passes over the training rows.", min=1)
+    max_steps: int = param(
+        -1, "If positive, the number of optimizer steps; num_train_epochs then has no effect.", min=-1
+    )
+    per_device_train_batch_size: int = param(1, "Training windows on each device at a time.", min=1)
+    per_device_eval_batch_size: int = param(1, "Validation windows on each device at a time.", min=1)
+    auto_find_batch_size: bool = param(
+        False, "Where memory runs out, halve per_device_train_batch_size and start again from the first weights."
+    )
+    keep_global_batch_size: bool = param(
+        False,
+        "With auto_find_batch_size: raise gradient_accumulation_steps as the batch shrinks, so that a step keeps its windows.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """Optimizer."""
+
+    optim: Literal["adamw_hf", "adamw_torch", "adafactor"] = param(
+        "adamw_hf",
+        "Optimizer. adamw_hf means AdamW without weight decay on biases and layer norms, as adamw_torch does.",
+    )
+    learning_rate: float = param(2e-5, "Learning rate after warm-up.", min=0)
+    warmup_steps: int = param(0, "Steps in which the learning rate rises from 0.", min=0)
+    weight_decay: float = param(0.0, "Weight decay on all weights but biases and layer norms.", min=0)
+    adam_beta1: float = param(0.9, "First beta of AdamW, below 1.", min=0, max=0.999999)
+    adam_beta2: float = param(0.999, "Second beta of AdamW, below 1.", min=0, max=0.999999)
+    adam_epsilon: float = param(1e-8, "Epsilon of AdamW.", min=0)
+    gradient_accumulation_steps: int = param(1, "Batches whose gradients are added up before a step.", min=1)
+    lr_scheduler_type: SchedulerName = param("linear", "Course of the learning rate after warm-up.")
+    lr_scheduler_cycles: int = param(
+        1,
+        "With cosine_with_restarts: the number of times the learning rate falls to 0. 1 is the same as cosine.",
+        min=1,
+    )
+    lr_scheduler_power: float = param(
+        1.0, "With polynomial: the power by which the learning rate falls to 0. 1 is the same as linear.", min=0.000001
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """Precision and reproducibility."""
+
+    precision: Literal["32", "16", "bf16"] = param(
+        "32", "Numbers used in the forward pass: 32 bits, 16 (fp16 with loss scaling, GPUs only), or bf16."
+    )
+    seed: int = param(42, "Seed of the new head, of dropout and of the order of rows.", min=0, max=2**32 - 1)
+    enable_full_determinism: bool = param(
+        False, "Allow only deterministic kernels: the same weights bit for bit from run to run."
+    )
+    dataloader_num_workers: int = param(0, "Processes that prepare batches. 0 means the main process.", min=0)
+    ignore_mismatched_sizes: bool = param(
+        True, "Give weights of another size a fresh start, and say so; false makes them an error."
+    )
+    max_grad_norm: float = param(1.0, "Clip the gradient to this norm. 0 turns clipping off.", min=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Memory and speed."""
+
+    gradient_checkpointing: bool = param(
+        False, "Compute each layer again in the backward pass instead of keeping what it computed: less memory, slower."
+    )
+    torch_compile: bool = param(
+        False, "Compile the model with torch.compile. It takes minutes at first, and on CPUs seldom pays."
+    )
+    attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = param(
+        "auto",
+        "Attention: plain PyTorch, its fused kernels, or FlashAttention (GPUs only). auto takes the model's own.",
+    )
+    throughput_warmup_steps: int = param(
+        0, "Steps at the beginning that are left out of the speed that is reported.", min=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Evaluation and logging."""
+
+    evaluation_strategy: Literal["epoch", "steps"] = param("epoch", "When to evaluate and save a checkpoint.")
+    evaluation_steps_interval: float = param(
+        0.0,
+        "With strategy steps: evaluate after this fraction of an epoch, in whole steps. Wins over eval_steps if not 0.",
+        min=0,
+        max=1,
+    )
+    eval_steps: int = param(500, "With strategy steps: evaluate after this many steps, at least 1.")
+    logging_strategy: Literal["epoch", "steps"] = param("epoch", "When to log the training loss.")
+    logging_steps: int = param(500, "With strategy steps: log after this many steps.", min=1)
+    metric_for_best_model: Literal["loss"] = param(
+        "loss", "Metric by which the best checkpoint is chosen: the lowest loss, the highest of any other."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    """Checkpoints."""
+
+    resume_from_checkpoint: bool = param(False, "Go on from the newest whole checkpoint in pytorch_model_folder.")
+    save_total_limit: int = param(
+        -1,
+        "Checkpoints kept, the newest and always the best. 1 keeps the best alone when training ends. -1 keeps all.",
+        min=-1,
+    )
+    save_steps: int = param(
+        -1,
+        "If positive: save a checkpoint after this many steps and the last, and after an evaluation only if it is the best so far. -1 saves one with every evaluation.",
+        min=-1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlyStopping:
+    """Early stopping."""
+
+    apply_early_stopping: bool = param(False, "Stop when metric_for_best_model no longer improves.")
+    early_stopping_patience: int = param(1, "Evaluations without improvement before stopping.", min=1)
+    early_stopping_threshold: float = param(0.0, "Improvement that counts.", min=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deepspeed:
+    """DeepSpeed."""
+
+    apply_deepspeed: bool = param(
+        False, "Train with DeepSpeed's ZeRO, which cuts up among the processes what each would hold whole."
+    )
+    deepspeed_stage: Literal["2", "3"] = param(
+        "2",
+        "With apply_deepspeed: 2 cuts up gradients and optimizer states; 3 weights too, which is slower. Has no effect with deepspeed.",
+    )
+    deepspeed: Path | None = port(
+        "uri_file",
+        "A DeepSpeed config in place of configs/deepspeed/. Has an effect only if apply_deepspeed is true.",
+        optional=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fsdp:
+    """FSDP."""
+
+    apply_fsdp: bool = param(
+        False, "Train with PyTorch's fully sharded data parallelism, as an alternative to DeepSpeed. GPUs only."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ort:
+    """ONNX Runtime."""
+
+    apply_ort: bool = param(False, "Train with ONNX Runtime.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneParams(
+    Preset, Lora, Loop, Optimizer, Precision, Speed, Evaluation, Checkpoints, EarlyStopping, Deepspeed, Fsdp, Ort
+):
+    """Folders."""
+
+    preprocess_output: Path = port("uri_folder", "Output of preprocess: encoded splits and the tokenizer.")
+    model_selector_output: Path = port("uri_folder", "Output of model import: the model folder and its metadata.")
+    pytorch_model_folder: Path = port(
+        "uri_folder",
+        "The best model, and the checkpoints saved after every evaluation (weights, config, tokenizer, optimizer, scheduler and random states).",
+        output=True,
+    )
+    mlflow_model_folder: Path = port("mlflow_model", "The best model in MLflow format.", output=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionAnsweringParams(FinetuneParams):
+    """Question answering."""
+
+    metric_for_best_model: Literal["loss", "f1", "exact"] = param(
+        "loss", "Metric by which the best checkpoint is chosen: the lowest loss, the highest f1 or exact."
+    )  # type: ignore[assignment]
+    eval_accumulation_steps: int = param(
+        1, "Evaluation batches whose best spans stay on the device before they move to the CPU.", min=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenClassificationParams(FinetuneParams):
+    """Token classification."""
+
+    metric_for_best_model: Literal["loss", "f1", "accuracy", "precision", "recall"] = param(
+        "loss",
+        "Metric by which the best checkpoint is chosen: the lowest loss, the highest f1, accuracy, precision or recall.",
+    )  # type: ignore[assignment]
+
+
+# What a checkpoint is made of, or what its optimizer and scheduler go on with whatever is given: changed in a resumed
+# run, they would give a model that no run of these parameters gives.
+FIXED_ON_RESUME: tuple[str, ...] = (
+    "apply_lora", "lora_r", "lora_alpha", "lora_type", "finetune_in_4bit", "optim", "learning_rate", "warmup_steps",
+    "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_type", "lr_scheduler_cycles", "lr_scheduler_power", "seed",
+    "metric_for_best_model", "precision", "apply_deepspeed", "apply_fsdp",
+)  # fmt: skip

@@ -1,0 +1,27 @@
+"""Parameters of model import."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.params.schema import param, port
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelImportParams:
+    """Model import."""
+
+    huggingface_id: str | None = param(
+        None,
+        "Hugging Face model id, such as bert-base-uncased. Used if no path is given; a local folder is read without the network.",
+    )
+    pytorch_model_path: Path | None = port(
+        "custom_model",
+        "A Hugging Face model folder, or pytorch_model_folder of an earlier run. Wins over the others.",
+        optional=True,
+    )
+    mlflow_model_path: Path | None = port(
+        "mlflow_model",
+        "An MLflow model folder: its weights, config and tokenizer are copied, none of its code is run. Wins over huggingface_id.",
+        optional=True,
+    )
+    output_dir: Path = port("uri_folder", "The model folder and model_selector_args.json.", output=True)

@@ -1,0 +1,224 @@
+"""One dataclass per component is the only text of its parameters.
+
+From it come the parser, the help, the inputs and the command line of the Azure ML component YAML, and the tables of
+docs/parameters.md. Standard library only, so that --help and parameter errors are instant.
+
+A class that inherits from several groups keeps the order in which its bases are written; a field declared again in a
+subclass keeps its place and changes its type, default or text.
+"""
+
+import argparse
+import difflib
+import math
+import re
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from finetune.core.errors import Fault, ParameterError
+
+T = TypeVar("T")
+PortKind = Literal["uri_file", "uri_folder", "mltable", "custom_model", "mlflow_model"]
+BOOLEAN = ("true", "false")
+_KINDS = {str: "string", int: "integer", float: "number", bool: "boolean"}
+
+
+def param(default: T, doc: str, *, min: float | None = None, max: float | None = None) -> T:
+    """A literal input with a default. bool is written "true"/"false" outside; Literal[...] becomes an enum."""
+    return field(default=default, kw_only=True, metadata={"doc": doc, "min": min, "max": max})
+
+
+def port(kind: PortKind, doc: str, *, output: bool = False, optional: bool = False) -> Any:
+    """A file or folder handed in or out by the platform. Optional ports are None where nothing is connected."""
+    metadata = {"doc": doc, "port": kind, "output": output}
+    return field(default=None if optional else MISSING, kw_only=True, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Param:
+    """What one field of a component's dataclass says, in the terms of Azure ML."""
+
+    name: str
+    kind: str  # string, integer, number, boolean or a PortKind
+    default: Any  # None: no default
+    required: bool
+    output: bool
+    enum: tuple[str, ...]
+    doc: str
+    minimum: float | None
+    maximum: float | None
+    group: str
+
+    @property
+    def is_port(self) -> bool:
+        return self.kind in get_args(PortKind)
+
+    @property
+    def default_text(self) -> str | None:
+        """The default as it is typed on a command line; None where there is none."""
+        return None if self.default is None else to_text(self.default)
+
+    def convert(self, text: str) -> Any:
+        """The value of `text`. Raises ValueError with the reason."""
+        if self.is_port:
+            if not text:
+                raise ValueError("must be a path")
+            return Path(text)
+        if self.kind == "boolean":
+            return _boolean(text)
+        if self.enum and text not in self.enum:
+            raise ValueError(f"must be one of {', '.join(self.enum)}{did_you_mean(text, self.enum)}")
+        if self.kind in ("integer", "number"):
+            return self._number(text)
+        return text
+
+    def _number(self, text: str) -> int | float:
+        if self.kind == "integer" and not re.fullmatch(r"[+-]?[0-9]+", text):
+            raise ValueError("must be an integer")
+        try:
+            value = int(text) if self.kind == "integer" else float(text)
+        except ValueError:
+            raise ValueError(
+                f"must be {'an integer of a sensible size' if self.kind == 'integer' else 'a number'}"
+            ) from None
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("must be finite")
+        if self.minimum is not None and value < self.minimum:
+            raise ValueError(f"must be at least {self.minimum:g}")
+        if self.maximum is not None and value > self.maximum:
+            raise ValueError(f"must be at most {self.maximum:g}")
+        return value
+
+
+def non_default(params: Any) -> dict[str, Any]:
+    """The parameters that are not at their default; folders and files left out."""
+    given = vars(params)
+    return {p.name: given[p.name] for p in params_of(type(params)) if not p.is_port and given[p.name] != p.default}
+
+
+def to_text(value: Any) -> str:
+    """A value as it is typed on a command line and written into a YAML."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _boolean(text: str) -> bool:
+    # The azure-ai-ml SDK writes booleans as 'True'/'False', the designer as 'true'/'false'.
+    if text.lower() not in BOOLEAN:
+        raise ValueError("must be true or false")
+    return text.lower() == "true"
+
+
+def did_you_mean(name: str, known: Sequence[str], before: str = "") -> str:
+    """'; did you mean X?' for the nearest known name, or nothing."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean {before}{near[0]}?" if near else ""
+
+
+def params_of(cls: type) -> tuple[Param, ...]:
+    """Every parameter of a component, in the order of help and YAML."""
+    hints = typing.get_type_hints(cls)
+    current = {f.name: f for f in fields(cls)}
+    seen: dict[str, Param] = {}
+    for group in _groups(cls):
+        for name in group.__annotations__:
+            if name not in seen and name in current:
+                seen[name] = _describe(current[name], hints[name], (group.__doc__ or "").splitlines()[0])
+    return tuple(seen.values())
+
+
+def _groups(cls: type) -> Iterator[type]:
+    for base in cls.__bases__:
+        if base is not object:
+            yield from _groups(base)
+    yield cls
+
+
+def _describe(item: "Field[Any]", hint: Any, group: str) -> Param:
+    optional = get_origin(hint) in (Union, types.UnionType) and type(None) in get_args(hint)
+    base = next(a for a in get_args(hint) if a is not type(None)) if optional else hint
+    enum = tuple(get_args(base)) if get_origin(base) is Literal else BOOLEAN if base is bool else ()
+    return Param(
+        name=item.name,
+        kind=item.metadata.get("port") or _KINDS.get(base, "string"),
+        default=None if item.default is MISSING else item.default,
+        required=item.default is MISSING,
+        output=item.metadata.get("output", False),
+        enum=enum,
+        doc=item.metadata["doc"],
+        minimum=item.metadata.get("min"),
+        maximum=item.metadata.get("max"),
+        group=group.rstrip("."),
+    )
+
+
+def parse(cls: type[T], argv: Sequence[str], prog: str) -> T:
+    """Build `cls` from `--name value` words. Prints the help and exits on --help.
+
+    Raises: ParameterError, with every fault of the whole command line.
+    """
+    known = {p.name: p for p in params_of(cls)}
+    if "--help" in argv or "-h" in argv:
+        print(help_text(cls, prog))
+        raise SystemExit(0)
+    words, faults = _split(argv, known)
+    values: dict[str, Any] = {}
+    for name, text in words.items():
+        try:
+            values[name] = known[name].convert(text)
+        except ValueError as error:
+            faults.append(Fault(f"--{name} {text!r} {error}", fix=_example(known[name])))
+    for p in known.values():
+        if p.required and p.name not in words:
+            faults.append(Fault(f"--{p.name} is missing", why=p.doc, fix=_example(p)))
+    if faults:
+        raise ParameterError(*faults)
+    return cls(**values)
+
+
+def _split(argv: Sequence[str], known: dict[str, Param]) -> tuple[dict[str, str], list[Fault]]:
+    words: dict[str, str] = {}
+    faults: list[Fault] = []
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        name, equals, text = word.removeprefix("--").partition("=")
+        if not word.startswith("--"):
+            faults.append(Fault(f"unexpected word {word!r}", fix="write every parameter as --name value"))
+        elif not equals and (not rest or rest[0].startswith("--")):
+            known_as = _example(known[name]) if name in known else ""
+            faults.append(Fault(f"--{name} has no value{_unknown(name, known)}", fix=known_as))
+        else:
+            text = text if equals else rest.pop(0)
+            if name in words:
+                faults.append(Fault(f"--{name} is given twice: {words[name]!r} and {text!r}"))
+            elif name in known:
+                words[name] = text
+            else:
+                faults.append(Fault(f"unknown parameter --{name}{did_you_mean(name, list(known), '--')}"))
+    return words, faults
+
+
+def _unknown(name: str, known: dict[str, Param]) -> str:
+    return "" if name in known else f", and is unknown{did_you_mean(name, list(known), '--')}"
+
+
+def _example(p: Param) -> str:
+    value = p.default_text or (p.enum[0] if p.enum else f"<{p.kind}>")
+    return f"--{p.name} {value}"
+
+
+def help_text(cls: type, prog: str) -> str:
+    """The --help page, one section for each group."""
+    parser = argparse.ArgumentParser(prog=prog, usage=f"{prog} --NAME VALUE ...", add_help=False)
+    sections: dict[str, Any] = {}
+    for p in params_of(cls):
+        if p.group not in sections:
+            sections[p.group] = parser.add_argument_group(p.group)
+        default = "required" if p.required else f"default: {p.default_text}" if p.default is not None else "optional"
+        metavar = "{" + ",".join(p.enum) + "}" if p.enum else p.kind.upper()
+        text = f"{p.doc} ({default})".replace("%", "%%")
+        sections[p.group].add_argument(f"--{p.name}", metavar=metavar, help=text)
+    return parser.format_help()

@@ -1,0 +1,161 @@
+"""The trained model as a PyTorch folder and as an MLflow model, each proved by loading it afresh."""
+
+import math
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from finetune import __version__
+from finetune.core.errors import Fault, ModelError
+from finetune.data.folders import Trained
+from finetune.data.tables import Row
+from finetune.models.loading import BASE_MODEL, STATE_KEY, load_model
+from finetune.models.prediction import predict_rows
+from finetune.models.tokenizers import load_tokenizer
+from finetune.results import card
+from finetune.tasks.task import Task
+
+PROOF_ROWS = 8
+SCORE_TOLERANCE = 1e-4
+# What the served model imports; torch and transformers would be guessed wrong by MLflow's own inference.
+SERVING_PACKAGES = ("mlflow", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas")
+MLFLOW_TYPES = {bool: "boolean", int: "long", float: "double", str: "string"}
+PACKAGE = Path(__file__).parents[1]
+
+
+def clear(folder: Path) -> None:
+    """Take away the model of an earlier run; its checkpoints stay."""
+    shutil.rmtree(folder / BASE_MODEL, ignore_errors=True)
+    for pattern in (Trained.FILE, "README.md", "adapter_*", "model*.safetensors*", "config.json"):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def save_pytorch(model: Any, tokenizer: Any, folder: Path) -> None:
+    """A plain transformers folder: AutoModel classes load it without any code of ours."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def save_adapter(adapted: Any, base: Path, tokenizer: Any, folder: Path) -> None:
+    """An unmerged LoRA folder: the adapter and its head, and beside them the frozen model it belongs to."""
+    shutil.copytree(base, folder / BASE_MODEL, dirs_exist_ok=True)
+    for config in adapted.peft_config.values():
+        config.base_model_name_or_path = BASE_MODEL  # not where it lay on this machine
+    adapted.save_pretrained(folder, save_embedding_layers=False)
+    adapted.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def document(folder: Path, task: Task, state: Any, trained: Trained) -> None:
+    """README.md, over the stub that peft leaves, and last training.json: its existence means a whole folder."""
+    card.write(folder, task, state, trained, unmerged=(folder / BASE_MODEL).is_dir())
+    trained.write(folder)
+
+
+def save_mlflow(model: Any, tokenizer: Any, task: Task, state: Any, trained: Trained, folder: Path) -> None:
+    """Staged and copied, since MLflow refuses a folder that holds anything and a mounted output may."""
+    import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ParamSchema, ParamSpec
+
+    defaults = {name: vars(state)[name] for name in task.inference_params}
+    specs = [ParamSpec(name, MLFLOW_TYPES[type(value)], value) for name, value in defaults.items()]
+    with tempfile.TemporaryDirectory() as temporary:
+        weights, staged = Path(temporary) / "model", Path(temporary) / "mlflow"
+        save_pytorch(model, tokenizer, weights)
+        document(weights, task, state, trained)
+        code = shutil.copytree(
+            PACKAGE, Path(temporary) / "code" / "finetune", ignore=shutil.ignore_patterns("__pycache__")
+        )
+        mlflow.pyfunc.save_model(
+            path=str(staged),
+            python_model=str(Path(__file__).with_name("serving.py")),
+            artifacts={"model": str(weights)},
+            code_paths=[str(code)],
+            conda_env=conda_env(),
+            signature=ModelSignature(
+                inputs=_schema(task.served.inputs),
+                outputs=_schema(task.served.outputs),
+                params=ParamSchema(specs) if specs else None,
+            ),
+            input_example=([task.served.example], defaults) if specs else [task.served.example],
+            metadata={STATE_KEY: {"task": task.name, "version": __version__}},
+        )
+        for name in ("artifacts", "code"):  # of an earlier run
+            shutil.rmtree(folder / name, ignore_errors=True)
+        shutil.copytree(staged, folder, dirs_exist_ok=True)
+
+
+def _schema(types: dict[str, dict[str, Any]]) -> Any:
+    from mlflow.types import ColSpec, Schema
+
+    return Schema([ColSpec.from_json_dict(name=name, required=True, **kind) for name, kind in types.items()])
+
+
+def conda_env() -> dict[str, Any]:
+    """The environment that serves the model, pinned to what trained it."""
+    pins = [f"{name}=={version(name).partition('+')[0]}" for name in SERVING_PACKAGES]
+    python = f"python={sys.version_info.major}.{sys.version_info.minor}"
+    return {"name": "finetuned", "channels": ["conda-forge"], "dependencies": [python, "pip", {"pip": pins}]}
+
+
+def mlflow_weights(folder: Path) -> Path:
+    """The folder inside an MLflow model that holds its weights. Raises: ModelError."""
+    found = sorted(path.parent for path in folder.rglob("config.json") if list(path.parent.glob("*.safetensors")))
+    if len(found) != 1:
+        why = f"{len(found)} folders in it hold config.json and safetensors"
+        raise ModelError(
+            Fault(f"{folder} is no MLflow model of one model", why=why, fix="give the mlflow_model_folder of a run")
+        )
+    return found[0]
+
+
+def prove(
+    model: Any, tokenizer: Any, rows: Sequence[Row], task: Task, state: Any, pytorch: Path, mlflow_folder: Path
+) -> int:
+    """Load both folders and compare their answers on some rows with the trained model's. -> how many rows.
+
+    Raises: ModelError.
+    """
+    chosen = list(rows[:PROOF_ROWS])
+    expected = predict_rows(model, tokenizer, chosen, task, state, PROOF_ROWS)
+    reloaded, new = load_model(pytorch, task, state)
+    if new:
+        raise ModelError(Fault(f"{pytorch} lacks weights", why=", ".join(new)))
+    got = predict_rows(reloaded.to(model.device), load_tokenizer(pytorch, task), chosen, task, state, PROOF_ROWS)
+    _compare(pytorch, [task.served.present(p) for p in expected], [task.served.present(p) for p in got])
+    _compare(mlflow_folder, [task.served.present(p) for p in expected], _served(mlflow_folder, chosen, task))
+    return len(chosen)
+
+
+def _served(folder: Path, rows: Sequence[Row], task: Task) -> list[dict[str, Any]]:
+    import mlflow
+    import pandas as pd
+
+    records = pd.DataFrame([task.served.request(row) for row in rows])
+    served: list[dict[str, Any]] = mlflow.pyfunc.load_model(str(folder)).predict(records).to_dict("records")
+    return served
+
+
+def _compare(folder: Path, expected: list[dict[str, Any]], got: list[dict[str, Any]]) -> None:
+    for i, (wanted, answer) in enumerate(zip(expected, got, strict=True)):
+        if not _alike(wanted, answer):
+            why = f"validation row {i}: the trained model gives {wanted}, the saved one {answer}"
+            fix = "run again; if it persists, report it with resolved_config.yaml"
+            raise ModelError(Fault(f"{folder} is not the model that was trained", why=why, fix=fix))
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Equal, but for rounding of floats."""
+    if isinstance(one, float):
+        return math.isclose(one, other, abs_tol=SCORE_TOLERANCE)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return bool(one == other)

@@ -1,0 +1,67 @@
+"""The MLflow model: `finetune` itself travels inside, so that what is served is decoded as it was evaluated.
+
+MLflow runs this file when it loads the model (models from code).
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+
+BATCH_SIZE = 8
+SHOWN = 5  # faulty values in an error
+
+
+class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+    """DataFrame of the task's input columns in, DataFrame of predictions out, in the same order.
+
+    MLflow makes the DataFrame of whatever it is given, and by the signature refuses missing columns and parameters of
+    another type, fills in the defaults, and leaves out, with a warning, parameters that it doesn't know.
+    """
+
+    def load_context(self, context: Any) -> None:
+        """Called once by MLflow; `context.artifacts["model"]` is the folder of weights, config and tokenizer."""
+        import torch
+
+        from finetune.models.loading import STATE_KEY, load_model
+        from finetune.models.tokenizers import load_tokenizer
+        from finetune.tasks import load_task
+
+        folder = Path(context.artifacts["model"])
+        stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))[STATE_KEY]
+        self.task = load_task(stored["task"])
+        self.state = self.task.state(**stored["state"])
+        self.tokenizer = load_tokenizer(folder, self.task)
+        model, _ = load_model(folder, self.task, self.state)
+        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """`params` override fields of the stored state (`Task.inference_params`); None leaves a field as it is.
+
+        Raises: MlflowException for a value that the task doesn't accept.
+        """
+        from finetune.models.prediction import predict_rows
+
+        records = model_input.to_dict("records")
+        refuse_others(records, self.task.served)
+        state = replace(self.state, **{name: value for name, value in (params or {}).items() if value is not None})
+        rows = self.task.served.rows(records)
+        predictions = predict_rows(self.model, self.tokenizer, rows, self.task, state, BATCH_SIZE)
+        return pd.DataFrame([self.task.served.present(p) for p in predictions], columns=list(self.task.served.outputs))
+
+
+def refuse_others(records: Sequence[dict[str, Any]], served: Any) -> None:
+    """Raises: MlflowException, which a server answers with status 400."""
+    wrong = [(i, name) for i, r in enumerate(records) for name in served.inputs if not served.accepts(r[name])]
+    if wrong:
+        shown = [f"{name} of row {i} is {records[i][name]!r:.40}" for i, name in wrong[:SHOWN]]
+        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        what = f"not {served.accepted}: {', '.join(shown)}{more}"
+        raise mlflow.MlflowException.invalid_parameter_value(what)
+
+
+mlflow.models.set_model(ServedModel())

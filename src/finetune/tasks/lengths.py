@@ -1,0 +1,75 @@
+"""How long the rows are in tokens, looked at in a sample: what max_seq_length and batch sizes are chosen by."""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from finetune.data.tables import Row
+
+if TYPE_CHECKING:
+    from finetune.tasks.task import Task
+
+SAMPLE, SEED = 5000, 0
+UNLIMITED = 1_000_000_000
+BARS, BAR_WIDTH = 8, 40
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Token counts of the sampled rows and of their windows."""
+
+    total: int  # rows that the sample was drawn from
+    rows: list[int]  # tokens of each sampled row, nothing cut off
+    windows: list[int]  # tokens of each window
+    windowed: int  # rows that take several windows
+    lost: int  # rows that training can't learn from
+
+    @property
+    def expected_windows(self) -> int:
+        """Of all rows."""
+        return round(len(self.windows) * self.total / len(self.rows))
+
+
+def measure(rows: Sequence[Row], task: "Task", tokenizer: Any, state: Any) -> Lengths:
+    """Encode SAMPLE rows, or all if there are fewer. `state` as `task.fit` made it."""
+    sample = random.Random(SEED).sample(list(rows), min(SAMPLE, len(rows)))
+    columns = task.encode(sample, tokenizer, replace(state, pad_to_max_length=False))
+    windows = [len(ids) for ids in columns.get("input_ids", [])]
+    owners = columns.get("row", [])
+    counts = Counter(owners)
+    tokens = dict(zip(owners, windows, strict=True))
+    others = [i for i in range(len(sample)) if counts[i] != 1]  # only these differ from their window
+    unlimited = replace(state, pad_to_max_length=False, max_seq_length=UNLIMITED)
+    whole = task.encode([sample[i] for i in others], tokenizer, unlimited) if others else {}
+    tokens |= {others[row]: len(ids) for row, ids in zip(whole.get("row", []), whole.get("input_ids", []), strict=True)}
+    lost = task.label(sample, columns, state)[1] if all(task.has_gold(row) for row in sample) else set()
+    windowed = sum(count > 1 for count in counts.values())
+    return Lengths(len(rows), [tokens.get(i, 0) for i in range(len(sample))], windows, windowed, len(lost))
+
+
+def describe(lengths: Lengths, limit: int) -> list[str]:
+    """A histogram whose bars end at `limit`, the longest window, and what doesn't fit into one."""
+    rows, n = sorted(lengths.rows), len(lengths.rows)
+    of = f"{n:,} of {lengths.total:,} rows, seed {SEED}" if n < lengths.total else f"all {n:,} rows"
+    share = {"several windows": lengths.windowed, "nothing to learn from": lengths.lost}
+    return [
+        f"tokens in a row ({of}): median {rows[n // 2]}, 95% up to {rows[int(0.95 * (n - 1))]}, longest {rows[-1]}",
+        *histogram(rows, limit),
+        "  ".join(f"{count / n:.1%} {what}" for what, count in share.items()),
+    ]
+
+
+def histogram(values: Sequence[int], limit: int) -> list[str]:
+    """BARS bars up to `limit`, and one for what is longer."""
+    step = max(1, -(-limit // BARS))
+    counts = Counter(min((value - 1) // step, (limit - 1) // step + 1 if value > limit else BARS) for value in values)
+    longest = max(counts.values())
+    lines = []
+    for bar in range(max(counts) + 1):
+        last = min((bar + 1) * step, limit)
+        label = f"over {limit}" if bar * step >= limit else f"{bar * step + 1}-{last}"
+        filled = "█" * round(BAR_WIDTH * counts[bar] / longest) or ("▏" if counts[bar] else "")
+        lines.append(f"  {label:>11} {filled} {counts[bar] / len(values):.1%}")
+    return lines

@@ -1,0 +1,108 @@
+"""Metrics of the official scripts, as `evaluate.Metric` classes that work offline.
+
+`evaluate.load("squad_v2")` fetches code from a hub; these don't.
+"""
+
+import math
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import evaluate
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalize_answer(text: str) -> str:
+    """Lower case without punctuation, English articles and extra white space (Rajpurkar et al. 2016)."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def exact_score(gold: str, predicted: str) -> float:
+    return float(normalize_answer(gold) == normalize_answer(predicted))
+
+
+def f1_score(gold: str, predicted: str) -> float:
+    """Harmonic mean of precision and recall over the bag of words; two empty answers agree."""
+    gold_words, words = normalize_answer(gold).split(), normalize_answer(predicted).split()
+    if not gold_words or not words:
+        return float(gold_words == words)
+    shared = sum((Counter(gold_words) & Counter(words)).values())
+    return 2 * shared / (len(gold_words) + len(words))
+
+
+def squad_scores(golds: Sequence[str], predicted: str) -> tuple[float, float]:
+    """(exact, F1) of one prediction: the best over its gold texts. No gold text means that there is no answer."""
+    texts = [gold for gold in golds if normalize_answer(gold)] or [""]
+    return max(exact_score(t, predicted) for t in texts), max(f1_score(t, predicted) for t in texts)
+
+
+def best_threshold(
+    scores: Sequence[float], no_answer: Sequence[float], has_answer: Sequence[bool], answered: Sequence[bool]
+) -> tuple[float, float]:
+    """(best mean score in percent, its threshold): answers whose no_answer value is above the threshold are withheld.
+
+    The sweep of evaluate-v2.0.py (Rajpurkar et al. 2018): begin with every answer withheld, then let answers through
+    in the order of their no_answer value; the first best sum wins.
+    """
+    current = best = float(sum(not answerable for answerable in has_answer))
+    # Below every value, so that every answer is withheld; the script, made for probabilities, says 0.
+    threshold = min(0.0, math.nextafter(min(no_answer), -math.inf))
+    for i in sorted(range(len(scores)), key=lambda i: no_answer[i]):
+        current += scores[i] if has_answer[i] else -float(answered[i])
+        if current > best:
+            best, threshold = current, no_answer[i]
+    return 100.0 * best / max(len(scores), 1), threshold
+
+
+class Squad(evaluate.Metric):  # type: ignore[misc]
+    """SQuAD exact and F1 in the manner of evaluate-v2.0.py; without unanswerable rows equal to evaluate-v1.1.py.
+
+    predictions: {"prediction_text", "span_text", "no_answer_score"}: what is answered ("" for no answer), what would be
+    answered otherwise, and how much speaks for no answer; best_* are the sweep over the latter two. references:
+    {"texts"}, the gold answers.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = datasets.Features(
+            predictions={
+                "prediction_text": datasets.Value("string"),
+                "span_text": datasets.Value("string"),
+                "no_answer_score": datasets.Value("float64"),
+            },
+            references={"texts": datasets.Sequence(datasets.Value("string"))},
+        )
+        return evaluate.MetricInfo(
+            description="SQuAD v1.1 and v2.0", citation="", inputs_description="", features=features
+        )
+
+    def _compute(self, predictions: list[dict[str, Any]], references: list[dict[str, Any]]) -> dict[str, float]:
+        pairs = [squad_scores(r["texts"], p["prediction_text"]) for p, r in zip(predictions, references, strict=True)]
+        exact, f1 = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        has_answer = [bool(r["texts"]) for r in references]
+        result = _summary("", exact, f1)
+        for prefix, wanted in (("HasAns_", True), ("NoAns_", False)):
+            chosen = [i for i, answerable in enumerate(has_answer) if answerable == wanted]
+            if chosen:
+                result |= _summary(prefix, [exact[i] for i in chosen], [f1[i] for i in chosen])
+        if not all(has_answer):
+            no_answer = [p["no_answer_score"] for p in predictions]
+            answered = [bool(p["span_text"]) for p in predictions]
+            spans = [squad_scores(r["texts"], p["span_text"]) for p, r in zip(predictions, references, strict=True)]
+            for name, scores in (("exact", [pair[0] for pair in spans]), ("f1", [pair[1] for pair in spans])):
+                best, threshold = best_threshold(scores, no_answer, has_answer, answered)
+                result |= {f"best_{name}": best, f"best_{name}_thresh": threshold}
+        return result
+
+
+def _summary(prefix: str, exact: Sequence[float], f1: Sequence[float]) -> dict[str, float]:
+    count = len(exact)
+    return {
+        f"{prefix}exact": 100.0 * sum(exact) / count,
+        f"{prefix}f1": 100.0 * sum(f1) / count,
+        f"{prefix}total": count,
+    }

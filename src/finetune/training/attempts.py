@@ -1,0 +1,253 @@
+"""Training: one attempt, or with auto_find_batch_size as many as it takes to find a batch that fits into memory."""
+
+import gc
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate.utils.memory import clear_device_cache
+from datasets import load_from_disk
+from transformers import set_seed
+from transformers.trainer_pt_utils import get_model_param_count
+
+from finetune.core.console import say, some
+from finetune.core.errors import Fault, ModelError
+from finetune.core.launch import is_main_process, processes
+from finetune.core.memory import out_of_memory, return_freed_memory
+from finetune.data.folders import Preprocessed, SelectedModel, read_rows
+from finetune.distributed import zero_engine
+from finetune.distributed.preemption import noted
+from finetune.models.adapt import adaptations, four_bit
+from finetune.models.head import describe_new, head_parameters
+from finetune.models.loading import load_model, store_state
+from finetune.models.tokenizers import load_tokenizer
+from finetune.params.finetune import FinetuneParams
+from finetune.params.provenance import Derived, write_resolved
+from finetune.tasks.task import Task
+from finetune.training import arguments, checkpoints, gathering, resume
+from finetune.training.batch_search import batch_that_fits
+from finetune.training.schedule import Schedule, schedule, with_smaller_batch
+from finetune.training.tracking import log_numbers
+from finetune.training.trainer import FinetuneTrainer
+
+
+class Attempt(NamedTuple):
+    """One try to train: with auto_find_batch_size there may be several."""
+
+    params: FinetuneParams
+    wanted: FinetuneParams  # the same before any batch was too large
+    steps: Schedule
+    trainer: FinetuneTrainer
+    fresh: Callable[[], Any]  # the adapted model as it was before training
+    restore: Callable[[Any], Any]  # undoes the adaptations of the model
+    derived: list[Derived]
+
+
+def train(
+    asked: FinetuneParams,
+    params: FinetuneParams,
+    given: list[Derived],
+    deepspeed: dict[str, Any] | None,
+    task: Task,
+    preprocessed: Preprocessed,
+    checkpoint: Path | None,
+) -> tuple[Attempt, dict[str, float]]:
+    """Train; where memory runs out and auto_find_batch_size is true, shrink the batch and start from the first weights.
+
+    `asked` is the command line, `params` what it came to by what is `given`, `deepspeed` a config.
+    -> (the attempt that reached the end, its speed).
+    """
+    data = load_windows(params)
+    tried = resume.with_found_batch(params, checkpoint) if checkpoint else params
+    together = processes() > 1 or params.apply_deepspeed
+    if params.auto_find_batch_size and together and not checkpoint:
+        tried = probed(params, task, preprocessed, data["train"])
+    said: list[Derived] = []
+    while True:
+        attempt = build(tried, params, given, deepspeed, task, preprocessed, data)
+        tell(attempt, asked, said)
+        try:
+            speed = fit(attempt, checkpoint)
+        except (RuntimeError, MemoryError) as error:
+            tried = next_try(tried, checkpoint, error)
+        else:
+            if params.auto_find_batch_size:
+                say(f"auto_find_batch_size: {batch_text(tried)} fits into memory")
+            return attempt, speed
+        said = attempt.derived
+        del attempt
+        gc.collect()
+        clear_device_cache()
+        return_freed_memory()
+        if not checkpoint and is_main_process():
+            checkpoints.discard(params.pytorch_model_folder)
+
+
+def probed(params: FinetuneParams, task: Task, preprocessed: Preprocessed, train: Any) -> FinetuneParams:
+    """Several processes, or an engine, can't begin again where one has run out of memory: the batch is found before."""
+    state = task.state(**preprocessed.state)
+    tokenizer = load_tokenizer(Preprocessed.tokenizer_folder(params.preprocess_output), task)
+
+    fresh = partial(fresh_model, task=task, state=state)
+    return batch_that_fits(params, fresh, train, task, task.padding(tokenizer))
+
+
+def next_try(tried: FinetuneParams, checkpoint: Path | None, error: Exception) -> FinetuneParams:
+    """With a smaller batch. Raises: the error, if none is asked for or left; ModelError in a resumed run."""
+    batch = tried.per_device_train_batch_size
+    if not tried.auto_find_batch_size or batch == 1 or not out_of_memory(error):
+        raise error
+    if processes() > 1 or tried.apply_deepspeed:
+        fix = f"--per_device_train_batch_size {batch // 2}"
+        raise ModelError(Fault(f"memory runs out with {batch} windows at a time", fix=fix)) from None
+    if checkpoint and not tried.keep_global_batch_size:
+        why = "a resumed run can't change the windows of a step"
+        fault = Fault(f"memory runs out with {batch} windows at a time", why=why, fix="--keep_global_batch_size true")
+        raise ModelError(fault) from None
+    smaller = with_smaller_batch(tried)
+    say(f"out of memory with per_device_train_batch_size {batch}; starting again with {batch_text(smaller)}")
+    return smaller
+
+
+def batch_text(params: FinetuneParams) -> str:
+    """What auto_find_batch_size changes."""
+    accumulated = f", gradient_accumulation_steps {params.gradient_accumulation_steps}"
+    return f"{params.per_device_train_batch_size}{accumulated if params.keep_global_batch_size else ''}"
+
+
+def tell(attempt: Attempt, asked: FinetuneParams, said: list[Derived]) -> None:
+    """One line for each value that is not what the command line says, and all of them in resolved_config.yaml."""
+    for item in attempt.derived:
+        if item not in said:
+            say(str(item))
+    if is_main_process():
+        write_resolved(asked, attempt.derived, asked.pytorch_model_folder)
+    args = attempt.trainer.args
+    where = f"{processes()} x {args.device.type}, precision {attempt.params.precision}"
+    windows = len(attempt.trainer.train_dataset)
+    say(f"{windows} windows, {attempt.steps.total_steps} steps of {attempt.steps.global_batch}, {where}")
+
+
+def build(
+    params: FinetuneParams,
+    wanted: FinetuneParams,
+    given: list[Derived],
+    deepspeed: dict[str, Any] | None,
+    task: Task,
+    preprocessed: Preprocessed,
+    data: dict[str, Any],
+) -> Attempt:
+    """The model from the imported weights, adapted, in a Trainer. The batch of `params` may be smaller than wanted."""
+    steps = schedule(params, len(data["train"]), processes())
+    set_seed(params.seed)  # for the new head; the Trainer sets it again, and what full determinism needs
+    state = task.state(**preprocessed.state)
+    adapted, lines = adapted_model(params, task, state)
+    attention = adapted.model.config._attn_implementation
+    for line in lines:
+        say(line)
+    if deepspeed:
+        zero_engine.clear_stale_locks()
+    engine = gathering.arguments(params, adapted.model, deepspeed)
+    trainer = FinetuneTrainer(
+        model=adapted.model,
+        args=arguments.training_arguments(params, steps, engine),  # ZeRO-3 cuts up models that are loaded after it
+        task=task,
+        state=state,
+        train=data["train"],
+        validation=data["validation"],
+        validation_rows=read_rows(Preprocessed.rows_file(params.preprocess_output, "validation")),
+        tokenizer=load_tokenizer(Preprocessed.tokenizer_folder(params.preprocess_output), task),
+        steps=steps,
+        keep_batches=task.keep_batches(params),
+        save_steps=params.save_steps,
+        save_total_limit=params.save_total_limit,
+        marker=resume.Marker.of(params, wanted, steps, len(data["train"]), gathering.cut(params, deepspeed)),
+        throughput_warmup_steps=params.throughput_warmup_steps,
+        callbacks=arguments.callbacks(params, task.head_metric(state)),
+    )
+    derived = [*given, *arguments.derived(params, wanted, steps, attention, "optimizer" in (deepspeed or {}))]
+    return Attempt(params, wanted, steps, trainer, partial(fresh_model, params, task, state), adapted.restore, derived)
+
+
+def adapted_model(params: FinetuneParams, task: Task, state: Any) -> tuple[adaptations.Adapted, list[str]]:
+    """The imported model with the task's head, adapted. -> what to say of it, too. Raises: ModelError."""
+    source = SelectedModel.model_folder(params.model_selector_output)
+    model, new = load_model(source, task, state, params.ignore_mismatched_sizes, params.attn_implementation)
+    lines = describe_new(model, new, model.config.architectures)
+    store_state(model, state, task)
+    if params.apply_lora:
+        refuse_frozen_random(model, new)
+    adapted = adaptations.adapt(model, params)
+    return adapted, [*lines, *adapted.said]
+
+
+def fresh_model(params: FinetuneParams, task: Task, state: Any) -> Any:
+    """The adapted model as it is before training."""
+    return adapted_model(params, task, state)[0].model
+
+
+def refuse_frozen_random(model: Any, new: list[str]) -> None:
+    """Raises: ModelError if LoRA would leave weights as they are that no pretraining has seen."""
+    lost = sorted(set(new) - set(head_parameters(model)))
+    if lost:
+        what = "LoRA would keep weights frozen that are random, since the imported model lacks them"
+        raise ModelError(Fault(what, why=some(lost), fix="--apply_lora false, or import a model that has them"))
+
+
+def final_metrics(attempt: Attempt) -> dict[str, float]:
+    """Of the model that will be saved: the best one's, or in 4 bits those that it has without them."""
+    trainer = attempt.trainer
+    if not four_bit.wanted(attempt.params):
+        return trainer.best_metrics()
+    four_bit.restore(trainer.accelerator.unwrap_model(trainer.model))
+    say("without 4 bits, as it will be saved:")
+    return {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
+
+
+def fit(attempt: Attempt, checkpoint: Path | None) -> dict[str, float]:
+    """Train to the end with the best model loaded. -> its speed; none if the run had ended before.
+
+    Raises: ParameterError, ModelError.
+    """
+    params, steps, trainer = attempt.params, attempt.steps, attempt.trainer
+    if checkpoint:
+        resume.refuse_other_run(checkpoint, trainer.marker)
+    if checkpoint and (why := resume.why_over(checkpoint, params, steps)):
+        say(f"nothing is left to train after {checkpoint.name}: {why}")
+        trainer.restore_best(checkpoint)
+        speed = {}
+    else:
+        with noted():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        speed = speed_of(trainer)
+    if not all(torch.isfinite(p).all() for p in trainer.model.parameters()):
+        raise gathering.diverged()
+    state = trainer.state
+    if state.best_model_checkpoint is None:
+        fix = "look at the validation loss above; a lower --learning_rate may help"
+        raise ModelError(Fault("there is no best checkpoint: no evaluation gave a finite metric", fix=fix))
+    say(f"best at step {state.best_global_step}: {params.metric_for_best_model} {state.best_metric:.4f}")
+    return speed
+
+
+def speed_of(trainer: FinetuneTrainer) -> dict[str, float]:
+    """Seconds and rates of the training that has just ended, said and logged."""
+    speed = trainer.throughput.rates(trainer.accelerator.gather)
+    args = trainer.args
+    batch = {name: vars(args)[name] for name in ("per_device_train_batch_size", "gradient_accumulation_steps")}
+    trained = get_model_param_count(trainer.model, trainable_only=True)
+    log_numbers({**speed, **batch, "trained_parameters": trained})
+    rates = f"{speed['train_samples_per_second']:.1f} samples/s, {speed['train_tokens_per_second']:.0f} tokens/s"
+    warmup = trainer.throughput.warmup_steps
+    without = f", without the first {warmup} steps" if trainer.throughput.without_warmup else ""
+    say(f"trained {speed['train_seconds']:.0f} s: {rates}{without}")
+    return speed
+
+
+def load_windows(params: FinetuneParams) -> dict[str, Any]:
+    """The encoded training and validation rows, memory-mapped."""
+    folder = params.preprocess_output
+    splits = ("train", "validation")
+    return {name: load_from_disk(Preprocessed.windows_folder(folder, name)).with_format("numpy") for name in splits}

@@ -1,0 +1,68 @@
+"""The largest batch that fits into memory, tried before processes or an engine depend on one another."""
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate.utils.memory import clear_device_cache
+
+from finetune.core.console import say
+from finetune.core.errors import Fault, ModelError
+from finetune.core.memory import out_of_memory, return_freed_memory
+from finetune.data.batches import as_windows, collate
+from finetune.data.sampler import window_lengths
+from finetune.distributed.process_group import any_of
+from finetune.models.prediction import autocast_for, forward
+from finetune.params.finetune import FinetuneParams
+from finetune.tasks.task import Task
+from finetune.training.schedule import with_smaller_batch
+
+# Bytes for each trained weight besides itself and its gradient: AdamW's two averages, and DDP's copy of the gradients
+# or ZeRO's weights in 32 bits, none of which is cut up here.
+STATES = 12
+
+
+def batch_that_fits(
+    params: FinetuneParams,
+    model_for: Callable[[FinetuneParams], Any],
+    windows: Any,
+    task: Task,
+    padding: dict[str, int],
+) -> FinetuneParams:
+    """With a batch whose longest windows fit on every process. Raises: ModelError if not even one does."""
+    length = window_lengths(windows)
+    longest = sorted(range(len(length)), key=lambda i: -length[i])
+    while True:
+        size = params.per_device_train_batch_size
+        batch = collate(as_windows(windows.select(longest[:size])[:]), padding)
+        if not any_of(not fits(model_for(params), batch, task, params.precision)):
+            return params
+        if size == 1:
+            raise ModelError(Fault("memory runs out with one window at a time", fix="--gradient_checkpointing true"))
+        params = with_smaller_batch(params)
+        say(f"out of memory with {size} windows at a time; trying {params.per_device_train_batch_size}")
+
+
+def fits(model: Any, batch: dict[str, torch.Tensor], task: Task, precision: str) -> bool:
+    """Whether this process can go forward and backward, with room for what a step keeps besides."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        model.to(device).train()
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        room = torch.empty(STATES * trained, dtype=torch.uint8, device=device)
+        here = {name: tensor.to(device) for name, tensor in batch.items()}
+        with autocast_for("32" if precision == "32" else "bf16", device)():
+            loss = task.loss(forward(model, here, task), here).sum()
+        loss.backward()
+        del room, loss
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        return False
+    finally:
+        del model
+        gc.collect()
+        clear_device_cache()
+        return_freed_memory()
+    return True

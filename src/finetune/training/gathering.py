@@ -1,0 +1,66 @@
+"""What ZeRO and FSDP have in common: a model that is cut up among processes, and put together to be saved."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from finetune.core.console import say
+from finetune.core.errors import Fault, ModelError
+from finetune.core.launch import is_main_process, processes
+from finetune.distributed import fsdp, zero_config, zero_engine
+from finetune.params.finetune import FinetuneParams
+from finetune.training.trainer import FinetuneTrainer
+
+SAME_LOSS = {"32": 1e-4, "bf16": 3e-2, "16": 3e-2}  # relative: an engine computes in 16 bits what is saved in 32
+
+
+def arguments(params: FinetuneParams, model: Any, deepspeed: dict[str, Any] | None) -> dict[str, Any]:
+    """What the Trainer is told; nothing without an engine."""
+    if deepspeed:
+        return {"deepspeed": deepspeed}
+    return fsdp.arguments(model) if params.apply_fsdp else {}
+
+
+def cut(params: FinetuneParams, deepspeed: dict[str, Any] | None) -> dict[str, Any]:
+    """How the run is cut up: a checkpoint is of no use to one that is cut up in another way."""
+    if params.apply_fsdp:
+        return {"FSDP processes": processes()}
+    return zero_config.cut(deepspeed, processes())
+
+
+def whole_model(trainer: FinetuneTrainer, params: FinetuneParams, fresh: Callable[[], Any]) -> Any:
+    """The trained model in the main process, in one piece and 32 bits; every process must call it.
+
+    What was trained goes into a `fresh` model, and has to give the same loss there: on the CPU, since the model may be
+    too large for one GPU. Raises: ModelError.
+    """
+    if not params.apply_deepspeed and not params.apply_fsdp:
+        return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    before = trainer.sample_loss(trainer.model)
+    if not math.isfinite(before):
+        raise diverged()
+    if params.apply_deepspeed:
+        state = zero_engine.gather(trainer.accelerator.unwrap_model(trainer.model))
+    else:
+        state = trainer.accelerator.get_state_dict(trainer.model)
+    zero_engine.forget()
+    if not is_main_process():
+        return None
+    whole = fresh()
+    for name, parameter in whole.named_parameters():  # buffers follow from the config
+        if parameter.requires_grad:  # frozen ones are those that were imported, in all their bits
+            parameter.data.copy_(state[name])
+    after = trainer.sample_loss(whole)
+    if not math.isclose(before, after, rel_tol=SAME_LOSS[params.precision]):
+        what = f"the model that was put together has a loss of {after:.4f}, and {before:.4f} while it was cut up"
+        best = trainer.state.best_model_checkpoint
+        fix = f"python {best}/zero_to_fp32.py {best} OUT puts the weights together; please report it"
+        raise ModelError(Fault(what, fix=fix if params.apply_deepspeed else "--apply_fsdp false; please report it"))
+    say(f"put together from {processes()} processes: loss {after:.4f} on the first windows, {before:.4f} while cut up")
+    return whole
+
+
+def diverged() -> ModelError:
+    """The error of a run whose best weights are of no use."""
+    fix = "a lower --learning_rate, a positive --max_grad_norm, or --precision bf16"
+    return ModelError(Fault("training diverged: the best weights are not finite", fix=fix))

@@ -1,0 +1,147 @@
+"""What a run must have in common with the one that left a checkpoint, to go on from it."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from finetune.core.console import say
+from finetune.core.errors import Fault, ParameterError
+from finetune.core.launch import processes
+from finetune.data.folders import Preprocessed, SelectedModel
+from finetune.params.finetune import FIXED_ON_RESUME, FinetuneParams
+from finetune.params.schema import to_text
+from finetune.training.checkpoints import STATE, WHOLE
+from finetune.training.schedule import Schedule
+
+MEGABYTE = 2**20
+
+
+@dataclass(frozen=True)
+class Marker:
+    """What the marker of a checkpoint says of the run: one that differs in any of it can't go on from there."""
+
+    windows: int
+    data: str  # fingerprint of the training windows
+    model: str  # fingerprint of the imported weights
+    global_batch: int
+    total_steps: int
+    batch: list[int]  # per_device_train_batch_size and gradient_accumulation_steps that ran
+    wanted_batch: list[int]  # those that were asked for
+    processes: int  # may be others: a note says what that means
+    engine: dict[str, Any]  # how ZeRO or FSDP cuts the run up
+    parameters: dict[str, Any]  # those of FIXED_ON_RESUME
+
+    @classmethod
+    def of(
+        cls, params: FinetuneParams, wanted: FinetuneParams, steps: Schedule, windows: int, engine: dict[str, Any]
+    ) -> "Marker":
+        """Of a run with `params`, whose batch may be smaller than wanted."""
+        model = SelectedModel.model_folder(params.model_selector_output)
+        return cls(
+            windows=windows,
+            data=fingerprint(Preprocessed.windows_folder(params.preprocess_output, "train").glob("*.arrow")),
+            model=fingerprint(model.rglob("*.safetensors"), ends=True),
+            global_batch=steps.global_batch,
+            total_steps=steps.total_steps,
+            batch=_batch(params),
+            wanted_batch=_batch(wanted),
+            processes=processes(),
+            engine=engine,
+            parameters={name: vars(params)[name] for name in FIXED_ON_RESUME},
+        )
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> "Marker":
+        """Raises: ParameterError if another version of this package left it."""
+        values = json.loads((checkpoint / WHOLE).read_text(encoding="utf-8")).get("run", {})
+        known = {f.name for f in fields(cls)}
+        if values.keys() != known or values["parameters"].keys() != set(FIXED_ON_RESUME):
+            what = f"{checkpoint.name} was left by another version of finetune"
+            raise ParameterError(Fault(what, where=str(checkpoint), fix="--resume_from_checkpoint false"))
+        return cls(**values)
+
+
+def _batch(params: FinetuneParams) -> list[int]:
+    return [params.per_device_train_batch_size, params.gradient_accumulation_steps]
+
+
+def with_found_batch(params: FinetuneParams, checkpoint: Path) -> FinetuneParams:
+    """With auto_find_batch_size, the batch that was found by the run of the same words which left the checkpoint."""
+    was = Marker.read(checkpoint)
+    if not params.auto_find_batch_size or was.wanted_batch != _batch(params):
+        return params
+    batch, accumulation = was.batch
+    return replace(params, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation)
+
+
+def refuse_other_run(checkpoint: Path, now: Marker) -> None:
+    """Raises: ParameterError, with everything in which the run differs from the one that left the checkpoint."""
+    was = Marker.read(checkpoint)
+    faults = []
+    if was.windows != now.windows:
+        what = f"{checkpoint.name} has {was.windows} training windows, this run has {now.windows}"
+        faults.append(Fault(what, fix="give the same data, or --resume_from_checkpoint false"))
+    elif was.data != now.data:
+        what = f"{checkpoint.name} was trained on other rows than those of preprocess_output"
+        faults.append(Fault(what, fix="give the same data, or --resume_from_checkpoint false"))
+    if was.model != now.model:
+        what = f"{checkpoint.name} began with other weights than those of model_selector_output"
+        faults.append(Fault(what, fix="give the same model, or --resume_from_checkpoint false"))
+    if was.global_batch != now.global_batch:
+        why = "that is per_device_train_batch_size x gradient_accumulation_steps x processes"
+        what = f"{checkpoint.name} has {was.global_batch} windows in a step, this run has {now.global_batch}"
+        faults.append(Fault(what, why=why, fix="give the same numbers, or --resume_from_checkpoint false"))
+    if was.total_steps != now.total_steps and not now.parameters["lr_scheduler_type"].startswith("constant"):
+        why = f"the learning rate falls over all of them ({now.parameters['lr_scheduler_type']})"
+        what = f"{checkpoint.name} is of a run of {was.total_steps} steps, this one has {now.total_steps}"
+        fix = "give the same numbers, or train the finished model further as --pytorch_model_path of a new import"
+        faults.append(Fault(what, why=why, fix=fix))
+    if was.engine != now.engine:
+        why = "what a checkpoint holds is cut up among the processes of its run"
+        what = f"{checkpoint.name} was cut up by {_shown(was.engine)}, this run by {_shown(now.engine)}"
+        fix = "give the same, or --resume_from_checkpoint false"
+        faults.append(Fault(what, why=why, fix=fix))
+    for name, value in now.parameters.items():
+        if was.parameters[name] != value:
+            what = f"{checkpoint.name} was made with {name} {to_text(was.parameters[name])}, not {to_text(value)}"
+            faults.append(Fault(what, fix=f"--{name} {to_text(was.parameters[name])}"))
+    if faults:
+        raise ParameterError(*faults)
+    if was.processes != now.processes:
+        why = "dropout draws other numbers than it would have"
+        say(f"note: {checkpoint.name} was left by {was.processes} processes, this run has {now.processes}: {why}")
+
+
+def _shown(engine: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in engine.items()) or "nothing"
+
+
+def why_over(checkpoint: Path, params: FinetuneParams, steps: Schedule) -> str:
+    """Why there is nothing left to train after the checkpoint; '' if there is."""
+    state = json.loads((checkpoint / STATE).read_text())
+    if state["global_step"] >= steps.total_steps:
+        return f"it is the last of {steps.total_steps} steps"
+    stopping = state["stateful_callbacks"].get("EarlyStoppingCallback")
+    without = stopping["attributes"]["early_stopping_patience_counter"] if stopping else 0
+    if params.apply_early_stopping and without >= params.early_stopping_patience:
+        return f"training had stopped early, after {without} evaluations without improvement"
+    return ""
+
+
+def fingerprint(files: Iterable[Path], ends: bool = False) -> str:
+    """Equal where files hold the same. Of weights, which may be many gigabytes, sizes and both ends tell enough."""
+    found = hashlib.sha256()
+    for path in sorted(files):
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            found.update(f"{size} ".encode())
+            if not ends or size <= 2 * MEGABYTE:
+                found.update(hashlib.file_digest(file, "sha256").digest())
+                continue
+            found.update(file.read(MEGABYTE))
+            file.seek(size - MEGABYTE)
+            found.update(file.read())
+    return found.hexdigest()[:16]

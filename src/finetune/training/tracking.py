@@ -1,0 +1,90 @@
+"""What the user sees while training, and what MLflow keeps: of the main process, which alone imports it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from transformers import TrainerCallback
+
+from finetune.core.console import progress, say
+from finetune.core.launch import is_main_process
+from finetune.params.finetune import FinetuneParams
+
+
+def tracking_uri(folder: Path) -> str:
+    """Azure ML's or the pipeline's own where it is set, else SQLite beside the model (MLflow refuses plain folders).
+
+    Without locks, which mounted folders may lack: the main process is the only one that writes it.
+    """
+    own = f"sqlite:///file:{quote(str(folder.resolve()))}/mlflow.db?nolock=1&uri=true"
+    return os.environ.get("MLFLOW_TRACKING_URI") or own
+
+
+class Progress(TrainerCallback):  # type: ignore[misc]
+    """A bar over steps, and a line for every loss and evaluation."""
+
+    def __init__(self, head_metric: str) -> None:
+        self.head_metric = head_metric
+        self.bar: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar = progress(state.max_steps, "train")
+        self.bar.update(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar.update(1)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        if "loss" in logs:
+            norm, rate = logs.get("grad_norm", 0.0), logs["learning_rate"]
+            self._say(state, f"loss {logs['loss']:.4f}  gradient norm {norm:.2f}  learning rate {rate:.2e}")
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
+        score, rate = metrics[f"eval_{self.head_metric}"], metrics["eval_samples_per_second"]
+        text = f"validation loss {metrics['eval_loss']:.4f}  {self.head_metric} {score:.4g}  ({rate:.0f} rows/s)"
+        self._say(state, text)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar.close()
+
+    def _say(self, state: Any, text: str) -> None:
+        if self.bar is not None:  # there is none where nothing was left to train
+            self.bar.clear()
+        say(f"step {state.global_step}/{state.max_steps}  epoch {state.epoch:.2f}  {text}")
+
+
+@contextmanager
+def tracked(params: FinetuneParams) -> Iterator[None]:
+    """An MLflow run, or the one that Azure ML names in MLFLOW_RUN_ID; it fails if training does. Main process only."""
+    if not is_main_process():
+        yield
+        return
+    import mlflow
+
+    params.pytorch_model_folder.mkdir(parents=True, exist_ok=True)
+    mlflow.set_tracking_uri(tracking_uri(params.pytorch_model_folder))
+    with mlflow.start_run(log_system_metrics=False):
+        mlflow.log_params({name: str(value) for name, value in asdict(params).items()})
+        yield
+
+
+class MlflowMetrics(TrainerCallback):  # type: ignore[misc]
+    """Everything the Trainer logs, in the process that began the run."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        numbers = {name: float(value) for name, value in logs.items() if isinstance(value, int | float)}
+        log_numbers(numbers, step=state.global_step)
+
+
+def log_numbers(numbers: dict[str, float], step: int | None = None) -> None:
+    """Of a step or of the whole run, in the run that has begun."""
+    if not is_main_process():
+        return
+    import mlflow
+
+    if mlflow.active_run() is not None:
+        mlflow.log_metrics(numbers, step=step)

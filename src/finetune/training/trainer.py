@@ -1,0 +1,234 @@
+"""The one Trainer: exact loss normalisation, length-grouped batches, streamed evaluation."""
+
+import contextlib
+import tempfile
+import time
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerState
+
+from finetune.core.errors import Fault, ModelError
+from finetune.core.launch import is_main_process, rank
+from finetune.core.memory import out_of_memory
+from finetune.data.batches import Batch, as_windows, collate
+from finetune.data.sampler import LengthGroupedSampler, by_length, window_lengths
+from finetune.data.tables import Row
+from finetune.distributed import process_group
+from finetune.distributed.preemption import deaf_to_sigterm
+from finetune.models.prediction import forward, predict
+from finetune.tasks.task import Task
+from finetune.training import checkpoints
+from finetune.training.callbacks import ReturnMemory, SaveEvery, StopTogether
+from finetune.training.checkpoints import STATE
+from finetune.training.resume import Marker
+from finetune.training.schedule import Schedule
+from finetune.training.throughput import Throughput
+
+SAMPLE = 8  # windows
+
+
+class FinetuneTrainer(Trainer):  # type: ignore[misc]
+    """Hugging Face's loop with four parts of our own.
+
+    - The loss is the sum over items divided by the items of the whole optimizer step, over all processes and
+      accumulated batches, so that it does not depend on how a step is cut up. (transformers 5.23 multiplies the loss
+      of heads that ignore num_items_in_batch by processes x accumulation steps.)
+    - Training batches are grouped by length; their order depends on the global batch alone.
+    - Evaluation reduces each batch on the device and decodes with the task's one decoder; it draws nothing from the
+      training generator.
+    - With save_steps, an evaluation is followed by a checkpoint only if it is the best so far.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Any,
+        args: Any,
+        task: Task,
+        state: Any,
+        train: Dataset,
+        validation: Dataset,
+        validation_rows: list[Row],
+        tokenizer: Any,
+        steps: Schedule,
+        keep_batches: int,
+        save_steps: int,
+        save_total_limit: int,
+        marker: Marker,
+        throughput_warmup_steps: int,
+        callbacks: list[Any],
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train,
+            eval_dataset=validation,
+            data_collator=partial(collate, padding=task.padding(tokenizer)),
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
+        self.remove_callback(PrinterCallback)  # Progress in tracking.py speaks instead
+        self.add_callback(ReturnMemory())
+        self.task = task
+        self.task_state = state
+        self.validation_rows = validation_rows
+        self.global_batch = steps.global_batch
+        self.keep_batches = keep_batches
+        self.loss_is_scaled_for_ga = True
+        self.save_steps = save_steps
+        if save_steps > 0:
+            self.add_callback(SaveEvery(save_steps, steps.evaluation_steps))
+        self.save_total_limit = save_total_limit
+        self.marker = marker
+        self.throughput = Throughput(throughput_warmup_steps, args.device)
+        self.add_callback(self.throughput)
+        self.stop = StopTogether(steps.evaluation_steps)
+        self.add_callback(self.stop)
+
+    def compute_loss(
+        self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The share of this batch in the mean over the items of the step."""
+        outputs = forward(model, inputs, self.task)
+        self.throughput.count(inputs)
+        # DDP averages gradients over processes: multiplied here, the average is the sum.
+        loss = self.task.loss(outputs, inputs).sum() * self.accelerator.num_processes / num_items_in_batch
+        return (loss, outputs) if return_outputs else loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> torch.Tensor:
+        items = sum((self.task.items(batch).sum() for batch in batch_samples), torch.tensor(0)).to(device)
+        total: torch.Tensor = self.accelerator.gather(items).sum()
+        return total
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
+        return LengthGroupedSampler(window_lengths(self.train_dataset), self.global_batch, self.args.seed)
+
+    def _get_dataloader(self, *arguments: Any, **given: Any) -> Any:
+        loader = super()._get_dataloader(*arguments, **given)
+        of_torch = loader.base_dataloader  # accelerate's has its own round it
+        of_torch.worker_init_fn = partial(deaf_to_sigterm, of_torch.worker_init_fn)
+        return loader
+
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> list[int]:
+        return by_length(window_lengths(eval_dataset))
+
+    def _load_callback_state(self) -> None:
+        # Called when the state has just been read from a checkpoint: cadence, patience and folder are this run's.
+        self.state.compute_steps(self.args, self.state.max_steps)
+        if self.state.best_global_step:
+            best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+            self.state.best_model_checkpoint = process_group.from_main(lambda: str(best) if best.is_dir() else None)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, EarlyStoppingCallback) and "EarlyStoppingCallback" in self.state.stateful_callbacks:
+                self.state.stateful_callbacks["EarlyStoppingCallback"]["args"] = callback.state()["args"]
+        super()._load_callback_state()
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        try:
+            if is_main_process():
+                checkpoints.begin(checkpoint)
+            process_group.wait()
+            super()._save_checkpoint(model, trial)
+            if is_main_process():
+                self.model.config.save_pretrained(checkpoint)  # an adapter is saved without it
+            written = process_group.to_main(checkpoints.flush(checkpoint, rank()))
+            if is_main_process():
+                sizes = {name: size for files in written for name, size in files.items()}
+                checkpoints.finish(checkpoint, asdict(self.marker), sizes)
+        except Exception:
+            if is_main_process():
+                with contextlib.suppress(OSError):
+                    checkpoints.remove(checkpoint)  # it may be what fills the disk
+            raise
+        # The main process knows: a mounted folder may show it late to others, who must not fall behind.
+        self.state.best_model_checkpoint = process_group.from_main(lambda: self.state.best_model_checkpoint)
+        # Older ones go when the new one is whole, not before.
+        if is_main_process() and self.save_total_limit > 0:
+            best = self.state.best_model_checkpoint
+            checkpoints.keep(checkpoint.parent, self.save_total_limit, {checkpoint, *([Path(best)] if best else [])})
+        process_group.wait()  # nobody may leave, and thereby end the main process, before that is done
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """The files of all processes, written by the main one: no other machine need see its folder in time."""
+        with tempfile.TemporaryDirectory() as own:
+            super()._save_rng_state(own)
+            written = {path.name: path.read_bytes() for path in Path(own).iterdir()}
+        for files in process_group.to_main(written):
+            for name, content in files.items():
+                (Path(output_dir) / name).write_bytes(content)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        best: bool = super()._determine_best_metric(metrics, trial)
+        if self.save_steps > 0:
+            last = self.state.global_step >= self.state.max_steps
+            due = self.state.global_step % self.save_steps == 0
+            self.control.should_save = best or last or due or self.stop.stopping
+        return best
+
+    def restore_best(self, checkpoint: Path) -> None:
+        """The best model of the run that `checkpoint` ended."""
+        self.state = TrainerState.load_from_json(str(checkpoint / STATE))
+        self._load_callback_state()
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:  # their checkpoints are read by what wrote them
+            self._prepare_for_training(self.state.max_steps, self.get_train_dataloader(), None)
+        if self.state.best_model_checkpoint:
+            self._load_best_model()
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The task's metrics and the mean loss over all items."""
+        started = time.perf_counter()
+        try:
+            with torch.random.fork_rng(devices=[]):  # a loader seeds its workers from the global generator
+                reduced, loss = predict(
+                    self.model,
+                    self.get_eval_dataloader(),
+                    self.task,
+                    self.task_state,
+                    self.keep_batches,
+                    gather=self._gather,
+                )
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            smaller = max(1, self.args.per_device_eval_batch_size // 2)
+            raise ModelError(
+                Fault("memory runs out in evaluation", fix=f"--per_device_eval_batch_size {smaller}")
+            ) from None
+        predictions = self.task.decode(reduced, self.validation_rows, self.task_state)
+        scores: dict[str, Any] = {"loss": loss, **self.task.metrics(predictions, self.validation_rows, self.task_state)}
+        seconds = time.perf_counter() - started
+        self.throughput.evaluation_seconds += seconds
+        scores |= {"runtime": seconds, "samples_per_second": len(self.validation_rows) / seconds}
+        metrics: dict[str, float] = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
+        self.log(metrics)
+        control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)  # type: ignore[has-type]
+        self.control = control
+        return metrics
+
+    @torch.no_grad()
+    def sample_loss(self, model: Any) -> float:
+        """The mean loss of the first windows of validation, on the device of the model."""
+        batch = self.data_collator(as_windows(self.eval_dataset[:SAMPLE]))
+        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        model.eval()
+        loss = self.task.loss(forward(model, batch, self.task), batch).sum() / self.task.items(batch).sum()
+        return float(loss)
+
+    def _gather(self, reduced: Any) -> Any:
+        """Of all processes, whose batches may be of different lengths."""
+        padded = self.accelerator.pad_across_processes(reduced, dim=1, pad_index=-1)
+        return self.accelerator.gather_for_metrics(padded)
+
+    def best_metrics(self) -> dict[str, float]:
+        """The metrics of the evaluation that gave the best model, without their prefix."""
+        step = self.state.best_global_step
+        best = [entry for entry in self.state.log_history if "eval_loss" in entry and entry["step"] == step][-1]
+        return {name.removeprefix("eval_"): value for name, value in best.items()}

@@ -1,0 +1,96 @@
+"""How FSDP cuts up each family, with accelerate's own code on a CPU, where a whole run is refused."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from transformers import AutoModelForQuestionAnswering, BartConfig, BertConfig, T5Config
+
+from finetune.core.errors import UnsupportedError
+from finetune.distributed import fsdp
+from tests.launching import port
+from tests.params.test_rules import finetune_params
+
+STEP = """
+import sys
+from types import SimpleNamespace
+import torch
+from accelerate.utils import FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from transformers import AutoConfig, AutoModelForTokenClassification
+from finetune.distributed import fsdp
+
+torch.distributed.init_process_group("gloo")
+sizes = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+sizes |= {"intermediate_size": 64, "max_position_embeddings": 64, "pad_token_id": 0, "n_embd": 32, "n_layer": 2}
+sizes |= {"n_head": 2, "dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "num_key_value_heads": 2}
+for family in sys.argv[1:]:
+    config = AutoConfig.for_model(family, **sizes)
+    model = AutoModelForTokenClassification.from_config(config)
+    told = fsdp.arguments(model)["fsdp_config"]
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy=told["auto_wrap_policy"], state_dict_type=told["state_dict_type"],
+        reshard_after_forward=True, transformer_cls_names_to_wrap=told["transformer_layer_cls_to_wrap"],
+        cpu_ram_efficient_loading=False,
+    )
+    accelerator = SimpleNamespace(
+        state=SimpleNamespace(fsdp_plugin=plugin), torch_device_mesh=None, mixed_precision="no", is_main_process=True,
+        parallelism_config=SimpleNamespace(fsdp_dim_names=["dp"]), device=torch.device("cpu"),
+    )
+    model = fsdp2_prepare_model(accelerator, model)
+    ids = torch.randint(3, 90, (2, 8))
+    model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.pow(2).sum().backward()
+    options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, cpu_offload=True)
+    state = get_model_state_dict(model, options=options)
+    whole = AutoModelForTokenClassification.from_config(config)
+    if torch.distributed.get_rank() == 0:
+        assert not [name for name, _ in whole.named_parameters() if name not in state], family
+        print(family, flush=True)
+"""
+FAMILIES = ["bert", "roberta", "distilbert", "albert", "electra", "gpt2", "modernbert", "deberta-v2", "llama"]
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_step_of_each_family_and_its_whole_weights() -> None:
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port()), "OMP_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", STEP, *FAMILIES],
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=240)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0], said[0]
+    assert [line for line in said[0].splitlines() if line in FAMILIES] == FAMILIES
+
+
+def test_layers_of_bert() -> None:
+    model = AutoModelForQuestionAnswering.from_config(
+        BertConfig(vocab_size=20, hidden_size=4, num_attention_heads=1, num_hidden_layers=1, intermediate_size=4)
+    )
+    assert fsdp.layers(model) == ["BertLayer"]
+    fsdp.refuse(finetune_params(apply_fsdp=True), model)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        T5Config(vocab_size=20, d_model=4, d_kv=2, d_ff=4, num_layers=1, num_heads=1, decoder_start_token_id=0),
+        BartConfig(vocab_size=20, d_model=4, encoder_layers=1, decoder_layers=1, encoder_attention_heads=1,
+                   decoder_attention_heads=1, encoder_ffn_dim=4, decoder_ffn_dim=4),
+    ],
+    ids=["t5", "bart"],
+)  # fmt: skip
+def test_shared_weights_are_refused(config: object) -> None:
+    model = AutoModelForQuestionAnswering.from_config(config)
+    with pytest.raises(UnsupportedError, match="share weights"):
+        fsdp.refuse(finetune_params(apply_fsdp=True), model)
+    fsdp.refuse(finetune_params(), model)

@@ -1,0 +1,211 @@
+"""A run that is told to stop, or that loses a process, ends as a whole; resumed, it ends with the same weights."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from finetune.core.errors import PeerError, StoppedError
+from tests.conftest import finetune_words
+from tests.launching import Launched, launch, port
+
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+STEPS = {
+    "per_device_train_batch_size": 2,
+    "per_device_eval_batch_size": 16,
+    "max_steps": 40,
+    "learning_rate": 1e-3,
+    "evaluation_strategy": "steps",
+    "eval_steps": 20,
+    "logging_strategy": "steps",
+    "logging_steps": 1,
+}
+
+
+def words(prepared: Path, output: Path, **parameters: object) -> list[str]:
+    return finetune_words(prepared, output, **{**STEPS, **parameters})
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "pytorch" / "model.safetensors").read_bytes()
+
+
+def steps_saved(folder: Path) -> list[int]:
+    found = [int(path.parent.name.removeprefix("checkpoint-")) for path in folder.glob("pytorch/checkpoint-*/complete")]
+    return sorted(found)
+
+
+@pytest.fixture(scope="module")
+def unbroken(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The weights of a run of two processes that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    run = launch(folder, words(prepared, folder))
+    assert run.codes() == [0, 0], run.said()
+    return weights(folder)
+
+
+def in_training(run: Launched) -> None:
+    run.until(lambda: "step 3/" in run.said())
+
+
+@pytest.mark.parametrize(
+    ("how", "ranks"),
+    [
+        ("azure", (1,)),
+        ("torchrun", (0, 1)),
+        pytest.param("azure", (0,), marks=pytest.mark.thorough),
+        pytest.param("mpirun", (1,), marks=pytest.mark.thorough),
+        pytest.param("nodes", (1,), marks=pytest.mark.thorough),
+    ],
+)
+def test_sigterm_on_any_rank(prepared: Path, tmp_path: Path, unbroken: bytes, how: str, ranks: tuple[int, ...]) -> None:
+    run = launch(tmp_path, words(prepared, tmp_path), how)
+    in_training(run)
+    for rank in ranks:
+        run.send(rank, signal.SIGTERM)
+    codes = run.codes(60)
+    # torchrun ends with 1 whatever its processes end with, and says what they said
+    assert set(codes) == ({1} if how in ("torchrun", "nodes") else {StoppedError.exit_code}), run.said()
+    (step,) = steps_saved(tmp_path)
+    assert 3 <= step < 20
+    assert run.said().count("\nstopped: ") == 1 and f"after step {step} of 40, which is saved" in run.said()
+    assert not (tmp_path / "pytorch" / "model.safetensors").exists()
+
+    resumed = launch(tmp_path, words(prepared, tmp_path, resume_from_checkpoint="true"))
+    assert resumed.codes() == [0, 0], resumed.said()
+    assert f"going on from checkpoint-{step}\n" in resumed.said()
+    assert weights(tmp_path) == unbroken
+
+
+def test_sigterm_to_the_launcher(prepared: Path, tmp_path: Path, unbroken: bytes) -> None:
+    """As platforms send it: torchrun passes it on to whole groups of processes, those that prepare batches too."""
+    run = launch(tmp_path, words(prepared, tmp_path, dataloader_num_workers=2), "torchrun")
+    in_training(run)
+    run.running[0].send_signal(signal.SIGTERM)
+    assert run.codes(60) != [0]
+    (step,) = steps_saved(tmp_path)
+    assert f"after step {step} of 40, which is saved" in run.said() and "DataLoader" not in run.said()
+
+    resumed = launch(tmp_path, words(prepared, tmp_path, resume_from_checkpoint="true"))
+    assert resumed.codes() == [0, 0], resumed.said()
+    assert weights(tmp_path) == unbroken
+
+
+@pytest.mark.parametrize("save_steps", [-1, 7])
+def test_sigterm_at_an_evaluation(prepared: Path, tmp_path: Path, save_steps: int) -> None:
+    """It is evaluated, saved once, and the resumed run does not evaluate it again."""
+    given = {"eval_steps": 2, "max_steps": 8, "save_steps": save_steps}
+    one, cut = tmp_path / "whole", tmp_path / "cut"
+    whole = launch(one, words(prepared, one, **given), "alone")
+    run = launch(cut, words(prepared, cut, **given, logging_steps=2), "alone")
+    run.until(lambda: "step 4/8" in run.said())  # said as the evaluation of step 4 begins
+    run.running[0].send_signal(signal.SIGTERM)
+    assert run.codes() == [StoppedError.exit_code], run.said()
+    resumed = launch(cut, words(prepared, cut, **given, resume_from_checkpoint="true"), "alone")
+    assert resumed.codes() == whole.codes() == [0], resumed.said()
+    assert weights(cut) == weights(one)
+    states = [(folder / "pytorch" / "checkpoint-8" / "trainer_state.json").read_text() for folder in (one, cut)]
+    assert states[0].count('"eval_loss"') == states[1].count('"eval_loss"') == 4
+
+
+BEFORE = """
+import time
+from finetune import run
+from finetune.training import attempts
+from finetune.core.process import run_main
+
+def tell(*_):
+    print("about to train", flush=True)
+    time.sleep(30)
+
+attempts.tell = tell
+run_main(run.main)
+"""
+
+
+def test_sigterm_before_training(prepared: Path, tmp_path: Path) -> None:
+    run = launch(tmp_path, words(prepared, tmp_path), "alone", code=("-c", BEFORE))
+    run.until(lambda: "about to train" in run.said())
+    run.running[0].send_signal(signal.SIGTERM)
+    assert run.codes(20) == [StoppedError.exit_code]
+    assert "\nstopped: stopped by SIGTERM outside of training" in run.said() and "Traceback" not in run.said()
+
+
+@pytest.mark.parametrize(
+    ("how", "lost"),
+    [
+        ("azure", 1),
+        ("azure", 0),
+        pytest.param("torchrun", 1, marks=pytest.mark.thorough),
+        pytest.param("nodes", 0, marks=pytest.mark.thorough),
+    ],
+)
+def test_sigkill_of_a_rank(prepared: Path, tmp_path: Path, how: str, lost: int) -> None:
+    run = launch(tmp_path, words(prepared, tmp_path, max_steps=4000), how)
+    in_training(run)
+    run.send(lost, signal.SIGKILL)
+    killed = time.monotonic()
+    codes = run.codes(60)
+    assert time.monotonic() - killed < 30
+    said = run.said(0 if how == "torchrun" else 1 - lost)
+    if how == "azure":
+        assert codes[lost] == -signal.SIGKILL and codes[1 - lost] == PeerError.exit_code
+        assert said.count("run ended: ") == 1 and "Traceback" not in said
+    assert f"process {lost} of 2" in said and "is gone without a word" in said
+    assert "--resume_from_checkpoint true" in said and 0 not in codes
+
+
+SLOW = """
+import sys, time
+from finetune import run
+from finetune.training import checkpoints
+from finetune.core.process import run_main
+
+finish = checkpoints.finish
+
+def slowly(*arguments):
+    time.sleep(7)  # longer than another process that leaves would wait
+    finish(*arguments)
+
+checkpoints.finish = slowly
+run_main(run.main)
+"""
+
+
+def test_a_slow_disk_does_not_lose_what_is_said_to_be_saved(prepared: Path, tmp_path: Path) -> None:
+    run = launch(tmp_path, words(prepared, tmp_path), code=("-c", SLOW))
+    in_training(run)
+    for process in run.running:
+        process.send_signal(signal.SIGTERM)
+    assert run.codes() == [StoppedError.exit_code] * 2, run.said()
+    assert "which is saved" in run.said() and len(steps_saved(tmp_path)) == 1
+
+
+SAVING = """
+import os, signal, sys
+from finetune import run
+from finetune.core import launch
+from finetune.results import saving
+from finetune.core.process import run_main
+
+prove = saving.prove
+
+def proved(*arguments):
+    found = prove(*arguments)
+    os.kill(int(os.environ["OTHER"]), signal.SIGTERM)
+    return found
+
+saving.prove = proved
+run_main(run.main)
+"""
+
+
+def test_sigterm_on_a_process_that_only_waits(prepared: Path, tmp_path: Path) -> None:
+    """While the main one saves the model."""
+    given = words(prepared, tmp_path, max_steps=4, eval_steps=4)
+    variables = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port()}
+    waiting = launch(tmp_path / "1", given, "alone", **variables, RANK=1, LOCAL_RANK=1)
+    own = {**variables, "RANK": 0, "LOCAL_RANK": 0, "OTHER": waiting.running[0].pid}
+    saving = launch(tmp_path / "0", given, "alone", code=("-c", SAVING), **own)
+    assert saving.codes() == waiting.codes() == [0], saving.said() + waiting.said()

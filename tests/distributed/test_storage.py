@@ -1,0 +1,119 @@
+"""Output folders that fill up, and mounted ones that lack what local disks have."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from finetune.core.errors import StoppedError, StorageError
+from tests.conftest import finetune_words
+from tests.launching import fill, launch
+
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+STEPS = {
+    "per_device_train_batch_size": 2,
+    "per_device_eval_batch_size": 16,
+    "max_steps": 30,
+    "learning_rate": 1e-3,
+    "evaluation_strategy": "steps",
+    "eval_steps": 10,
+    "logging_strategy": "steps",
+    "logging_steps": 1,
+}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Of 24 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"this user may not mount a tmpfs: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=False)
+
+
+@pytest.mark.parametrize(
+    ("how", "left"),
+    [
+        ("alone", 100_000),
+        pytest.param("alone", 0, marks=pytest.mark.thorough),
+        pytest.param("azure", 400_000, marks=pytest.mark.thorough),
+    ],
+)
+def test_a_disk_that_is_full_in_the_middle_of_a_save(
+    prepared: Path, tmp_path: Path, small_disk: Path, how: str, left: int
+) -> None:
+    """Whether the weights, the optimizer or something small no longer fits."""
+    unbroken = launch(tmp_path / "unbroken", finetune_words(prepared, tmp_path / "unbroken", **STEPS), how)
+    run = launch(tmp_path, finetune_words(prepared, small_disk, **STEPS), how)
+    run.until(lambda: "step 11/" in run.said())
+    ballast = fill(small_disk, left)
+    assert set(run.codes()) == {StorageError.exit_code}, run.said()
+    said = run.said()
+    assert said.count("storage error: ") == 1 and "more room" in said and "Traceback" not in said
+    folder = small_disk / "pytorch"
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-10"]
+
+    ballast.unlink()
+    resumed = launch(tmp_path, finetune_words(prepared, small_disk, **STEPS, resume_from_checkpoint="true"), how)
+    assert set(resumed.codes()) == set(unbroken.codes()) == {0}, resumed.said()
+    assert "going on from checkpoint-10\n" in resumed.said()
+    weights = [path / "pytorch" / "model.safetensors" for path in (tmp_path / "unbroken", small_disk)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_a_mounted_folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes whose output folder has no locks, no links, no renames from or to the outside, and takes nothing
+    from the second one."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if not compiler:
+        pytest.skip("there is no C compiler for the library that takes these away")
+    library, mount = tmp_path / "bare_mount.so", tmp_path / "mount"
+    source = Path(__file__).with_name("bare_mount.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    bare = {"LD_PRELOAD": library, "BARE_MOUNT": mount}
+    run = launch(tmp_path, finetune_words(prepared, mount, **STEPS), **bare)
+    run.until(lambda: "step 11/" in run.said())
+    run.send(1, signal.SIGTERM)
+    assert run.codes() == [StoppedError.exit_code] * 2, run.said()
+    resumed = launch(tmp_path, finetune_words(prepared, mount, **STEPS, resume_from_checkpoint="true"), **bare)
+    assert resumed.codes() == [0, 0], resumed.said()
+    assert (mount / "pytorch" / "mlflow.db").stat().st_size > 0
+    touch = [sys.executable, "-c", f"open('{mount}/stray', 'w')"]
+    for rank, code in (("0", 0), ("1", 1)):
+        own = {**os.environ, **{name: str(value) for name, value in bare.items()}, "RANK": rank}
+        assert subprocess.run(touch, env=own, capture_output=True, check=False).returncode == code
+    again = launch(tmp_path, finetune_words(prepared, mount, **{**STEPS, "max_steps": 10}), **bare)
+    assert again.codes() == [0, 0], again.said()
+    assert (mount / "pytorch" / "earlier-run-1" / "checkpoint-30" / "complete").is_file()
+
+
+def test_a_folder_that_only_one_machine_sees(prepared: Path, tmp_path: Path) -> None:
+    """It is refused before training, not after."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    code = "; ".join(
+        [
+            "from finetune import run",
+            "from finetune.core.process import run_main",
+            "from finetune.distributed import process_group",
+            "process_group.SEEN = 2.0",
+            "run_main(run.main)",
+        ]
+    )
+    words = finetune_words(prepared, Path("out"), **STEPS)
+    run = launch(tmp_path, words, code=("-c", code), folders=(here, there))
+    assert run.codes() == [StorageError.exit_code] * 2, run.said()
+    assert "process 1 does not see what process 0 writes in out/pytorch" in run.said() and "step 1/" not in run.said()
+    assert "all of them see" in run.said() and not [*here.rglob(".seen*")]

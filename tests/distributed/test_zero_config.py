@@ -1,0 +1,266 @@
+"""What a DeepSpeed config may say, and what becomes of it."""
+
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune.core.errors import ParameterError, UnsupportedError
+from finetune.distributed import zero_config, zero_schema
+from finetune.params.finetune import QuestionAnsweringParams
+from finetune.params.rules import refuse_contradictions, without_effect
+
+pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: make test-distributed")
+FOLDERS = {f.name: Path() for f in fields(QuestionAnsweringParams) if f.name.endswith(("_output", "_folder"))}
+
+
+def params(**given: Any) -> QuestionAnsweringParams:
+    return QuestionAnsweringParams(**{**FOLDERS, "apply_deepspeed": True, **given})
+
+
+def settled(tmp_path: Path, config: Any, processes: int = 2, **given: Any) -> tuple[Any, Any, list[str]]:
+    path = tmp_path / "config.json"
+    path.write_text(config if isinstance(config, str) else json.dumps(config))
+    ran, used, said = zero_config.settle(params(deepspeed=path, **given), processes)
+    return ran, used, [str(line) for line in said]
+
+
+def test_the_keys_are_those_of_the_installed_version() -> None:
+    """Every field of DeepSpeed's own models, and every name by which its code reads the top of a config."""
+    import deepspeed
+    from deepspeed.runtime import constants, precision_config
+    from deepspeed.runtime.zero import config as of_zero
+    from deepspeed.runtime.zero import offload_config
+
+    models = {
+        "zero_optimization": of_zero.DeepSpeedZeroConfig,
+        "zero_optimization.offload_param": offload_config.DeepSpeedZeroOffloadParamConfig,
+        "zero_optimization.offload_optimizer": offload_config.DeepSpeedZeroOffloadOptimizerConfig,
+        "fp16": precision_config.DeepSpeedFP16Config,
+        "bf16": precision_config.DeepSpeedBF16Config,
+    }
+    for block, model in models.items():
+        fields_of = {name for name, field in model.model_fields.items()} | {
+            field.alias for field in model.model_fields.values() if field.alias
+        }
+        assert set(zero_schema.KNOWN[block]) >= fields_of, block
+    source = (Path(deepspeed.__file__).parent / "runtime" / "config.py").read_text()
+    read = {vars(constants)[name] for name in re.findall(r"get_scalar_param\(\s*param_dict,\s*([A-Z_]+),", source)}
+    assert len(read) > 15 and read <= set(zero_schema.KNOWN[""])
+
+
+@pytest.mark.parametrize("stage", ["2", "3"])
+def test_the_bundled_configs(stage: str) -> None:
+    given = params(deepspeed_stage=stage)
+    ran, config, said = zero_config.settle(given, 2)
+    assert ran == given and said == [] and zero_schema.stage(config) == int(stage)
+    assert "optimizer" not in config and "scheduler" not in config and not zero_schema.offloads(config)
+
+
+def test_without_deepspeed() -> None:
+    given = params(apply_deepspeed=False, deepspeed=Path("config.json"), deepspeed_stage="3")
+    assert zero_config.settle(given, 2) == (given, None, [])
+    lines = without_effect(given)
+    assert "deepspeed config.json has no effect with apply_deepspeed false" in lines
+    assert "deepspeed_stage 3 has no effect with apply_deepspeed false" in lines
+
+
+def test_unknown_keys(tmp_path: Path) -> None:
+    """All of them at once, each with the nearest name."""
+    config = {
+        "gradient_cliping": 1.0,
+        "zero_optimization": {"stage": 2, "overlap_com": True, "offload_optimizer": {"devices": "cpu"}},
+        "bf16": {"enable": True},
+        "optimizer": {"typ": "AdamW"},
+        "something": 1,
+    }
+    with pytest.raises(ParameterError) as raised:
+        settled(tmp_path, config)
+    said = str(raised.value)
+    assert len(raised.value.faults) == 6 and str(tmp_path / "config.json") in said
+    for wrong, right in {
+        "gradient_cliping": "gradient_clipping",
+        "zero_optimization.overlap_com": "overlap_comm",
+        "zero_optimization.offload_optimizer.devices": "device",
+        "bf16.enable": "enabled",
+        "optimizer.typ": "type",
+    }.items():
+        assert f"DeepSpeed has no key '{wrong}'; did you mean {right}?" in said
+    assert "DeepSpeed has no key 'something'\n" in said
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "", '"text"'])
+def test_no_config_at_all(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ParameterError, match=r"config.json is no"):
+        settled(tmp_path, text)
+    with pytest.raises(ParameterError, match=r"nowhere.json is no JSON file"):
+        zero_config.settle(params(deepspeed=tmp_path / "nowhere.json"), 1)
+
+
+def test_what_both_say_side_by_side(tmp_path: Path) -> None:
+    config = {
+        "train_batch_size": 64,
+        "train_micro_batch_size_per_gpu": 4,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": 0.5,
+        "fp16": {"enabled": True, "loss_scale": 0},
+        "bf16": {"enabled": "auto"},
+        "zero_optimization": {"stage": 1},
+    }
+    given = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "deepspeed_stage": "3"}
+    ran, used, said = settled(tmp_path, config, **given)
+    assert said == [
+        "deepspeed_stage: 1 (the deepspeed config)",
+        "deepspeed gradient_accumulation_steps: 2 (gradient_accumulation_steps wins over the config's 1)",
+        "deepspeed gradient_clipping: 1.0 (max_grad_norm wins over the config's 0.5)",
+        "deepspeed train_batch_size: 16 (what these give wins over the config's 64)",
+        "deepspeed fp16.enabled: false (precision 32 wins over the config's true)",
+    ]
+    assert ran == params(deepspeed=tmp_path / "config.json", **given)
+    assert used["gradient_clipping"] == "auto" and used["fp16"] == {"enabled": "auto", "loss_scale": 0}
+    assert "deepspeed_stage 3 has no effect with deepspeed: the config says it" in without_effect(ran)
+
+
+def test_what_a_config_leaves_out_is_filled_in(tmp_path: Path) -> None:
+    """DeepSpeed's own default for clipping is none."""
+    _, used, said = settled(tmp_path, {"zero_optimization": {"stage": 2}})
+    assert said == [] and used["gradient_clipping"] == "auto" and used["bf16"] == {"enabled": "auto"}
+    assert used["zero_allow_untested_optimizer"] is True
+
+
+def test_optimizer_and_scheduler_of_the_config(tmp_path: Path) -> None:
+    config = {
+        "zero_optimization": {"stage": 2},
+        "optimizer": {
+            "type": "AdamW",
+            "params": {"lr": 3e-4, "betas": [0.8, 0.99], "eps": "auto", "weight_decay": 0.1},
+        },
+        "scheduler": {
+            "type": "WarmupDecayLR",
+            "params": {"warmup_num_steps": 7, "warmup_max_lr": 3e-4, "total_num_steps": 900},
+        },
+    }
+    ran, used, said = settled(tmp_path, config)
+    assert said[0] == "optim: AdamW (the optimizer block of the deepspeed config wins)"
+    assert said[1] == "lr_scheduler_type: WarmupDecayLR (the scheduler block of the deepspeed config wins)"
+    assert "learning_rate: 0.0003 (the deepspeed config wins)" in said
+    assert "adam_beta1: 0.8 (the deepspeed config wins)" in said
+    assert (ran.learning_rate, ran.weight_decay, ran.warmup_steps) == (3e-4, 0.1, 7)
+    assert (ran.adam_beta1, ran.adam_beta2) == (0.8, 0.99)
+    assert any("biases and layer norms" in line for line in said)
+    assert set(used["scheduler"]["params"].values()) == {"auto"} == {*map(str, used["optimizer"]["params"].values())}
+    config["scheduler"]["params"]["warmup_max_lr"] = 1e-3
+    with pytest.raises(ParameterError, match=r"two values for learning_rate: 0.0003 and 0.001"):
+        settled(tmp_path, config)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "scheduler", "filled"),
+    [
+        ({"type": "adamw"}, None, {"lr", "betas", "eps", "weight_decay"}),
+        ({"type": "AdamW", "params": {"torch_adam": True, "weight_decay": 0.1}}, None, {"lr", "betas", "eps"}),
+        ({"type": "Lion", "params": {"lr": 1e-3}}, None, {"betas", "weight_decay"}),
+        ({"type": "SGD", "params": {"momentum": 0.9}}, None, {"lr", "weight_decay"}),
+        (None, {"type": "WarmupLR"}, {"warmup_min_lr", "warmup_max_lr", "warmup_num_steps"}),
+        (None, {"type": "WarmupDecayLR", "params": {"warmup_min_lr": 1e-6}}, {"warmup_max_lr", "total_num_steps"}),
+        (None, {"type": "WarmupCosineLR", "params": {"cos_min_ratio": 0.1}}, {"warmup_num_steps", "total_num_steps"}),
+    ],
+)
+def test_what_a_block_leaves_out_is_filled_in(tmp_path: Path, optimizer: Any, scheduler: Any, filled: set[str]) -> None:
+    """DeepSpeed's own defaults are a rate of 1e-3, and a warm-up of 1000 steps."""
+    blocks = {name: block for name, block in (("optimizer", optimizer), ("scheduler", scheduler)) if block}
+    _, used, _ = settled(tmp_path, {"zero_optimization": {"stage": 2}, **blocks})
+    (block,) = blocks
+    given, values = blocks[block].get("params", {}), used[block]["params"]
+    assert filled <= {key for key, value in values.items() if value == "auto"}
+    kept = given.keys() - {"lr", "weight_decay"}
+    assert values.keys() >= given.keys() and all(values[key] == given[key] for key in kept)
+
+
+def test_auto_where_deepspeed_has_a_default_of_its_own(tmp_path: Path) -> None:
+    config = {"zero_optimization": {"stage": 2, "max_live_parameters": "auto"}, "fp16": {"loss_scale": "auto"}}
+    assert settled(tmp_path, config)[2] == []
+
+
+@pytest.mark.parametrize(
+    ("config", "given", "why"),
+    [
+        ({"zero_optimization": {"stage": 0}}, {}, "stage 0"),
+        ({}, {}, "stage 0"),
+        ({"zero_optimization": {"stage": 3}}, {"auto_find_batch_size": True}, "auto_find_batch_size true with ZeRO-3"),
+        ({"zero_optimization": {"stage": 2}}, {"apply_lora": True, "finetune_in_4bit": True}, "finetune_in_4bit"),
+        ({"zero_optimization": {"stage": 2}}, {"torch_compile": True}, "torch_compile"),
+        ({"zero_optimization": {"stage": 2}, "amp": {"enabled": True}}, {}, "'amp' of a deepspeed config"),
+        ({"zero_optimization": {"stage": 2}, "scheduler": {"type": "OneCycle"}}, {}, "the scheduler OneCycle"),
+        ({"zero_optimization": {"stage": 2}, "scheduler": {"type": "WarmupLRR"}}, {}, "the scheduler WarmupLRR"),
+        ({"zero_optimization": {"stage": 2}, "optimizer": {"type": "AdamWW"}}, {}, "the optimizer AdamWW"),
+        (
+            {"zero_optimization": {"stage": 2}, "optimizer": {"params": {}}},
+            {},
+            "the optimizer without a type",
+        ),
+    ],
+)
+def test_what_does_not_go_together(tmp_path: Path, config: Any, given: Any, why: str) -> None:
+    with pytest.raises(UnsupportedError, match=why):
+        settled(tmp_path, config, **given)
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({"zero_optimization": True}, "'zero_optimization' is true, not an object"),
+        ({"bf16": True, "zero_optimization": {"stage": 2}}, "'bf16' is true, not an object"),
+        ({"optimizer": "AdamW"}, "'optimizer' is \"AdamW\", not an object"),
+        ({"optimizer": {"type": "AdamW", "params": {"betas": [0.9]}}}, "'optimizer.params.betas' is [0.9], not a list"),
+        ({"optimizer": {"type": "AdamW", "params": {"lr": "1e-4"}}}, "'optimizer.params.lr' is \"1e-4\", not a number"),
+        ({"optimizer": {"type": "AdamW", "params": {"weigth_decay": 0}}}, "did you mean weight_decay?"),
+        ({"zero_optimization": {"stage": "auto"}}, "'zero_optimization.stage' is auto, and nobody fills that in"),
+        ({"zero_optimization": {"stage": "3"}}, "'zero_optimization.stage' is \"3\", not 0, 1, 2 or 3"),
+        ({"zero_optimization": {"stage": 2.9}}, "'zero_optimization.stage' is 2.9, not"),
+        ({"zero_optimization": {"stage": True}}, "'zero_optimization.stage' is true, not"),
+        ({"gradient_predivide_factor": "auto"}, "is auto, and nobody fills that in"),
+        ({"zero_optimization": {"offload_optimizer": {"device": "auto"}}}, "is auto, and nobody fills that in"),
+        ({"zero_optimization": {"offload_optimizer": {"device": "gpu"}}}, 'is "gpu", not none, cpu or nvme'),
+        (
+            {"zero_optimization": {"overlap_comm": "yes"}},
+            "'zero_optimization.overlap_comm' is \"yes\", not true or false",
+        ),
+        ({"zero_optimization": {"reduce_bucket_size": "lots"}}, 'is "lots", not a number'),
+        ({"gradient_clipping": "x"}, "'gradient_clipping' is \"x\", not a number"),
+        ({"zero_optimization": {"cpu_offload": True}}, 'fix: "offload_optimizer": {"device": "cpu"}'),
+        ({"bfloat16": {"enabled": True}}, "'bfloat16' is an old name"),
+        ({"activation_checkpointing": {"partition_activation": True}}, "did you mean partition_activations?"),
+    ],
+)
+def test_values_that_it_cannot_take(tmp_path: Path, config: Any, why: str) -> None:
+    with pytest.raises(ParameterError, match=re.escape(why)):
+        settled(tmp_path, config)
+
+
+def test_null_counts_as_left_out(tmp_path: Path) -> None:
+    config = {"zero_optimization": {"stage": 2, "offload_optimizer": None}, "optimizer": None, "fp16": None}
+    _, used, said = settled(tmp_path, config)
+    assert said == [] and "optimizer" not in used and not zero_schema.offloads(used)
+
+
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zero_config, "find_spec", lambda _: None)
+    with pytest.raises(UnsupportedError, match=r'pip install "\.\[deepspeed\]"'):
+        zero_config.settle(params(), 1)
+
+
+def test_not_both_engines() -> None:
+    with pytest.raises(ParameterError, match="two ways"):
+        refuse_contradictions(params(apply_fsdp=True))
+
+
+def test_a_checkpoint_of_another_cut() -> None:
+    config = zero_config.settle(params(), 2)[1]
+    assert (
+        zero_config.cut(config, 2) == zero_config.cut(config, 2) != zero_config.cut(config, 4)
+        and zero_config.cut(None, 4) == {}
+    )

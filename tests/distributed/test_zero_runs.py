@@ -1,0 +1,194 @@
+"""Runs with ZeRO: the model that is saved, the best one, a run that goes on, adapters, 16 bits, offloading."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from finetune.core.errors import ParameterError, StoppedError
+from tests.conftest import finetune_words
+from tests.launching import Launched, launch
+
+pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: make test-distributed")
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+thorough = pytest.mark.thorough
+STEPS = {
+    "per_device_train_batch_size": 4,
+    "per_device_eval_batch_size": 16,
+    "max_steps": 6,
+    "learning_rate": 1e-3,
+    "evaluation_strategy": "steps",
+    "eval_steps": 2,
+    "logging_strategy": "steps",
+    "logging_steps": 1,
+    "apply_deepspeed": "true",
+}
+
+
+def words(prepared: Path, output: Path, **parameters: Any) -> list[str]:
+    return finetune_words(prepared, output, **{**STEPS, **parameters})
+
+
+def ran(folder: Path, prepared: Path, how: str = "azure", processes: int = 2, **parameters: Any) -> Launched:
+    run = launch(folder, words(prepared, folder, **parameters), how, processes)
+    assert set(run.codes()) == {0}, run.said()
+    assert f"put together from {processes} processes" in run.said()
+    return run
+
+
+def in_32_bits(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """By DeepSpeed's own tool."""
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    found: dict[str, torch.Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint))
+    return found
+
+
+def same(saved: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> bool:
+    return saved.keys() == wanted.keys() and all(tensor.equal(wanted[name]) for name, tensor in saved.items())
+
+
+@pytest.mark.parametrize(
+    ("stage", "given"),
+    [
+        (3, {"precision": "bf16"}),
+        pytest.param(2, {"precision": "bf16"}, marks=thorough),
+        pytest.param(2, {}, marks=thorough),
+        pytest.param(3, {"optim": "adafactor"}, marks=thorough),
+        pytest.param(2, {"gradient_checkpointing": "true"}, marks=thorough),
+        pytest.param(3, {"gradient_checkpointing": "true"}, marks=thorough),
+    ],
+)
+def test_the_best_is_saved_whole_and_in_32_bits(
+    prepared: Path, tmp_path: Path, stage: int, given: dict[str, Any]
+) -> None:
+    """So few steps give no exact answer: the best is the first of those that are evaluated."""
+    given = {**given, "deepspeed_stage": stage, "metric_for_best_model": "exact"}
+    run = ran(tmp_path, prepared, **given)
+    folder = tmp_path / "pytorch"
+    state = json.loads((folder / "checkpoint-6" / "trainer_state.json").read_text())
+    best = folder / f"checkpoint-{state['best_global_step']}"
+    assert best.name != "checkpoint-6", "the test needs a best that is not the last"
+    weights_cut_up = bool([*best.glob("global_step*/zero_pp_rank_1_mp_rank_00_model_states.pt")])
+    assert weights_cut_up == (stage == 3) and [*best.glob("global_step*/*zero_pp_rank_1*optim_states.pt")]
+    saved = load_file(folder / "model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+    assert same(saved, in_32_bits(best)) and not same(saved, in_32_bits(folder / "checkpoint-6"))
+    assert "both loaded afresh and equal" in run.said()
+
+    (folder / "model.safetensors").unlink()
+    again = ran(tmp_path, prepared, **given, resume_from_checkpoint="true")
+    assert "nothing is left to train" in again.said() and same(load_file(folder / "model.safetensors"), saved)
+
+
+@pytest.mark.parametrize("stage", [2, pytest.param(3, marks=thorough)])
+def test_a_run_goes_on(prepared: Path, tmp_path: Path, stage: int) -> None:
+    given = {"deepspeed_stage": stage, "max_steps": 30, "eval_steps": 15}
+    ran(tmp_path / "whole", prepared, **given)
+    cut = tmp_path / "cut"
+    run = launch(cut, words(prepared, cut, **given))
+    run.until(lambda: "step 3/" in run.said())
+    run.send(1, signal.SIGTERM)
+    assert set(run.codes()) == {StoppedError.exit_code}, run.said()
+
+    alone = words(prepared, cut, **given, gradient_accumulation_steps=2, resume_from_checkpoint="true")
+    other = launch(cut, alone, "alone")
+    assert other.codes() == [ParameterError.exit_code]
+    assert f"cut up by ZeRO stage {stage}, processes 2" in other.said() and "processes 1" in other.said()
+
+    assert "going on from checkpoint-" in ran(cut, prepared, **given, resume_from_checkpoint="true").said()
+    weights = [(folder / "pytorch" / "model.safetensors").read_bytes() for folder in (tmp_path / "whole", cut)]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    ("stage", "merge", "precision"),
+    [
+        (3, "true", "bf16"),
+        pytest.param(3, "false", "32", marks=thorough),
+        pytest.param(2, "true", "32", marks=thorough),
+        pytest.param(2, "true", "bf16", marks=thorough),
+        pytest.param(2, "false", "bf16", marks=thorough),
+    ],
+)
+def test_adapters(prepared: Path, tmp_path: Path, stage: int, merge: str, precision: str) -> None:
+    """The frozen weights are those that were imported, bit for bit, though they were computed with in 16 bits."""
+    ran(tmp_path, prepared, deepspeed_stage=stage, apply_lora="true", merge_lora_weights=merge, precision=precision)
+    folder, imported = tmp_path / "pytorch", load_file(prepared / "model" / "model" / "model.safetensors")
+    if merge == "true":
+        saved = load_file(folder / "model.safetensors")
+        plain = {f"bert.{name}": tensor for name, tensor in imported.items() if ".query." not in name}
+        frozen = [name for name in plain if name in saved and ".value." not in name]
+        assert len(frozen) > 20 and all(saved[name].equal(plain[name]) for name in frozen)
+        assert not saved["bert.encoder.layer.0.attention.self.query.weight"].equal(
+            imported["encoder.layer.0.attention.self.query.weight"]
+        )
+        return
+    adapter = load_file(folder / "adapter_model.safetensors")
+    assert any("qa_outputs" in name for name in adapter)
+    assert all(tensor.any() for name, tensor in adapter.items() if "lora_B" in name)
+    assert same(load_file(folder / "base_model" / "model.safetensors"), imported)
+
+
+@thorough
+@pytest.mark.parametrize("stage", [2, 3])
+def test_the_optimizer_on_the_cpu(prepared: Path, tmp_path: Path, stage: int) -> None:
+    if not shutil.which("g++"):
+        pytest.skip("there is no g++ to compile DeepSpeed's Adam with")
+    config = tmp_path / "offload.json"
+    config.write_text(
+        json.dumps({"zero_optimization": {"stage": stage, "offload_optimizer": {"device": "cpu", "pin_memory": False}}})
+    )
+    ran(tmp_path, prepared, deepspeed=config)
+
+
+@thorough
+def test_optimizer_and_scheduler_of_a_config(prepared: Path, tmp_path: Path) -> None:
+    if not shutil.which("g++"):
+        pytest.skip("there is no g++ to compile DeepSpeed's Adam with")
+    config = {
+        "zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}},
+        "optimizer": {"type": "AdamW", "params": {"lr": 3e-4, "betas": "auto", "eps": "auto", "weight_decay": "auto"}},
+        "scheduler": {"type": "WarmupLR", "params": {"warmup_min_lr": 0, "warmup_max_lr": 3e-4, "warmup_num_steps": 2}},
+    }
+    (tmp_path / "blocks.json").write_text(json.dumps(config))
+    run = ran(tmp_path, prepared, "alone", 1, deepspeed=tmp_path / "blocks.json")
+    assert "optim: AdamW (the optimizer block of the deepspeed config wins)" in run.said()
+    assert run.said().count("\noptim: ") == 1
+    assert "step 6/6" in run.said() and "learning rate 3.00e-04" in run.said()
+
+
+def test_a_stale_lock_does_not_hold_up_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """One that is young is waited for, until it is gone or old; that of a build that goes on is left to it."""
+    import os
+    import subprocess
+    import threading
+    import time
+
+    from finetune.distributed import zero_engine
+
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setattr(zero_engine, "STALE_AFTER", 4.0)
+    locks = {name: tmp_path / "py311_cpu" / name / "lock" for name in ("stale", "done", "young", "building")}
+    for name, lock in locks.items():
+        lock.parent.mkdir(parents=True)
+        lock.touch()
+        if name in ("stale", "building"):
+            os.utime(lock, (time.time() - 600, time.time() - 600))
+    builder = subprocess.Popen(["sleep", "60"], cwd=locks["building"].parent)
+    threading.Timer(1, locks["done"].unlink).start()
+    try:
+        zero_engine.clear_stale_locks()
+    finally:
+        builder.kill()
+        builder.wait()
+    assert [name for name, lock in locks.items() if lock.exists()] == ["building"]
+    said = capsys.readouterr().out.splitlines()
+    assert sorted(said) == sorted(
+        f"removed {locks[name]}, left by a build that was killed" for name in ("stale", "young")
+    )

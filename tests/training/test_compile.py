@@ -1,0 +1,57 @@
+"""torch_compile, in a process of its own: what it compiles would stay in this one."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from torch._inductor.exc import InvalidCxxCompiler
+
+from finetune.core.errors import UnsupportedError
+from finetune.training import schedule
+from finetune.training.schedule import refuse_unsupported_here
+from tests.conftest import build_tiny_model, finetune_words, prepare
+from tests.params.test_rules import finetune_params
+
+COMPILED = """
+import sys
+from finetune import run
+run.main(sys.argv[1:])
+from torch._dynamo.utils import counters
+print("compiled", counters["stats"]["unique_graphs"])
+"""
+
+
+@pytest.mark.slow
+def test_compiled(tmp_path: Path) -> None:
+    """Without dropout, whose random numbers are others when compiled."""
+    try:
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        pytest.skip("torch.compile needs a C++ compiler")
+    (tmp_path / "tiny").mkdir()
+    plain = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    tiny = build_tiny_model(tmp_path / "tiny", num_hidden_layers=1, **plain)
+    prepared = prepare(tmp_path, tiny, "token_classification", (24, 3, 3))
+    given = {"max_steps": 3, "per_device_train_batch_size": 8, "logging_strategy": "steps", "logging_steps": 1}
+    losses = {}
+    for name in ("true", "false"):
+        words = finetune_words(prepared, tmp_path / name, **given, torch_compile=name, learning_rate=1e-3)
+        command = [sys.executable, "-c", COMPILED, *words]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        graphs = re.search(r"^compiled (\d+)", ran.stdout, re.MULTILINE)
+        assert graphs and (int(graphs[1]) > 0) == (name == "true")
+        log = json.loads((tmp_path / name / "pytorch" / "training.json").read_text())["log"]
+        losses[name] = [entry["loss"] for entry in log if "loss" in entry]
+    assert len(losses["true"]) == 3 and losses["true"] == pytest.approx(losses["false"], abs=1e-4)
+
+
+def test_refused_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "_has_compiler", lambda: False)
+    with pytest.raises(UnsupportedError, match="fix: --torch_compile false, or install g"):
+        refuse_unsupported_here(finetune_params(torch_compile=True), 1)
