@@ -64,11 +64,12 @@ def main() -> None:
     )
     say("\n--- some of what it says to rows that it never saw, marked [[ ]] in their text")
     for i in range(0, len(rows), len(rows) // SHOWN):
-        say(f"{task.show(predictions[i], rows[i])}\n")
+        say(f"{task.report.show(predictions[i], rows[i])}\n")
     say(f"--- {len(rows)} held-out rows")
-    say(f"{'':12}{''.join(f'{name:>11}' for name in task.hub_metrics)}")
+    say(f"{'':12}{''.join(f'{name:>11}' for name in task.scoring.hub_metrics)}")
     for label, metrics in (("base", before), ("finetuned", after)):
-        say(f"{label:12}{''.join(f'{metrics[name] * 100 / task.full_score:11.1f}' for name in task.hub_metrics)}")
+        shown = [f"{metrics[name] * 100 / task.scoring.full_score:11.1f}" for name in task.scoring.hub_metrics]
+        say(f"{label:12}{''.join(shown)}")
     say(f"\ndevice     {device()}, precision {values['precision']}")
     for item in done:
         say(f"{item.seconds:6.1f} s   {item.step}{' (unchanged, skipped)' if item.status == 'unchanged' else ''}")

@@ -30,7 +30,7 @@ from finetune.params.schema import non_default, to_text
 
 if TYPE_CHECKING:
     from finetune.tasks.lengths import Lengths
-    from finetune.tasks.task import Task
+    from finetune.tasks.task import State, Task
 
 MODULES = {c.module: c.name for c in COMPONENTS}  # module of a step -> field of params.TaskComponents
 
@@ -130,7 +130,7 @@ def described(params: Mapping[str, Any]) -> list[str]:
     return lines + [f"note: {line}" for line in (without_effect(params["finetune"]) if "finetune" in params else [])]
 
 
-def import_tokenizer(params: ModelImportParams, task: "Task", folder: Path) -> tuple[Any, Any]:
+def import_tokenizer(params: ModelImportParams, task: "Task[State]", folder: Path) -> tuple[Any, Any]:
     """(config, tokenizer) of the model that will be imported. Raises: ParameterError, ModelError."""
     from finetune.model_selector import choose_source, fetch, find_files
     from finetune.models.loading import load_config, refuse_adapter_alone
@@ -149,7 +149,7 @@ def import_tokenizer(params: ModelImportParams, task: "Task", folder: Path) -> t
     return load_config(folder), load_tokenizer(folder, task)
 
 
-def look_at_data(params: Any, task: "Task", config: Any, tokenizer: Any) -> tuple["Lengths", int]:
+def look_at_data(params: Any, task: "Task[State]", config: Any, tokenizer: Any) -> tuple["Lengths", int]:
     """(lengths of the training rows, expected windows of one evaluation). Raises: DataError."""
     from finetune import preprocess
     from finetune.models.tokenizers import longest_window
@@ -158,8 +158,8 @@ def look_at_data(params: Any, task: "Task", config: Any, tokenizer: Any) -> tupl
     splits = preprocess.usable_rows(params, task)
     rows, audits = splits.rows, splits.audits
     model_length = longest_window(config, tokenizer)
-    state = task.fit(params, rows, model_length, tokenizer)
-    config.update(task.head(state))
+    state = task.data.fit(params, rows, model_length, tokenizer)
+    config.update(task.model.head_config(state))
     preprocess.say_derived(params, task, state, rows, model_length)
     say(f"validation and test: {splits.source}")
     for name, kept in rows.items():
@@ -173,7 +173,7 @@ def look_at_data(params: Any, task: "Task", config: Any, tokenizer: Any) -> tupl
 
 
 def look_at_training(
-    params: FinetuneParams, task: "Task", config: Any, lengths: "Lengths", evaluated: int, processes: int
+    params: FinetuneParams, task: "Task[State]", config: Any, lengths: "Lengths", evaluated: int, processes: int
 ) -> None:
     """Steps, memory and time. Raises: ParameterError, UnsupportedError."""
     from finetune.models import estimate

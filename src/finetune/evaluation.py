@@ -21,7 +21,7 @@ from finetune.params.schema import non_default
 
 if TYPE_CHECKING:
     from finetune.results.report import Findings
-    from finetune.tasks.task import Breakdown, Prediction, Task
+    from finetune.tasks.task import Breakdown, Prediction, State, Task
 
 
 def main(argv: list[str]) -> None:
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
     from transformers import set_seed
 
     from finetune.models.loading import load_config, load_model, refuse_16_bits
-    from finetune.models.prediction import autocast_for, predict_parts
+    from finetune.models.prediction import compute_in, predict_parts
     from finetune.models.tokenizers import load_tokenizer
     from finetune.results import report
     from finetune.results.saving import mlflow_weights
@@ -48,23 +48,22 @@ def main(argv: list[str]) -> None:
     refuse_16_bits(load_config(folder), params.precision)
     trained = Trained.read(folder, task_name)
     state = state_of(folder, task, preprocessed)
-    given = {name: vars(params)[name] for name in task.inference_params}
+    given = {name: vars(params)[name] for name in task.decoding.request_fields}
     state = replace(state, **{name: value for name, value in given.items() if value is not None})
-    task.refuse(rows, state)
+    task.scoring.refuse(rows, state)
     set_seed(params.seed)
     model, new = load_model(folder, task, state, ignore_mismatched_sizes=True)
     if new:
         say(f"warning: these weights are random, the scores are those of an untrained model: {', '.join(new)}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parts = predict_parts(
-        model.to(device),
+        compute_in(model.to(device), params.precision),
         load_tokenizer(folder, task),
         rows,
         task,
         state,
         params.per_device_eval_batch_size,
-        task.keep_batches(params),
-        autocast_for(params.precision, device),
+        task.decoding.keep_batches(params),
     )
     started = time.perf_counter()
     findings = report.Findings()
@@ -91,13 +90,13 @@ def one_of(params: EvaluationParams, names: tuple[str, str]) -> None:
         raise ParameterError(Fault(what, fix=f"give one of --{' or --'.join(names)}"))
 
 
-def read_test_rows(params: Any, task: "Task", preprocessed: Preprocessed | None) -> tuple[list[Row], Audit]:
+def read_test_rows(params: Any, task: "Task[State]", preprocessed: Preprocessed | None) -> tuple[list[Row], Audit]:
     """The test split of preprocess, or a file. Raises: DataError if no row is usable."""
     if preprocessed:
         rows = read_rows(Preprocessed.rows_file(params.preprocess_output, "test"))
         return rows, Audit(preprocessed.splits["test"].problems)
     audit = Audit()
-    rows = task.validate(read_table(params.test_data), params, audit)
+    rows = task.data.validate(read_table(params.test_data), params, audit)
     for line in audit.lines():
         say(line)
     if not rows:
@@ -105,7 +104,7 @@ def read_test_rows(params: Any, task: "Task", preprocessed: Preprocessed | None)
     return rows, audit
 
 
-def state_of(folder: Path, task: "Task", preprocessed: Preprocessed | None) -> Any:
+def state_of(folder: Path, task: "Task[State]", preprocessed: Preprocessed | None) -> Any:
     """How to decode: as the model was trained, else as its data were prepared, else by the defaults; a model that comes
     from elsewhere may know better by its config."""
     from finetune.models.loading import load_config, stored_state
@@ -118,20 +117,21 @@ def state_of(folder: Path, task: "Task", preprocessed: Preprocessed | None) -> A
         return stored
     config = load_config(folder)
     if preprocessed is not None:
-        return task.adopt(task.state(**preprocessed.state), config)
+        return task.model.adopt(task.state(**preprocessed.state), config)
     component = TASKS[task.name].datapreprocess
     nowhere = {p.name: Path() for p in params_of(component) if p.required}
     tokenizer = load_tokenizer(folder, task)
     no_rows: dict[str, list[Row]] = {name: [] for name in SPLITS}
-    return task.adopt(task.fit(component(**nowhere), no_rows, longest_window(config, tokenizer), tokenizer), config)
+    state = task.data.fit(component(**nowhere), no_rows, longest_window(config, tokenizer), tokenizer)
+    return task.model.adopt(state, config)
 
 
 def write_predictions(
     path: Path,
     rows: list[Row],
     parts: Iterable[list["Prediction"]],
-    task: "Task",
-    state: Any,
+    task: "Task[State]",
+    state: "State",
     findings: "Findings",
 ) -> list["Prediction"]:
     """One line for each row, as the predictions come. -> what the metrics need of each; the findings grow along."""
@@ -142,26 +142,26 @@ def write_predictions(
             for prediction in part:
                 row = rows[len(kept)]
                 file.write(json.dumps({"id": row["id"], "row": row["row"], **prediction}) + "\n")
-                kept.append(task.for_metrics(prediction))
-                findings.add(task.examine(prediction, row, state))
+                kept.append(task.scoring.needed(prediction))
+                findings.add(task.report.examine(prediction, row, state))
             bar.update(len(part))
     return kept
 
 
 def write_metrics(
-    path: Path, rows: list[Row], kept: list["Prediction"], task: "Task", state: Any, facts: dict[str, Any]
+    path: Path, rows: list[Row], kept: list["Prediction"], task: "Task[State]", state: "State", facts: dict[str, Any]
 ) -> tuple[dict[str, float], "Breakdown"]:
     """metrics.json if any row has gold. -> the metrics and where they come from; none without."""
     from finetune.tasks.task import Breakdown
 
     path.unlink(missing_ok=True)  # of an earlier run
-    scored = [i for i, row in enumerate(rows) if task.has_gold(row)]
+    scored = [i for i, row in enumerate(rows) if task.data.has_gold(row)]
     if not scored:
-        say(f"no row has {task.gold}: predictions only")
+        say(f"no row has {task.data.gold}: predictions only")
         return {}, Breakdown()
     golden = [kept[i] for i in scored], [rows[i] for i in scored]
-    metrics, breakdown = task.metrics(*golden, state), task.breakdown(*golden, state)
-    counts = {"rows": len(rows), f"rows_without_{task.gold}": len(rows) - len(scored)}
+    metrics, breakdown = task.scoring.metrics(*golden, state), task.scoring.breakdown(*golden, state)
+    counts = {"rows": len(rows), f"rows_without_{task.data.gold}": len(rows) - len(scored)}
     record = {**metrics, **counts, **{key: value for key, value in asdict(breakdown).items() if value}, **facts}
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     say("  ".join(f"{name} {shown(value)}" for name, value in metrics.items()))

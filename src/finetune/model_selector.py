@@ -17,7 +17,7 @@ from finetune.data.folders import SelectedModel
 from finetune.params.model_import import ModelImportParams
 
 if TYPE_CHECKING:
-    from finetune.tasks.task import Task
+    from finetune.tasks.task import State, Task
 
 WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 PICKLED_WEIGHTS = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
@@ -137,7 +137,7 @@ def copy_model(files: ModelFiles, target: Path) -> None:
         save_as_safetensors(pickled, target / "model.safetensors")
 
 
-def rename_body(folder: Path, config: Any, task: "Task") -> None:
+def rename_body(folder: Path, config: Any, task: "Task[State]") -> None:
     """The body under the name that the task's class has for it.
 
     transformers' classes for questions of Llama, Qwen and their kin call "transformer" what all their other classes
@@ -147,7 +147,7 @@ def rename_body(folder: Path, config: Any, task: "Task") -> None:
     from safetensors.torch import save_file
     from transformers import MODEL_FOR_QUESTION_ANSWERING_MAPPING, MODEL_MAPPING
 
-    wanted = task.families[type(config)].base_model_prefix
+    wanted = task.model.families[type(config)].base_model_prefix
     kinds: list[Any] = [m.get(type(config), None) for m in (MODEL_MAPPING, MODEL_FOR_QUESTION_ANSWERING_MAPPING)]
     known = {kind.base_model_prefix for kind in kinds if not isinstance(kind, tuple | None)}
     others = tuple(f"{name}." for name in known - {wanted})

@@ -19,7 +19,7 @@ from finetune.tasks import lengths
 
 if TYPE_CHECKING:
     from finetune.data.batches import Columns
-    from finetune.tasks.task import Task
+    from finetune.tasks.task import State, Task
 
 SPLIT_SEED = 0  # the split of the same file is the same for every run and every training seed
 
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
 
     splits = usable_rows(params, task)
     rows, audits = splits.rows, splits.audits
-    state = task.fit(params, rows, model_length, tokenizer)
+    state = task.data.fit(params, rows, model_length, tokenizer)
     say_derived(params, task, state, rows, model_length)
     for line in lengths.describe(lengths.measure(rows["train"], task, tokenizer, state), state.max_seq_length):
         say(line)
@@ -76,7 +76,7 @@ class Splits:
     source: str  # where validation and test come from
 
 
-def usable_rows(params: Any, task: "Task") -> Splits:
+def usable_rows(params: Any, task: "Task[State]") -> Splits:
     """Read, validate, split and sample. Raises: ParameterError, DataError with the faults of all files."""
     audits = {name: Audit() for name in SPLITS}
     gc.disable()  # a hundred thousand rows are no garbage, but looking for some among them takes seconds
@@ -94,7 +94,7 @@ def usable_rows(params: Any, task: "Task") -> Splits:
     return Splits({name: sample(rows[name], limits[name]) for name in SPLITS}, audits, read, left_out, source)
 
 
-def read_splits(params: DataFiles, task: "Task", audits: dict[str, Audit]) -> dict[str, list[Row]]:
+def read_splits(params: DataFiles, task: "Task[State]", audits: dict[str, Audit]) -> dict[str, list[Row]]:
     """The valid rows of the given splits; train is always among them. Raises: ParameterError, DataError."""
     refuse_no_rows(params)
     rows: dict[str, list[Row]] = {}
@@ -104,7 +104,7 @@ def read_splits(params: DataFiles, task: "Task", audits: dict[str, Audit]) -> di
         if file or folder:
             try:
                 table = read_mltable(folder) if folder else read_table(file)
-                rows[name] = task.validate(table, params, audits[name])
+                rows[name] = task.data.validate(table, params, audits[name])
             except DataError as error:
                 faults += error.faults
     if faults:
@@ -112,7 +112,7 @@ def read_splits(params: DataFiles, task: "Task", audits: dict[str, Audit]) -> di
     if "train" not in rows and params.dataset_name:
         for name, table in read_hub(params.dataset_name, params.dataset_config_name).items():
             if name in SPLITS and name not in rows:
-                rows[name] = task.validate(table, params, audits[name])
+                rows[name] = task.data.validate(table, params, audits[name])
         if "train" not in rows:
             raise DataError(
                 Fault(f"data set {params.dataset_name} has no split named train", fix="--train_file_path FILE")
@@ -127,7 +127,7 @@ def refuse_no_rows(params: DataFiles) -> None:
         raise ParameterError(Fault("there are no training rows", fix=fix))
 
 
-def split(rows: dict[str, list[Row]], task: "Task") -> tuple[dict[str, list[Row]], str]:
+def split(rows: dict[str, list[Row]], task: "Task[State]") -> tuple[dict[str, list[Row]], str]:
     """Fill the splits that are missing from train: 10% each if both are, else 20%. Groups stay on one side.
 
     Raises: DataError if there are too few groups to go round.
@@ -138,12 +138,12 @@ def split(rows: dict[str, list[Row]], task: "Task") -> tuple[dict[str, list[Row]
     share = 0.1 if len(missing) == 2 else 0.2
     groups: dict[str, list[Row]] = {}
     for row in rows["train"]:
-        groups.setdefault(task.group(row), []).append(row)
+        groups.setdefault(task.data.group(row), []).append(row)
     if len(groups) <= len(missing):
         fix = " ".join(f"--{name}_file_path FILE" for name in missing)
         raise DataError(
             Fault(
-                f"{len(groups)} distinct {task.grouped_by}s can't be split into train, {', '.join(missing)}",
+                f"{len(groups)} distinct {task.data.grouped_by}s can't be split into train, {', '.join(missing)}",
                 fix=f"give {fix}",
             )
         )
@@ -155,15 +155,15 @@ def split(rows: dict[str, list[Row]], task: "Task") -> tuple[dict[str, list[Row]
         while shuffled and len(filled[name]) < share * len(rows["train"]) and len(shuffled) > 1:
             filled[name] += shuffled.pop()
     filled["train"] = [row for group in shuffled for row in group]
-    return filled, f"{share:.0%} of the training rows each for {' and '.join(missing)}, by {task.grouped_by}"
+    return filled, f"{share:.0%} of the training rows each for {' and '.join(missing)}, by {task.data.grouped_by}"
 
 
-def with_gold(rows: list[Row], task: "Task", audit: Audit) -> list[Row]:
+def with_gold(rows: list[Row], task: "Task[State]", audit: Audit) -> list[Row]:
     """Only the rows that can be learnt from or scored; the others are counted."""
     for row in rows:
-        if not task.has_gold(row):
-            audit.add("dropped", f"no {task.gold}", row["row"])
-    return [row for row in rows if task.has_gold(row)]
+        if not task.data.has_gold(row):
+            audit.add("dropped", f"no {task.data.gold}", row["row"])
+    return [row for row in rows if task.data.has_gold(row)]
 
 
 def sample(rows: list[Row], limit: int) -> list[Row]:
@@ -191,7 +191,7 @@ def refuse_losses(rows: dict[str, list[Row]], audits: dict[str, Audit], limit: f
 
 
 def write_split(
-    name: str, rows: list[Row], task: "Task", tokenizer: Any, state: Any, params: Any, audit: Audit
+    name: str, rows: list[Row], task: "Task[State]", tokenizer: Any, state: "State", params: Any, audit: Audit
 ) -> tuple[list[Row], int]:
     """Encode one split into its folder. -> (the rows kept, the number of windows)."""
     import datasets
@@ -203,10 +203,10 @@ def write_split(
     with progress(len(rows), f"encode {name}") as bar:
         for first in range(0, len(rows), params.batch_size):
             batch = rows[first : first + params.batch_size]
-            columns = task.encode(batch, tokenizer, state)
+            columns = task.data.encode(batch, tokenizer, state)
             if name != "train":
                 for i in sorted(set(range(len(batch))) - set(columns.get("row", []))):
-                    audit.add("kept", task.windowless, batch[i]["row"])
+                    audit.add("kept", task.data.windowless, batch[i]["row"])
             if name != "test":
                 batch, columns = _labelled(name, batch, columns, task, state, audit)
             if "row" in columns:
@@ -232,29 +232,33 @@ def _type(values: list[Any]) -> Any:
 
 
 def _labelled(
-    name: str, rows: list[Row], windows: "Columns", task: "Task", state: Any, audit: Audit
+    name: str, rows: list[Row], windows: "Columns", task: "Task[State]", state: "State", audit: Audit
 ) -> tuple[list[Row], "Columns"]:
     """Add labels. Training drops the rows it can't learn from; validation keeps them, since users will ask them too."""
-    labels, lost = task.label(rows, windows, state)
+    labels, lost = task.data.label(rows, windows, state)
     if name != "train":
         return rows, windows | labels
     for i in sorted(lost):
-        audit.add("dropped", task.unlearnable, rows[i]["row"])
+        audit.add("dropped", task.data.unlearnable, rows[i]["row"])
     chosen = [i for i, row in enumerate(windows.get("row", [])) if row not in lost]
     columns = {
-        key: [values[i] for i in chosen] for key, values in (windows | labels).items() if key not in task.decode_columns
+        key: [values[i] for i in chosen]
+        for key, values in (windows | labels).items()
+        if key not in task.data.decode_columns
     }
     return [row for i, row in enumerate(rows) if i not in lost], columns
 
 
-def say_derived(params: Any, task: "Task", state: Any, rows: dict[str, list[Row]], model_length: int) -> None:
+def say_derived(
+    params: Any, task: "Task[State]", state: "State", rows: dict[str, list[Row]], model_length: int
+) -> None:
     """One line for each value that was derived rather than taken."""
     asked = params.max_seq_length
     if asked == -1:
         say(f"max_seq_length: {state.max_seq_length}, the model's maximum")
     elif asked > model_length:
         say(f"max_seq_length: {model_length} instead of {asked}, the model's maximum")
-    for line in task.derived(params, state, rows):
+    for line in task.data.derived(params, state, rows):
         say(line)
 
 

@@ -27,7 +27,7 @@ from finetune.params.schema import non_default
 from finetune.training.schedule import refuse_unsupported_here, schedule, without_effect_here
 
 if TYPE_CHECKING:
-    from finetune.tasks.task import Task
+    from finetune.tasks.task import State, Task
     from finetune.training.attempts import Attempt
 
 
@@ -145,13 +145,13 @@ def earlier_speed(params: FinetuneParams, task: str) -> dict[str, float]:
     return before.speed if before else {}
 
 
-def save_and_prove(attempt: "Attempt", adapted: Any, task: "Task", trained: Trained) -> None:
+def save_and_prove(attempt: "Attempt", adapted: Any, task: "Task[State]", trained: Trained) -> None:
     """Write both model folders and load them again."""
     from finetune.models.loading import store_state
     from finetune.results import saving
 
     params, trainer = attempt.params, attempt.trainer
-    state = task.calibrate(trained.validation, trainer.task_state)
+    state = task.decoding.calibrate(trained.validation, trainer.task_state)
     if state != trainer.task_state:
         changed = {name: value for name, value in asdict(state).items() if value != vars(trainer.task_state)[name]}
         say(f"calibrated on validation: {', '.join(f'{name} {value:.4f}' for name, value in changed.items())}")

@@ -96,7 +96,7 @@ def test_every_family_can_be_counted(family: str, task_name: str, given: dict[st
     config_class, _, _, values = {**FAMILIES, **OTHERS}[family]
     config = getattr(transformers, config_class)(vocab_size=100, pad_token_id=1, eos_token_id=2, **values)
     task = load_task(task_name)
-    if given.get("gradient_checkpointing") and not task.families[type(config)].supports_gradient_checkpointing:
+    if given.get("gradient_checkpointing") and not task.model.families[type(config)].supports_gradient_checkpointing:
         pytest.skip("transformers can't compute its layers again")
     counted = estimate.cost(config, task, params(**given), 2, 16)
     assert 0 < counted.trained <= counted.parameters and counted.flops > 0 and counted.kept_bytes > 0

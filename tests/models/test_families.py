@@ -134,7 +134,7 @@ def check_padding(model: Any, prepared: Path, task: Task) -> None:
     rows = read_rows(Preprocessed.rows_file(prepared / "data", "test"))
     alone, together = (predict_rows(model, tokenizer, rows, task, task.state(**given), size) for size in (1, 6))
     for one, other in zip(alone, together, strict=True):
-        assert _alike(task.served.present(one), task.served.present(other))
+        assert _alike(task.serving.present(one), task.serving.present(other))
 
 
 def check_lora(family: str, merged: Any, imported: Path, pytorch: Path, unmerged: bool, said: str) -> None:
@@ -210,7 +210,7 @@ def check_plain(
 ) -> None:
     """The folder loads without any code of this package, wherever transformers has the class, with the same logits."""
     assert process.stdin and process.stdout
-    process.stdin.write(json.dumps([str(pytorch), task.auto_model.__name__, unmerged, INPUTS.tolist()]) + "\n")
+    process.stdin.write(json.dumps([str(pytorch), task.model.auto_model.__name__, unmerged, INPUTS.tolist()]) + "\n")
     found = json.loads(process.stdout.readline())
     if own:
         assert "Unrecognized configuration class" in found, "transformers has a class for it by now"

@@ -24,10 +24,10 @@ def test_lengths_of_rows_and_windows(sampled: tuple[list[dict[str, Any]], Any]) 
     plain = sorted(len(tokenizer(row["question"], row["context"])["input_ids"]) for row in rows)
     assert sorted(found.rows) == plain
     assert found.windowed == sum(length > 64 for length in plain) > 0
-    encoded = TASK.encode(rows, tokenizer, state(max_seq_length=64, doc_stride=16))
+    encoded = TASK.data.encode(rows, tokenizer, state(max_seq_length=64, doc_stride=16))
     assert sorted(found.windows) == sorted(map(len, encoded["input_ids"]))
     assert found.expected_windows == len(encoded["row"])
-    assert found.lost == len(TASK.label(rows, encoded, state())[1])
+    assert found.lost == len(TASK.data.label(rows, encoded, state())[1])
 
 
 def test_a_seeded_sample_of_many_rows(
@@ -48,7 +48,7 @@ def test_a_question_too_long_is_measured_and_lost(sampled: tuple[list[dict[str, 
     found = lengths.measure([long, rows[0]], TASK, tokenizer, state(max_seq_length=160))
     assert max(found.rows) > 200
     assert found.lost == 1
-    assert len(found.windows) == len(TASK.encode(rows[:1], tokenizer, state(max_seq_length=160))["row"])
+    assert len(found.windows) == len(TASK.data.encode(rows[:1], tokenizer, state(max_seq_length=160))["row"])
 
 
 def test_histogram() -> None:

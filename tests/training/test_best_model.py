@@ -53,9 +53,9 @@ def train(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
         trainers.append(trainer)
 
         def metrics(*arguments: Any) -> dict[str, float]:
-            return {**task.metrics(*arguments), "f1": at_step("f1")}
+            return {**task.scoring.metrics(*arguments), "f1": at_step("f1")}
 
-        init(trainer, task=replace(task, metrics=metrics), **keywords)
+        init(trainer, task=replace(task, scoring=replace(task.scoring, metrics=metrics)), **keywords)
 
     monkeypatch.setattr(trainer, "predict", scored)
     monkeypatch.setattr(trainer.FinetuneTrainer, "__init__", begin)

@@ -19,7 +19,7 @@ from finetune.models.adapt.four_bit import frozen_layers
 from finetune.models.loading import empty_model
 from finetune.models.prediction import autocast_for
 from finetune.params.finetune import FinetuneParams
-from finetune.tasks.task import Task
+from finetune.tasks.task import State, Task
 
 TIMED_SECONDS = 0.3
 WORKING_SPACE = 1.2  # with what kernels need besides; measured 1.1 to 1.3 on BERTs of 2 to 6 layers
@@ -48,7 +48,7 @@ class Estimate:
     seconds: float  # of training and its evaluations, on this machine
 
 
-def cost(config: Any, task: Task, params: FinetuneParams, batch_size: int, length: int) -> Cost:
+def cost(config: Any, task: Task[State], params: FinetuneParams, batch_size: int, length: int) -> Cost:
     """Count one forward pass over (batch_size, length) tokens, in 32 bits; bf16 keeps about a tenth less."""
     kept: dict[int, Any] = {}
     weights: set[int] = set()
@@ -109,7 +109,7 @@ def flops_per_second(width: int, batch_size: int, length: int, precision: str) -
 
 def estimate(
     config: Any,
-    task: Task,
+    task: Task[State],
     params: FinetuneParams,
     windows: list[int],
     train_windows: int,

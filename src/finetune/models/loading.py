@@ -12,7 +12,7 @@ from transformers import AutoConfig
 
 from finetune.core.errors import Fault, ModelError, UnsupportedError, first_line
 from finetune.models.head import head_parameters, of_another_task, settle
-from finetune.tasks.task import Task
+from finetune.tasks.task import State, Task
 
 STATE_KEY = "finetune"  # entry of config.json that holds {"task": …, "state": …}
 BASE_MODEL = "base_model"  # sub-folder of an unmerged LoRA model that holds the frozen weights
@@ -29,18 +29,18 @@ def load_config(folder: Path) -> Any:
         ) from None
 
 
-def architecture(task: Task, config: Any) -> str:
+def architecture(task: Task[State], config: Any) -> str:
     """The name of the class that `load_model` builds. Raises: ModelError if the family has no head for the task."""
-    if type(config) not in task.families:
-        families = ", ".join(sorted(known.model_type for known in task.families))
+    if type(config) not in task.model.families:
+        families = ", ".join(sorted(known.model_type for known in task.model.families))
         why = f"transformers {transformers.__version__} has no {task.name} head for it"
         raise ModelError(
             Fault(f"model type {config.model_type} can't be finetuned", why=why, fix=f"use one of: {families}")
         )
-    return str(task.families[type(config)].__name__)
+    return str(task.model.families[type(config)].__name__)
 
 
-def empty_model(config: Any, task: Task, attn_implementation: str = "auto") -> Any:
+def empty_model(config: Any, task: Task[State], attn_implementation: str = "auto") -> Any:
     """The model without its weights: tensors that have shapes but no content.
 
     Raises: ModelError if the family has no head for the task, UnsupportedError if it has no such attention.
@@ -48,7 +48,7 @@ def empty_model(config: Any, task: Task, attn_implementation: str = "auto") -> A
     architecture(task, config)
     try:
         with torch.device("meta"):
-            return task.auto_model.from_config(config, attn_implementation=_asked(attn_implementation))
+            return task.model.auto_model.from_config(config, attn_implementation=_asked(attn_implementation))
     except (ImportError, ValueError) as error:
         if attn_implementation == "auto":
             raise
@@ -63,8 +63,8 @@ def _asked(attn_implementation: str) -> str | None:
 
 def load_model(
     folder: Path,
-    task: Task,
-    state: Any | None,
+    task: Task[State],
+    state: State | None,
     ignore_mismatched_sizes: bool = False,
     attn_implementation: str = "auto",
 ) -> tuple[Any, list[str]]:
@@ -83,10 +83,10 @@ def load_model(
         raise ModelError(Fault(what, fix=f"give it to the model import of {task.name} as --pytorch_model_path"))
     architecture(task, config)
     before, saved_from = config.id2label, (config.architectures or [None])[0]
-    head = task.head(state)
+    head = task.model.head_config(state)
     config.update(head)
     try:
-        model, info = task.auto_model.from_pretrained(
+        model, info = task.model.auto_model.from_pretrained(
             source,
             config=config,
             dtype=torch.float32,  # the default is the file's own type
@@ -148,12 +148,12 @@ def _mismatched(shapes: dict[str, list[Any]]) -> list[Fault]:
     ]
 
 
-def store_state(model: Any, state: Any, task: Task) -> None:
+def store_state(model: Any, state: State, task: Task[State]) -> None:
     """Let the model's config.json say how its inputs were encoded and its outputs are decoded."""
     setattr(model.config, STATE_KEY, {"task": task.name, "state": asdict(state)})
 
 
-def stored_state(folder: Path, task: Task) -> Any | None:
+def stored_state(folder: Path, task: Task[State]) -> Any | None:
     """The state that `store_state` left in the config.json; None where we didn't finetune it for the task."""
     return task.state(**_stored(folder)["state"]) if stored_task(folder) == task.name else None
 

@@ -6,28 +6,23 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from finetune.core.memory import return_freed_memory
 from finetune.data.batches import Batch, as_windows, batches_by_length
 from finetune.data.tables import Row
-from finetune.tasks.task import Prediction, Reduced, Task
+from finetune.tasks.task import Prediction, Reduced, State, Task
 
 ROWS_AT_A_TIME = 256  # bounds the memory of windows and n-best lists; more would not be faster
-
-
-def forward(model: Any, batch: Batch, task: Task) -> Any:
-    """The model's outputs, without a loss: ours is computed from them."""
-    return model(**{name: tensor for name, tensor in batch.items() if name in task.model_inputs})
 
 
 @torch.no_grad()
 def predict(
     model: Any,
     batches: Iterable[Batch],
-    task: Task,
-    state: Any,
+    task: Task[State],
+    state: State,
     keep_batches: int,
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     gather: Callable[[Any], Any] = lambda tensors: tensors,
 ) -> tuple[Reduced, float | None]:
     """(reduced as NumPy arrays, mean loss or None where the batches have no labels).
@@ -39,17 +34,12 @@ def predict(
     kept: list[Reduced] = []
     moved: list[Reduced] = []
     for batch in batches:
-        with autocast():
-            outputs = forward(model, batch, task)
-        reduced = task.reduce(outputs, batch, state)
-        if task.labels <= batch.keys():
-            reduced |= {"loss": task.loss(outputs, batch), "items": task.items(batch)}
-        kept.append(gather(reduced))
+        kept.append(gather(task.answer(model, batch, state)))
         if len(kept) == keep_batches:
-            moved.append(task.compact(_concatenate(kept)))
+            moved.append(task.decoding.compact(_concatenate(kept)))
             kept = []
         return_freed_memory()
-    moved += [task.compact(_concatenate(kept))] if kept else []
+    moved += [task.decoding.compact(_concatenate(kept))] if kept else []
     arrays = {name: np.concatenate([part[name] for part in moved]) for name in (moved[0] if moved else ())}
     loss = float(arrays["loss"].sum(dtype=np.float64) / arrays["items"].sum()) if "loss" in arrays else None
     return arrays, loss
@@ -63,26 +53,32 @@ def predict_parts(
     model: Any,
     tokenizer: Any,
     rows: Sequence[Row],
-    task: Task,
-    state: Any,
+    task: Task[State],
+    state: State,
     batch_size: int,
     keep_batches: int = 1,
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Iterator[list[Prediction]]:
     """The predictions of ROWS_AT_A_TIME rows after another, in order: memory does not grow with the rows."""
     for first in range(0, len(rows), ROWS_AT_A_TIME):
         part = rows[first : first + ROWS_AT_A_TIME]
-        windows = as_windows(task.encode(part, tokenizer, state))
-        batches = batches_by_length(windows, batch_size, task.padding(tokenizer), model.device)
-        reduced, _ = predict(model, batches, task, state, keep_batches, autocast)
-        yield task.decode(reduced, part, state)
+        windows = as_windows(task.data.encode(part, tokenizer, state))
+        batches = batches_by_length(windows, batch_size, task.data.padding(tokenizer), model.device)
+        reduced, _ = predict(model, batches, task, state, keep_batches)
+        yield task.decoding.decode(reduced, part, state)
 
 
 def predict_rows(
-    model: Any, tokenizer: Any, rows: Sequence[Row], task: Task, state: Any, batch_size: int
+    model: Any, tokenizer: Any, rows: Sequence[Row], task: Task[State], state: State, batch_size: int
 ) -> list[Prediction]:
     """One prediction for each row, in order."""
     return [p for part in predict_parts(model, tokenizer, rows, task, state, batch_size) for p in part]
+
+
+def compute_in(model: PreTrainedModel, precision: str) -> PreTrainedModel:
+    """Return the model, its forward passes in "32" or "bf16", as accelerate has them in training."""
+    if precision != "32":
+        model.forward = torch.autocast(model.device.type, dtype=torch.bfloat16)(model.forward)
+    return model
 
 
 def autocast_for(precision: str, device: Any) -> Callable[[], AbstractContextManager[Any]]:

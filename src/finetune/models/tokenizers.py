@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from finetune.core.errors import Fault, ModelError, first_line
 from finetune.models.loading import architecture, load_config
-from finetune.tasks.task import Task
+from finetune.tasks.task import State, Task
 from finetune.tasks.tokenizers import set_space_before_words
 
 # Model types that number positions from pad_token_id + 1.
@@ -34,7 +34,7 @@ POSITIONS_FROM_PADDING = frozenset(
 NO_LIMIT = 100_000  # tokenizers without a limit of their own say 1e30
 
 
-def load_tokenizer(folder: Path, task: Task) -> Any:
+def load_tokenizer(folder: Path, task: Task[State]) -> Any:
     """A fast tokenizer. Raises: ModelError if there is none, or it can't map tokens to words and characters."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -50,15 +50,15 @@ def load_tokenizer(folder: Path, task: Task) -> Any:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
     if (folder / "config.json").is_file():
         leave_out_token_types(tokenizer, load_config(folder), task)
-    if task.pretokenized:
+    if task.data.pretokenized:
         set_space_before_words(tokenizer)
     return tokenizer
 
 
-def leave_out_token_types(tokenizer: Any, config: Any, task: Task) -> None:
+def leave_out_token_types(tokenizer: Any, config: Any, task: Task[State]) -> None:
     """For a model that has none, or none for a second text: DistilBERT or RoBERTa with BERT's tokenizer."""
     architecture(task, config)
-    known = inspect.signature(task.families[type(config)].forward).parameters
+    known = inspect.signature(task.model.families[type(config)].forward).parameters
     if "token_type_ids" not in known or config.to_dict().get("type_vocab_size") == 1:
         names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
         tokenizer.model_input_names = names

@@ -1,7 +1,6 @@
 """The model card: README.md beside the weights, with the metadata that the Hugging Face hub reads."""
 
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 from transformers import CONFIG_MAPPING
@@ -10,12 +9,12 @@ from finetune.data.folders import Trained
 from finetune.data.tables import Audit
 from finetune.params.components import TASKS
 from finetune.results.templates import fill
-from finetune.tasks.task import Task
+from finetune.tasks.task import State, Task
 
 NOT_METRICS = ("epoch", "step", "runtime", "samples_per_second")
 
 
-def write(folder: Path, task: Task, state: Any, trained: Trained, unmerged: bool) -> None:
+def write(folder: Path, task: Task[State], state: State, trained: Trained, unmerged: bool) -> None:
     """Write FOLDER/README.md. `unmerged`: the folder holds an adapter, and base_model/ beside it."""
     name = f"{trained.base_name}-{task.card.pipeline_tag}"
     text = fill(
@@ -34,22 +33,22 @@ def write(folder: Path, task: Task, state: Any, trained: Trained, unmerged: bool
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def own_class(task: Task, model_type: str) -> str:
+def own_class(task: Task[State], model_type: str) -> str:
     """The module to import for a head that transformers lacks; "" where it has one."""
-    module: str = task.families[CONFIG_MAPPING[model_type]].__module__
+    module: str = task.model.families[CONFIG_MAPPING[model_type]].__module__
     return module if module.startswith("finetune.") else ""
 
 
-def metadata(name: str, task: Task, trained: Trained, unmerged: bool) -> ModelCardData:
+def metadata(name: str, task: Task[State], trained: Trained, unmerged: bool) -> ModelCardData:
     """The YAML at the head of the card; base_model only where the hub knows it."""
-    measured = {n: trained.validation[n] for n in task.hub_metrics if n in trained.validation}
+    measured = {n: trained.validation[n] for n in task.scoring.hub_metrics if n in trained.validation}
     results = [
         EvalResult(
             task_type=task.card.pipeline_tag,
             dataset_type="custom",
             dataset_name="validation split",
             dataset_split="validation",
-            metric_type=task.hub_metrics[n],
+            metric_type=task.scoring.hub_metrics[n],
             metric_name=n,
             metric_value=round(value, 4),
         )
@@ -61,7 +60,7 @@ def metadata(name: str, task: Task, trained: Trained, unmerged: bool) -> ModelCa
         base_model=trained.hub_id,
         license="unknown",  # the base model's own holds, and what is imported of it doesn't say which
         tags=[trained.model_type],
-        metrics=[task.hub_metrics[n] for n in measured],
+        metrics=[task.scoring.hub_metrics[n] for n in measured],
         model_name=name,
         eval_results=results or None,
     )

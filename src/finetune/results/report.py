@@ -18,7 +18,7 @@ from finetune.params.components import TASKS
 from finetune.results import charts
 from finetune.results.charts import CONFIDENCE_BINS, Bin
 from finetune.results.templates import fill, label
-from finetune.tasks.task import Breakdown, Examined, Task
+from finetune.tasks.task import Breakdown, Examined, State, Task
 
 WORST = 30
 MOST_CLASSES = 24  # of the table of confusion
@@ -55,13 +55,13 @@ class Findings:
 
 def write(
     path: Path,
-    task: Task,
+    task: Task[State],
     model_name: str,
     findings: Findings,
     scores: dict[str, float],
     breakdown: Breakdown,
     facts: dict[str, Any],
-    state: Any,
+    state: State,
     parameters: dict[str, Any],
     trained: Trained | None,
 ) -> None:
@@ -70,9 +70,9 @@ def write(
     `scores`, `breakdown` and `facts` are what metrics.json says, no scores where no row has gold; `state` is how
     outputs were decoded, `parameters` what was given to evaluation; `trained` is None where training left no record.
     """
-    head = task.head_metric(state)
+    head = task.scoring.main_metric(state)
     groups = sorted({group for group in findings.groups if group})
-    columns = [name for name in task.hub_metrics if name in scores]
+    columns = [name for name in task.scoring.hub_metrics if name in scores]
     tabled = {*columns, *(f"{group}_{name}" for group in groups for name in columns)}
     bins, error = calibration(findings.confidences, findings.scores)
     page = fill(
@@ -81,8 +81,8 @@ def write(
         model=model_name,
         head=head,
         scores=scores,
-        full=task.full_score,
-        gold=task.gold,
+        full=task.scoring.full_score,
+        gold=task.data.gold,
         breakdown=breakdown,
         confusion=confusion(breakdown),
         facts={**facts, "rows": len(findings.groups)},
@@ -90,7 +90,9 @@ def write(
         shares=shares(findings, groups) if scores else [],
         further={
             # Variants of the metrics above (strict_f1, best_f1) in percent, as they are.
-            name: value * 100 / task.full_score if name.rpartition("_")[2] in task.hub_metrics else value
+            name: value * 100 / task.scoring.full_score
+            if name.rpartition("_")[2] in task.scoring.hub_metrics
+            else value
             for name, value in scores.items()
             if name not in tabled and not name.endswith("total")
         },
@@ -203,12 +205,12 @@ def _at_spaces(text: str, low: int, high: int) -> tuple[int, int]:
     return first or low, last if last > 0 else high
 
 
-def training_charts(task: Task, trained: Trained | None) -> dict[str, Markup]:
+def training_charts(task: Task[State], trained: Trained | None) -> dict[str, Markup]:
     """Loss and metrics over steps, where training left a record."""
     if trained is None:
         return {}
     named = {"validation": "eval_loss", "training": "loss"}
-    metrics = {label(name): f"eval_{name}" for name in task.hub_metrics}
+    metrics = {label(name): f"eval_{name}" for name in task.scoring.hub_metrics}
     return {
         chart: charts.curves(
             {name: [(e["step"], e[key]) for e in trained.log if key in e] for name, key in keys.items()},

@@ -17,7 +17,7 @@ from finetune.models.loading import BASE_MODEL, STATE_KEY, load_model
 from finetune.models.prediction import predict_rows
 from finetune.models.tokenizers import load_tokenizer
 from finetune.results import card
-from finetune.tasks.task import Task
+from finetune.tasks.task import State, Task
 
 PROOF_ROWS = 8
 SCORE_TOLERANCE = 1e-4
@@ -51,19 +51,19 @@ def save_adapter(adapted: Any, base: Path, tokenizer: Any, folder: Path) -> None
     tokenizer.save_pretrained(folder)
 
 
-def document(folder: Path, task: Task, state: Any, trained: Trained) -> None:
+def document(folder: Path, task: Task[State], state: State, trained: Trained) -> None:
     """README.md, over the stub that peft leaves, and last training.json: its existence means a whole folder."""
     card.write(folder, task, state, trained, unmerged=(folder / BASE_MODEL).is_dir())
     trained.write(folder)
 
 
-def save_mlflow(model: Any, tokenizer: Any, task: Task, state: Any, trained: Trained, folder: Path) -> None:
+def save_mlflow(model: Any, tokenizer: Any, task: Task[State], state: State, trained: Trained, folder: Path) -> None:
     """Staged and copied, since MLflow refuses a folder that holds anything and a mounted output may."""
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import ParamSchema, ParamSpec
 
-    defaults = {name: vars(state)[name] for name in task.inference_params}
+    defaults = {name: vars(state)[name] for name in task.decoding.request_fields}
     specs = [ParamSpec(name, MLFLOW_TYPES[type(value)], value) for name, value in defaults.items()]
     with tempfile.TemporaryDirectory() as temporary:
         weights, staged = Path(temporary) / "model", Path(temporary) / "mlflow"
@@ -79,11 +79,11 @@ def save_mlflow(model: Any, tokenizer: Any, task: Task, state: Any, trained: Tra
             code_paths=[str(code)],
             conda_env=conda_env(),
             signature=ModelSignature(
-                inputs=_schema(task.served.inputs),
-                outputs=_schema(task.served.outputs),
+                inputs=_schema(task.serving.inputs),
+                outputs=_schema(task.serving.outputs),
                 params=ParamSchema(specs) if specs else None,
             ),
-            input_example=([task.served.example], defaults) if specs else [task.served.example],
+            input_example=([task.serving.example], defaults) if specs else [task.serving.example],
             metadata={STATE_KEY: {"task": task.name, "version": __version__}},
         )
         for name in ("artifacts", "code"):  # of an earlier run
@@ -116,7 +116,7 @@ def mlflow_weights(folder: Path) -> Path:
 
 
 def prove(
-    model: Any, tokenizer: Any, rows: Sequence[Row], task: Task, state: Any, pytorch: Path, mlflow_folder: Path
+    model: Any, tokenizer: Any, rows: Sequence[Row], task: Task[State], state: State, pytorch: Path, mlflow_folder: Path
 ) -> int:
     """Load both folders and compare their answers on some rows with the trained model's. -> how many rows.
 
@@ -128,16 +128,16 @@ def prove(
     if new:
         raise ModelError(Fault(f"{pytorch} lacks weights", why=", ".join(new)))
     got = predict_rows(reloaded.to(model.device), load_tokenizer(pytorch, task), chosen, task, state, PROOF_ROWS)
-    _compare(pytorch, [task.served.present(p) for p in expected], [task.served.present(p) for p in got])
-    _compare(mlflow_folder, [task.served.present(p) for p in expected], _served(mlflow_folder, chosen, task))
+    _compare(pytorch, [task.serving.present(p) for p in expected], [task.serving.present(p) for p in got])
+    _compare(mlflow_folder, [task.serving.present(p) for p in expected], _served(mlflow_folder, chosen, task))
     return len(chosen)
 
 
-def _served(folder: Path, rows: Sequence[Row], task: Task) -> list[dict[str, Any]]:
+def _served(folder: Path, rows: Sequence[Row], task: Task[State]) -> list[dict[str, Any]]:
     import mlflow
     import pandas as pd
 
-    records = pd.DataFrame([task.served.request(row) for row in rows])
+    records = pd.DataFrame([task.serving.request(row) for row in rows])
     served: list[dict[str, Any]] = mlflow.pyfunc.load_model(str(folder)).predict(records).to_dict("records")
     return served
 

@@ -47,11 +47,13 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         from finetune.models.prediction import predict_rows
 
         records = model_input.to_dict("records")
-        refuse_others(records, self.task.served)
+        refuse_others(records, self.task.serving)
         state = replace(self.state, **{name: value for name, value in (params or {}).items() if value is not None})
-        rows = self.task.served.rows(records)
+        rows = self.task.serving.rows(records)
         predictions = predict_rows(self.model, self.tokenizer, rows, self.task, state, BATCH_SIZE)
-        return pd.DataFrame([self.task.served.present(p) for p in predictions], columns=list(self.task.served.outputs))
+        return pd.DataFrame(
+            [self.task.serving.present(p) for p in predictions], columns=list(self.task.serving.outputs)
+        )
 
 
 def refuse_others(records: Sequence[dict[str, Any]], served: Any) -> None:

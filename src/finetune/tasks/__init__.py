@@ -4,10 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from finetune.tasks.task import Task
+    from finetune.tasks.task import State, Task
 
 
-def load_task(name: str) -> "Task":
+def load_task(name: str) -> "Task[State]":
     """The record of a task. Imported when needed, since it imports torch."""
-    task: Task = import_module(f"finetune.tasks.{name}").TASK
+    task: Task[State] = import_module(f"finetune.tasks.{name}").TASK
     return task

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from finetune.data.tables import Row
 
 if TYPE_CHECKING:
-    from finetune.tasks.task import Task
+    from finetune.tasks.task import State, Task
 
 SAMPLE, SEED = 5000, 0
 UNLIMITED = 1_000_000_000
@@ -32,19 +32,19 @@ class Lengths:
         return round(len(self.windows) * self.total / len(self.rows))
 
 
-def measure(rows: Sequence[Row], task: "Task", tokenizer: Any, state: Any) -> Lengths:
-    """Encode SAMPLE rows, or all if there are fewer. `state` as `task.fit` made it."""
+def measure(rows: Sequence[Row], task: "Task[State]", tokenizer: Any, state: "State") -> Lengths:
+    """Encode SAMPLE rows, or all if there are fewer. `state` as `task.data.fit` made it."""
     sample = random.Random(SEED).sample(list(rows), min(SAMPLE, len(rows)))
-    columns = task.encode(sample, tokenizer, replace(state, pad_to_max_length=False))
+    columns = task.data.encode(sample, tokenizer, replace(state, pad_to_max_length=False))
     windows = [len(ids) for ids in columns.get("input_ids", [])]
     owners = columns.get("row", [])
     counts = Counter(owners)
     tokens = dict(zip(owners, windows, strict=True))
     others = [i for i in range(len(sample)) if counts[i] != 1]  # only these differ from their window
     unlimited = replace(state, pad_to_max_length=False, max_seq_length=UNLIMITED)
-    whole = task.encode([sample[i] for i in others], tokenizer, unlimited) if others else {}
+    whole = task.data.encode([sample[i] for i in others], tokenizer, unlimited) if others else {}
     tokens |= {others[row]: len(ids) for row, ids in zip(whole.get("row", []), whole.get("input_ids", []), strict=True)}
-    lost = task.label(sample, columns, state)[1] if all(task.has_gold(row) for row in sample) else set()
+    lost = task.data.label(sample, columns, state)[1] if all(task.data.has_gold(row) for row in sample) else set()
     windowed = sum(count > 1 for count in counts.values())
     return Lengths(len(rows), [tokens.get(i, 0) for i in range(len(sample))], windows, windowed, len(lost))
 

@@ -1,22 +1,45 @@
-"""What a task is: a record of functions over rows, windows and predictions.
+"""What a task is: a record of records of functions over rows, windows and predictions.
 
-    file --read_table--> table --validate--> rows --encode--> windows --collate--> batch --model--> outputs
-    outputs --loss--> training            outputs --reduce--> reduced --decode--> predictions --metrics--> numbers
+    file --read_table--> table --data.validate--> rows --data.encode--> windows --collate--> batch
+    batch --objective.loss--> training        batch --answer--> reduced --decoding.decode--> predictions
+    predictions --scoring.metrics--> numbers  --report.examine--> report.html  --serving.present--> what is served
 
-A row is a dict as `validate` makes it; a window is one model input, several of which may come from one row. Shapes:
-B windows in a batch, L tokens in a window.
+A row is a dict as `data.validate` makes it; a window is one model input, several of which may come from one row.
+Shapes: B windows in a batch, L tokens in a window.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import ModelOutput
 
 from finetune.data.batches import Batch, Columns
 from finetune.data.tables import Audit, Row, Table
 
-Reduced = dict[str, Any]  # name -> tensor, first dimension B
+Rows = Sequence[Row]
 Prediction = dict[str, Any]
+Reduced = dict[str, Any]  # name -> tensor, then array, first dimension B
 Confusion = dict[str, dict[str, int]]  # gold class -> predicted class -> how many
+Json = dict[str, Any]  # what a JSON object holds
+Params = Any  # parameters of a component of this task
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What encoding and decoding need. It travels in preprocess.json and in the config.json of the model.
+
+    A task adds fields of its own.
+    """
+
+    max_seq_length: int
+    pad_to_max_length: bool
+
+
+S = TypeVar("S", bound=State)
+Answer = Callable[[PreTrainedModel, Batch, S], Reduced]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +48,7 @@ class Examined:
 
     id: str
     row: int
-    score: float | None  # the head metric of this row alone, 0 to 100; None where there is no gold
+    score: float | None  # the main metric of this row alone, 0 to 100; None where there is no gold
     confidence: float | None  # 0 to 1
     length: int  # words of the input
     group: str  # kind of row that is also scored apart; "" where there is none
@@ -45,72 +68,10 @@ class Breakdown:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Served:
-    """What the MLflow model takes and gives."""
+class Data(Generic[S]):
+    """Files -> rows -> windows."""
 
-    inputs: dict[str, dict[str, Any]]
-    """Input columns -> types as in MLflow's JSON."""
-
-    outputs: dict[str, dict[str, Any]]
-    """Output columns -> types as in MLflow's JSON."""
-
-    example: Row
-    """One record of the input columns."""
-
-    accepts: Callable[[Any], bool]
-    """Whether a value may stand in an input column."""
-
-    accepted: str
-    """Which values those are."""
-
-    rows: Callable[[Sequence[Row]], list[Row]]
-    """(records of the input columns) -> rows."""
-
-    request: Callable[[Row], dict[str, Any]]
-    """A row as a record of the input columns."""
-
-    present: Callable[[Prediction], dict[str, Any]]
-    """One prediction as a record of the output columns."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """What the model card says of the task."""
-
-    pipeline_tag: str
-    """The hub's name of the task."""
-
-    usage: str
-    """Lines of Python that use `model` and `tokenizer`."""
-
-    limits: Callable[[Any], list[str]]
-    """(state) -> what the model can't do, a sentence each."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """One task. `State` is a frozen dataclass of the task: what encoding and decoding need, stored in config.json.
-
-    It has at least max_seq_length and pad_to_max_length.
-    """
-
-    name: str
-    auto_model: Any
-    """The transformers auto class that finetuning loads."""
-
-    families: Any
-    """Mapping of config classes to model classes that have the head."""
-
-    head: Callable[[Any], dict[str, Any]]
-    """(state or None) -> the values of config.json that shape the head; none where only the data can tell."""
-
-    adopt: Callable[[Any, Any], Any]
-    """(state, config of a model that wasn't finetuned here) -> the state with what that config knows better."""
-
-    pretokenized: bool
-    """Whether the tokenizer is given words instead of text."""
-
-    validate: Callable[[Table, Any, Audit], list[Row]]
+    validate: Callable[[Table, Params, Audit], list[Row]]
     """(table, parameters with the column names, audit) -> rows. Raises DataError for a missing column."""
 
     group: Callable[[Row], str]
@@ -119,22 +80,24 @@ class Task:
     grouped_by: str
     """What the rows of a group share."""
 
-    fit: Callable[[Any, Mapping[str, list[Row]], int, Any], Any]
+    gold: str
+    """What annotators give to a row, in the plural."""
+
+    has_gold: Callable[[Row], bool]
+
+    pretokenized: bool
+    """Whether the tokenizer is given words instead of text."""
+
+    fit: Callable[[Params, Mapping[str, list[Row]], int, PreTrainedTokenizerFast], S]
     """(preprocess parameters, split -> rows, longest window of the model, tokenizer) -> state."""
 
-    derived: Callable[[Any, Any, Mapping[str, list[Row]]], list[str]]
+    derived: Callable[[Params, S, Mapping[str, list[Row]]], list[str]]
     """(preprocess parameters, state, split -> rows) -> a line for what `fit` found in the data or changed."""
 
-    state: Callable[..., Any]
-    """(**stored) -> state, from what preprocess.json or config.json holds."""
-
-    inference_params: tuple[str, ...]
-    """Fields of the state that a request to the served model, or the evaluation component, may override."""
-
-    encode: Callable[[Sequence[Row], Any, Any], Columns]
+    encode: Callable[[Rows, PreTrainedTokenizerFast, S], Columns]
     """(rows, tokenizer, state) -> one column per model input, plus what decoding needs; a "row" column says whose."""
 
-    label: Callable[[Sequence[Row], Columns, Any], tuple[Columns, set[int]]]
+    label: Callable[[Rows, Columns, S], tuple[Columns, set[int]]]
     """(rows with gold, encoded, state) -> the columns of labels, and the rows that training can't learn from."""
 
     unlearnable: str
@@ -144,55 +107,85 @@ class Task:
     """What becomes of a row without any window that is not for training."""
 
     decode_columns: frozenset[str]
-    """Columns that only `reduce` reads; training windows go without."""
+    """Columns that only decoding reads; training windows go without."""
 
-    padding: Callable[[Any], dict[str, int]]
+    padding: Callable[[PreTrainedTokenizerFast], dict[str, int]]
     """(tokenizer) -> value that fills each column of lists."""
 
-    model_inputs: frozenset[str]
+    kinds: Callable[[Row], Collection[str]]
+    """(row) -> the kinds of rows that it is one of: the proof of a saved model covers each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(Generic[S]):
+    """The class that is finetuned, and its head."""
+
+    auto_model: Any
+    """The transformers auto class that finetuning loads."""
+
+    families: Mapping[type[PreTrainedConfig], type[PreTrainedModel]]
+    """Config classes -> model classes that have the head."""
+
+    inputs: frozenset[str]
     """Columns that may go into the model's forward."""
+
+    head_config: Callable[[S | None], Json]
+    """(state or None) -> the values of config.json that shape the head; none where only the data can tell."""
+
+    adopt: Callable[[S, PreTrainedConfig], S]
+    """(state, config of a model that wasn't finetuned here) -> the state with what that config knows better."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """What training minimises: the sum of the losses of all items of a step, divided by their number."""
 
     labels: frozenset[str]
     """Columns of labels; a batch without them has no loss."""
 
-    loss: Callable[[Any, Batch], Any]
+    loss: Callable[[ModelOutput, Batch], torch.Tensor]
     """(outputs, batch) -> (B,) fp32: the loss of each window, summed over its items."""
 
-    items: Callable[[Batch], Any]
-    """(batch) -> (B,): how many items each window's loss is the sum of. The training loss is the mean over items."""
+    items: Callable[[Batch], torch.Tensor]
+    """(batch) -> (B,): how many items each window's loss is the sum of."""
 
-    reduce: Callable[[Any, Batch, Any], Reduced]
-    """(outputs, batch, state) -> small tensors on the device, B first; negative where a second dimension is padded."""
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding(Generic[S]):
+    """Reduced results -> predictions. The one decoder of training, evaluation and serving."""
 
     compact: Callable[[Reduced], Reduced]
     """(reduced as NumPy arrays) -> the same without padding."""
 
-    keep_batches: Callable[[Any], int]
-    """(finetune or evaluation parameters) -> batches whose reduced outputs move to the CPU together."""
+    keep_batches: Callable[[Params], int]
+    """(finetune or evaluation parameters) -> batches whose reduced results move to the CPU together."""
 
-    decode: Callable[[Reduced, Sequence[Row], Any], list[Prediction]]
-    """(compact reduced, rows, state) -> one prediction for each row. {} stands for no window at all."""
+    decode: Callable[[Reduced, Rows, S], list[Prediction]]
+    """(compact reduced, rows, state) -> one prediction for each row, the empty one for a row without a window."""
 
-    gold: str
-    """What annotators give to a row, in the plural."""
-
-    has_gold: Callable[[Row], bool]
-
-    refuse: Callable[[Sequence[Row], Any], None]
-    """(rows to score, state) -> nothing. Raises DataError for gold that can't be compared with what is predicted."""
-
-    metrics: Callable[[Sequence[Prediction], Sequence[Row], Any], dict[str, float]]
-
-    breakdown: Callable[[Sequence[Prediction], Sequence[Row], Any], Breakdown]
-    """(predictions, rows, state) -> the metrics of each class."""
-
-    for_metrics: Callable[[Prediction], Prediction]
-    """What `metrics` and `breakdown` read of a prediction: all that evaluation keeps of it."""
-
-    calibrate: Callable[[dict[str, float], Any], Any]
+    calibrate: Callable[[dict[str, float], S], S]
     """(metrics of the best model on validation, state) -> the state to decode with from then on."""
 
-    head_metric: Callable[[Any], str]
+    request_fields: tuple[str, ...]
+    """Fields of the state that a request to the served model, or the evaluation component, may override."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring(Generic[S]):
+    """Predictions and gold -> numbers."""
+
+    refuse: Callable[[Rows, S], None]
+    """(rows to score, state) -> nothing. Raises DataError for gold that can't be compared with what is predicted."""
+
+    metrics: Callable[[Sequence[Prediction], Rows, S], dict[str, float]]
+
+    breakdown: Callable[[Sequence[Prediction], Rows, S], Breakdown]
+    """(predictions, rows, state) -> the metrics of each class."""
+
+    needed: Callable[[Prediction], Prediction]
+    """What `metrics` and `breakdown` read of a prediction: all that evaluation keeps of it."""
+
+    main_metric: Callable[[S], str]
     """(state) -> the metric to show first."""
 
     hub_metrics: dict[str, str]
@@ -201,11 +194,83 @@ class Task:
     full_score: float
     """The highest value of these metrics."""
 
-    examine: Callable[[Prediction, Row, Any], Examined]
+
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """What the MLflow model takes and gives."""
+
+    inputs: dict[str, Json]
+    """Input columns -> types as in MLflow's JSON."""
+
+    outputs: dict[str, Json]
+    """Output columns -> types as in MLflow's JSON."""
+
+    example: Row
+    """One record of the input columns."""
+
+    accepts: Callable[[object], bool]
+    """Whether a value may stand in an input column."""
+
+    accepted: str
+    """Which values those are."""
+
+    rows: Callable[[Sequence[Row]], list[Row]]
+    """(records of the input columns) -> rows."""
+
+    request: Callable[[Row], Json]
+    """A row as a record of the input columns."""
+
+    present: Callable[[Prediction], Json]
+    """One prediction as a record of the output columns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(Generic[S]):
+    """How a prediction is shown."""
+
+    examine: Callable[[Prediction, Row, S], Examined]
     """(prediction, row, state) -> what the report shows of a prediction."""
 
     show: Callable[[Prediction, Row], str]
     """One prediction, marked in its text, for a terminal."""
 
-    served: Served
-    card: Card
+
+@dataclass(frozen=True, kw_only=True)
+class Card(Generic[S]):
+    """What the model card says of the task."""
+
+    pipeline_tag: str
+    """The hub's name of the task."""
+
+    usage: str
+    """Lines of Python that use `model` and `tokenizer`."""
+
+    limits: Callable[[S], list[str]]
+    """(state) -> what the model can't do, a sentence each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(Generic[S]):
+    """One task, generic in its State."""
+
+    name: str
+
+    state: Callable[..., S]
+    """(**stored) -> state, from what preprocess.json or config.json holds."""
+
+    data: Data[S]
+    model: Model[S]
+    objective: Objective
+
+    answer: Answer[S]
+    """(model, batch, state) -> the reduced results of a batch: small tensors on the device, B first, negative where a
+    second dimension is padded; with the loss and the items of each window where the batch has labels.
+
+    Evaluation during training, the evaluation component and the served model all call it. A task whose model reads
+    makes it by `answering.by_forward`; one whose model writes calls `model.generate` here, and nothing else differs."""
+
+    decoding: Decoding[S]
+    scoring: Scoring[S]
+    serving: Serving
+    report: Report[S]
+    card: Card[S]

@@ -25,7 +25,7 @@ from finetune.models.loading import load_model, store_state
 from finetune.models.tokenizers import load_tokenizer
 from finetune.params.finetune import FinetuneParams
 from finetune.params.provenance import Derived, write_resolved
-from finetune.tasks.task import Task
+from finetune.tasks.task import State, Task
 from finetune.training import arguments, checkpoints, gathering, resume
 from finetune.training.batch_search import batch_that_fits
 from finetune.training.schedule import Schedule, schedule, with_smaller_batch
@@ -50,7 +50,7 @@ def train(
     params: FinetuneParams,
     given: list[Derived],
     deepspeed: dict[str, Any] | None,
-    task: Task,
+    task: Task[State],
     preprocessed: Preprocessed,
     checkpoint: Path | None,
 ) -> tuple[Attempt, dict[str, float]]:
@@ -85,13 +85,13 @@ def train(
             checkpoints.discard(params.pytorch_model_folder)
 
 
-def probed(params: FinetuneParams, task: Task, preprocessed: Preprocessed, train: Any) -> FinetuneParams:
+def probed(params: FinetuneParams, task: Task[State], preprocessed: Preprocessed, train: Any) -> FinetuneParams:
     """Several processes, or an engine, can't begin again where one has run out of memory: the batch is found before."""
     state = task.state(**preprocessed.state)
     tokenizer = load_tokenizer(Preprocessed.tokenizer_folder(params.preprocess_output), task)
 
     fresh = partial(fresh_model, task=task, state=state)
-    return batch_that_fits(params, fresh, train, task, task.padding(tokenizer))
+    return batch_that_fits(params, fresh, train, task, task.data.padding(tokenizer))
 
 
 def next_try(tried: FinetuneParams, checkpoint: Path | None, error: Exception) -> FinetuneParams:
@@ -135,7 +135,7 @@ def build(
     wanted: FinetuneParams,
     given: list[Derived],
     deepspeed: dict[str, Any] | None,
-    task: Task,
+    task: Task[State],
     preprocessed: Preprocessed,
     data: dict[str, Any],
 ) -> Attempt:
@@ -160,18 +160,18 @@ def build(
         validation_rows=read_rows(Preprocessed.rows_file(params.preprocess_output, "validation")),
         tokenizer=load_tokenizer(Preprocessed.tokenizer_folder(params.preprocess_output), task),
         steps=steps,
-        keep_batches=task.keep_batches(params),
+        keep_batches=task.decoding.keep_batches(params),
         save_steps=params.save_steps,
         save_total_limit=params.save_total_limit,
         marker=resume.Marker.of(params, wanted, steps, len(data["train"]), gathering.cut(params, deepspeed)),
         throughput_warmup_steps=params.throughput_warmup_steps,
-        callbacks=arguments.callbacks(params, task.head_metric(state)),
+        callbacks=arguments.callbacks(params, task.scoring.main_metric(state)),
     )
     derived = [*given, *arguments.derived(params, wanted, steps, attention, "optimizer" in (deepspeed or {}))]
     return Attempt(params, wanted, steps, trainer, partial(fresh_model, params, task, state), adapted.restore, derived)
 
 
-def adapted_model(params: FinetuneParams, task: Task, state: Any) -> tuple[adaptations.Adapted, list[str]]:
+def adapted_model(params: FinetuneParams, task: Task[State], state: State) -> tuple[adaptations.Adapted, list[str]]:
     """The imported model with the task's head, adapted. -> what to say of it, too. Raises: ModelError."""
     source = SelectedModel.model_folder(params.model_selector_output)
     model, new = load_model(source, task, state, params.ignore_mismatched_sizes, params.attn_implementation)
@@ -183,7 +183,7 @@ def adapted_model(params: FinetuneParams, task: Task, state: Any) -> tuple[adapt
     return adapted, [*lines, *adapted.said]
 
 
-def fresh_model(params: FinetuneParams, task: Task, state: Any) -> Any:
+def fresh_model(params: FinetuneParams, task: Task[State], state: State) -> Any:
     """The adapted model as it is before training."""
     return adapted_model(params, task, state)[0].model
 

@@ -13,9 +13,10 @@ from finetune.core.memory import out_of_memory, return_freed_memory
 from finetune.data.batches import as_windows, collate
 from finetune.data.sampler import window_lengths
 from finetune.distributed.process_group import any_of
-from finetune.models.prediction import autocast_for, forward
+from finetune.models.prediction import autocast_for
 from finetune.params.finetune import FinetuneParams
-from finetune.tasks.task import Task
+from finetune.tasks.answering import forward
+from finetune.tasks.task import State, Task
 from finetune.training.schedule import with_smaller_batch
 
 # Bytes for each trained weight besides itself and its gradient: AdamW's two averages, and DDP's copy of the gradients
@@ -27,7 +28,7 @@ def batch_that_fits(
     params: FinetuneParams,
     model_for: Callable[[FinetuneParams], Any],
     windows: Any,
-    task: Task,
+    task: Task[State],
     padding: dict[str, int],
 ) -> FinetuneParams:
     """With a batch whose longest windows fit on every process. Raises: ModelError if not even one does."""
@@ -44,7 +45,7 @@ def batch_that_fits(
         say(f"out of memory with {size} windows at a time; trying {params.per_device_train_batch_size}")
 
 
-def fits(model: Any, batch: dict[str, torch.Tensor], task: Task, precision: str) -> bool:
+def fits(model: Any, batch: dict[str, torch.Tensor], task: Task[State], precision: str) -> bool:
     """Whether this process can go forward and backward, with room for what a step keeps besides."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -53,8 +54,8 @@ def fits(model: Any, batch: dict[str, torch.Tensor], task: Task, precision: str)
         room = torch.empty(STATES * trained, dtype=torch.uint8, device=device)
         here = {name: tensor.to(device) for name, tensor in batch.items()}
         with autocast_for("32" if precision == "32" else "bf16", device)():
-            loss = task.loss(forward(model, here, task), here).sum()
-        loss.backward()
+            loss = task.objective.loss(forward(model, here, task.model.inputs), here).sum()
+        loss.backward()  # type: ignore[no-untyped-call]
         del room, loss
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):

@@ -20,8 +20,9 @@ from finetune.data.sampler import LengthGroupedSampler, by_length, window_length
 from finetune.data.tables import Row
 from finetune.distributed import process_group
 from finetune.distributed.preemption import deaf_to_sigterm
-from finetune.models.prediction import forward, predict
-from finetune.tasks.task import Task
+from finetune.models.prediction import predict
+from finetune.tasks.answering import forward
+from finetune.tasks.task import State, Task
 from finetune.training import checkpoints
 from finetune.training.callbacks import ReturnMemory, SaveEvery, StopTogether
 from finetune.training.checkpoints import STATE
@@ -49,8 +50,8 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
         *,
         model: Any,
         args: Any,
-        task: Task,
-        state: Any,
+        task: Task[State],
+        state: State,
         train: Dataset,
         validation: Dataset,
         validation_rows: list[Row],
@@ -68,7 +69,7 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
             args=args,
             train_dataset=train,
             eval_dataset=validation,
-            data_collator=partial(collate, padding=task.padding(tokenizer)),
+            data_collator=partial(collate, padding=task.data.padding(tokenizer)),
             processing_class=tokenizer,
             callbacks=callbacks,
         )
@@ -94,14 +95,14 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
         self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The share of this batch in the mean over the items of the step."""
-        outputs = forward(model, inputs, self.task)
+        outputs = forward(model, inputs, self.task.model.inputs)
         self.throughput.count(inputs)
         # DDP averages gradients over processes: multiplied here, the average is the sum.
-        loss = self.task.loss(outputs, inputs).sum() * self.accelerator.num_processes / num_items_in_batch
+        loss = self.task.objective.loss(outputs, inputs).sum() * self.accelerator.num_processes / num_items_in_batch
         return (loss, outputs) if return_outputs else loss
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> torch.Tensor:
-        items = sum((self.task.items(batch).sum() for batch in batch_samples), torch.tensor(0)).to(device)
+        items = sum((self.task.objective.items(batch).sum() for batch in batch_samples), torch.tensor(0)).to(device)
         total: torch.Tensor = self.accelerator.gather(items).sum()
         return total
 
@@ -202,8 +203,9 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
             raise ModelError(
                 Fault("memory runs out in evaluation", fix=f"--per_device_eval_batch_size {smaller}")
             ) from None
-        predictions = self.task.decode(reduced, self.validation_rows, self.task_state)
-        scores: dict[str, Any] = {"loss": loss, **self.task.metrics(predictions, self.validation_rows, self.task_state)}
+        predictions = self.task.decoding.decode(reduced, self.validation_rows, self.task_state)
+        measured = self.task.scoring.metrics(predictions, self.validation_rows, self.task_state)
+        scores: dict[str, Any] = {"loss": loss, **measured}
         seconds = time.perf_counter() - started
         self.throughput.evaluation_seconds += seconds
         scores |= {"runtime": seconds, "samples_per_second": len(self.validation_rows) / seconds}
@@ -219,8 +221,8 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
         batch = self.data_collator(as_windows(self.eval_dataset[:SAMPLE]))
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         model.eval()
-        loss = self.task.loss(forward(model, batch, self.task), batch).sum() / self.task.items(batch).sum()
-        return float(loss)
+        objective, outputs = self.task.objective, forward(model, batch, self.task.model.inputs)
+        return float(objective.loss(outputs, batch).sum() / objective.items(batch).sum())
 
     def _gather(self, reduced: Any) -> Any:
         """Of all processes, whose batches may be of different lengths."""

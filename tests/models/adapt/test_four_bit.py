@@ -74,7 +74,7 @@ def test_the_frozen_layers_are_in_4_bits_and_come_back(family: str, tmp_path: Pa
     assert len(packed) == LAYERS.get(family, len(packed)) > 0
     assert all(m.weight.dtype == torch.uint8 for m in packed)
     assert 2 * sum(m.weight.numel() for m in packed) == sum(m.imported[0].weight.numel() for m in packed)
-    theirs = TASK.auto_model.from_pretrained(tmp_path, dtype=torch.float32, quantization_config=as_they_do)
+    theirs = TASK.model.auto_model.from_pretrained(tmp_path, dtype=torch.float32, quantization_config=as_they_do)
     theirs.load_state_dict({name: before[name] for name in head}, strict=False)
     assert torch.allclose(logits(quantised), logits(theirs), atol=1e-5)
     assert not torch.equal(logits(quantised), exact)
@@ -115,7 +115,7 @@ def check_metrics(prepared: Path, folder: Path) -> None:
     assert trained is not None and state is not None
     windows = load_from_disk(Preprocessed.windows_folder(prepared / "data", "validation")).with_format("numpy")[:]
     tokenizer = load_tokenizer(folder, TASK)
-    batches = batches_by_length(as_windows(windows), 16, TASK.padding(tokenizer), "cpu")
+    batches = batches_by_length(as_windows(windows), 16, TASK.data.padding(tokenizer), "cpu")
     model, _ = load_model(folder, TASK, state)
     _, loss = predict(model, batches, TASK, state, 1)
     assert trained.validation["loss"] == pytest.approx(loss, abs=1e-5)

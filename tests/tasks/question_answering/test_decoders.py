@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from finetune.models.loading import load_model
-from finetune.models.prediction import forward, predict_rows
+from finetune.models.prediction import predict_rows
 from finetune.models.tokenizers import load_tokenizer
+from finetune.tasks.answering import forward
 from finetune.tasks.question_answering import TASK
 from finetune.tasks.question_answering import windows as qa_windows
 from tests.families import build_family
@@ -54,7 +55,7 @@ def test_the_closing_token_changes_no_other_logit(family: str, tmp_path: Path) -
     with torch.no_grad():
         without = model(**plain).start_logits[0]
         batch = {name: torch.tensor(columns[name]) for name in ("input_ids", "attention_mask")}
-        with_it = forward(model, batch, TASK).start_logits[0]
+        with_it = forward(model, batch, TASK.model.inputs).start_logits[0]
     assert torch.allclose(with_it[:-1], without, atol=1e-5)
 
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune.data.batches import as_windows, batches_by_length, collate
-from finetune.models.prediction import forward, predict, predict_rows
+from finetune.models.prediction import predict, predict_rows
+from finetune.tasks.answering import forward
 from finetune.tasks.question_answering import TASK
 from finetune.tasks.question_answering import rows as qa_rows
 from finetune.tasks.question_answering import spans as qa_spans
@@ -26,7 +27,7 @@ def test_loss_does_not_see_padding(tokenizer: Any) -> None:
 
     def losses(*chosen: dict[str, Any]) -> torch.Tensor:
         batch = collate(chosen, padding)
-        return qa_spans.loss(forward(model, batch, TASK), batch)
+        return qa_spans.loss(forward(model, batch, TASK.model.inputs), batch)
 
     alone = torch.cat([losses(window) for window in windows])
     torch.testing.assert_close(losses(*windows), alone, atol=1e-5, rtol=1e-5)
@@ -202,7 +203,9 @@ def test_predict_gives_loss_only_with_labels(tokenizer: Any) -> None:
     windows = as_windows(columns | qa_windows.label(rows, columns, state())[0])
     batches = list(batches_by_length(windows, 2, qa_windows.padding(tokenizer), "cpu"))
     reduced, loss = predict(model, batches, TASK, state(), keep_batches=1)
-    assert loss == pytest.approx(qa_spans.loss(forward(model, batches[0], TASK), batches[0]).mean().item(), abs=1e-5)
+    assert loss == pytest.approx(
+        qa_spans.loss(forward(model, batches[0], TASK.model.inputs), batches[0]).mean().item(), abs=1e-5
+    )
     assert reduced["row"].tolist() == [0, 1, 2]
     assert predict(model, list(batches_by_length(as_windows(columns), 2, {}, "cpu")), TASK, state(), 1)[1] is None
 

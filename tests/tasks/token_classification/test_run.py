@@ -57,7 +57,7 @@ def test_metrics_of_the_component_are_those_of_seqeval(trained: Path, prepared_t
 
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     shown = re.sub(r"\s+", " ", " ".join(Page(html).within("td")))
-    assert f"all 40 {' '.join(f'{100 * metrics[name]:.2f}' for name in TASK.hub_metrics)}" in shown
+    assert f"all 40 {' '.join(f'{100 * metrics[name]:.2f}' for name in TASK.scoring.hub_metrics)}" in shown
     for kind, line in metrics["classes"].items():
         numbers = [f"{100 * line[name]:.2f}" for name in ("precision", "recall", "f1")]
         assert f"{kind} {' '.join(numbers)} {line['support']}" in shown

@@ -205,7 +205,7 @@ def test_confusion_is_between_types() -> None:
 def test_head_metric_of_entities_and_of_other_tags() -> None:
     from finetune.tasks.token_classification import TASK
 
-    assert (TASK.head_metric(state()), TASK.head_metric(state(scheme=""))) == ("f1", "accuracy")
+    assert (TASK.scoring.main_metric(state()), TASK.scoring.main_metric(state(scheme=""))) == ("f1", "accuracy")
 
 
 def test_examine_entities() -> None:

@@ -173,11 +173,11 @@ def test_six_thousand_words_get_six_thousand_tags(tokenizer: Any) -> None:
 
 
 def test_class_names_in_the_config() -> None:
-    assert tc_windows.head(state()) == {
+    assert tc_windows.head_config(state()) == {
         "id2label": {0: "B-PER", 1: "I-PER", 2: "O"},
         "label2id": {"B-PER": 0, "I-PER": 1, "O": 2},
     }
-    assert tc_windows.head(None) == {}
+    assert tc_windows.head_config(None) == {}
 
 
 def test_a_model_from_elsewhere_brings_its_class_names() -> None:
@@ -203,7 +203,7 @@ def test_gold_that_means_nothing_to_the_model_is_refused() -> None:
 
 
 def test_rows_of_the_same_words_stay_on_one_side() -> None:
-    assert TASK.group(row("a", "b")) == TASK.group({**row("a", "b"), "id": "other"}) == "a b"
+    assert TASK.data.group(row("a", "b")) == TASK.data.group({**row("a", "b"), "id": "other"}) == "a b"
 
 
 def test_words_of_qwen_are_read_as_inside_a_text(tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
 from transformers import MODEL_FOR_QUESTION_ANSWERING_MAPPING, AutoModelForQuestionAnswering
 
+from finetune.tasks.answering import by_forward
 from finetune.tasks.question_answering import rows, spans, windows
-from finetune.tasks.task import Breakdown, Card, Served, Task
+from finetune.tasks.task import Breakdown, Card, Data, Decoding, Model, Objective, Report, Scoring, Serving, Task
 
 USAGE = """\
 inputs = tokenizer("Who wrote the report?", "The report was written by Ada Lovelace in 1843.", return_tensors="pt")
@@ -12,47 +13,55 @@ start, end = outputs.start_logits.argmax(), outputs.end_logits.argmax()
 print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))
 """
 
+INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids"})
+OBJECTIVE = Objective(labels=frozenset({"start_positions", "end_positions"}), loss=spans.loss, items=spans.items)
+
 TASK = Task(
     name="question_answering",
-    auto_model=AutoModelForQuestionAnswering,
-    families=MODEL_FOR_QUESTION_ANSWERING_MAPPING,
-    head=lambda _state: {"num_labels": 2},
-    adopt=lambda state, _config: state,
-    pretokenized=False,
-    validate=rows.validate,
-    group=lambda row: row["context"],
-    grouped_by="context",
-    fit=windows.fit,
-    derived=windows.derived,
     state=windows.State,
-    inference_params=("null_threshold",),
-    encode=windows.encode,
-    label=windows.label,
-    decode_columns=frozenset({"row", "null_position", "offset_start", "offset_end"}),
-    model_inputs=frozenset({"input_ids", "attention_mask", "token_type_ids"}),
-    labels=frozenset({"start_positions", "end_positions"}),
-    unlearnable="the question is too long for a window, or no window holds the whole answer",
-    windowless="gives no window, so its prediction is empty",
-    padding=windows.padding,
-    items=spans.items,
-    loss=spans.loss,
-    reduce=spans.reduce,
-    compact=lambda reduced: reduced,
-    keep_batches=lambda params: params.eval_accumulation_steps,
-    decode=spans.decode,
-    gold="answers",
-    has_gold=rows.has_gold,
-    refuse=lambda _rows, _state: None,
-    metrics=spans.metrics,
-    breakdown=lambda _predictions, _rows, _state: Breakdown(),
-    for_metrics=lambda prediction: {key: prediction[key] for key in ("text", "span_text", "null_score")},
-    calibrate=spans.calibrate,
-    head_metric=lambda _state: "f1",
-    hub_metrics={"exact": "exact_match", "f1": "f1"},
-    full_score=100.0,
-    examine=spans.examine,
-    show=spans.show,
-    served=Served(
+    data=Data(
+        validate=rows.validate,
+        group=lambda row: str(row["context"]),
+        grouped_by="context",
+        gold="answers",
+        has_gold=rows.has_gold,
+        pretokenized=False,
+        fit=windows.fit,
+        derived=windows.derived,
+        encode=windows.encode,
+        label=windows.label,
+        unlearnable="the question is too long for a window, or no window holds the whole answer",
+        windowless="gives no window, so its prediction is empty",
+        decode_columns=frozenset({"row", "null_position", "offset_start", "offset_end"}),
+        padding=windows.padding,
+        kinds=rows.kinds,
+    ),
+    model=Model(
+        auto_model=AutoModelForQuestionAnswering,
+        families=MODEL_FOR_QUESTION_ANSWERING_MAPPING,
+        inputs=INPUTS,
+        head_config=lambda _state: {"num_labels": 2},
+        adopt=lambda state, _config: state,
+    ),
+    objective=OBJECTIVE,
+    answer=by_forward(INPUTS, OBJECTIVE, spans.reduce),
+    decoding=Decoding(
+        compact=lambda reduced: reduced,
+        keep_batches=lambda params: int(params.eval_accumulation_steps),
+        decode=spans.decode,
+        calibrate=spans.calibrate,
+        request_fields=("null_threshold",),
+    ),
+    scoring=Scoring(
+        refuse=lambda _rows, _state: None,
+        metrics=spans.metrics,
+        breakdown=lambda _predictions, _rows, _state: Breakdown(),
+        needed=lambda prediction: {key: prediction[key] for key in ("text", "span_text", "null_score")},
+        main_metric=lambda _state: "f1",
+        hub_metrics={"exact": "exact_match", "f1": "f1"},
+        full_score=100.0,
+    ),
+    serving=Serving(
         inputs={"question": {"type": "string"}, "context": {"type": "string"}},
         outputs={
             "answer": {"type": "string"},
@@ -67,5 +76,6 @@ TASK = Task(
         request=lambda row: {"question": row["question"], "context": row["context"]},
         present=spans.present,
     ),
+    report=Report(examine=spans.examine, show=spans.show),
     card=Card(pipeline_tag="question-answering", usage=USAGE, limits=spans.limits),
 )

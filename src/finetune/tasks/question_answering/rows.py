@@ -118,6 +118,11 @@ def has_gold(row: Row) -> bool:
     return row["answers"] is not None
 
 
+def kinds(row: Row) -> set[str]:
+    """Return whether the row has an answer, as the kind of row that it is."""
+    return {"answerable" if row["answers"] and row["answers"]["text"] else "unanswerable"}
+
+
 def serve(records: Sequence[Row]) -> list[Row]:
     """Rows without answers."""
     return [

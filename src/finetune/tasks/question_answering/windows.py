@@ -9,19 +9,18 @@ import numpy as np
 from finetune.data.batches import Columns
 from finetune.data.tables import Row
 from finetune.params.datapreprocess import QuestionAnsweringPreprocessParams
+from finetune.tasks import task
 from finetune.tasks.tokenizers import closing_token
 from finetune.tasks.windowing import fitting_stride, stride_lines, window_length
 
 NO_SPAN = -1  # offsets of tokens outside the context, and start and end of a withheld answer
 
 
-@dataclass(frozen=True)
-class State:
-    """What encoding and decoding need. Travels in preprocess.json and in the model's config.json."""
+@dataclass(frozen=True, kw_only=True)
+class State(task.State):
+    """What encoding and decoding need."""
 
-    max_seq_length: int
     doc_stride: int
-    pad_to_max_length: bool
     n_best_size: int
     max_answer_length_in_tokens: int
     no_answer: bool  # training rows hold questions without an answer

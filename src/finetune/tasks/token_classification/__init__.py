@@ -2,7 +2,8 @@
 
 from transformers import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING, AutoModelForTokenClassification
 
-from finetune.tasks.task import Card, Served, Task
+from finetune.tasks.answering import by_forward
+from finetune.tasks.task import Card, Data, Decoding, Model, Objective, Report, Scoring, Serving, Task
 from finetune.tasks.token_classification import heads, rows, tags, windows
 
 heads.register()
@@ -18,47 +19,55 @@ for token, word in enumerate(inputs.word_ids(0)):
 
 WORDS, NUMBERS = {"type": "array", "items": {"type": "string"}}, {"type": "array", "items": {"type": "double"}}
 
+INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids"})
+OBJECTIVE = Objective(labels=frozenset({"labels"}), loss=tags.loss, items=tags.items)
+
 TASK = Task(
     name="token_classification",
-    auto_model=AutoModelForTokenClassification,
-    families=MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
-    head=windows.head,
-    adopt=windows.adopt,
-    pretokenized=True,
-    validate=rows.validate,
-    group=lambda row: " ".join(row["tokens"]),
-    grouped_by="sentence",
-    fit=windows.fit,
-    derived=windows.derived,
     state=windows.State,
-    inference_params=(),
-    encode=windows.encode,
-    label=windows.label,
-    decode_columns=frozenset({"row", "word"}),
-    model_inputs=frozenset({"input_ids", "attention_mask", "token_type_ids"}),
-    labels=frozenset({"labels"}),
-    unlearnable="none of its words gives a token",
-    windowless="none of its words gives a token, so all get the tag of such words",
-    padding=windows.padding,
-    items=tags.items,
-    loss=tags.loss,
-    reduce=tags.reduce,
-    compact=tags.compact,
-    keep_batches=lambda _params: 1,
-    decode=tags.decode,
-    gold="tags",
-    has_gold=rows.has_gold,
-    refuse=windows.refuse,
-    metrics=tags.metrics,
-    breakdown=tags.breakdown,
-    for_metrics=lambda prediction: {"tags": prediction["tags"]},
-    calibrate=lambda _metrics, state: state,
-    head_metric=lambda state: "f1" if state.scheme else "accuracy",
-    hub_metrics={"f1": "f1", "precision": "precision", "recall": "recall", "accuracy": "accuracy"},
-    full_score=1.0,
-    examine=tags.examine,
-    show=tags.show,
-    served=Served(
+    data=Data(
+        validate=rows.validate,
+        group=lambda row: " ".join(row["tokens"]),
+        grouped_by="sentence",
+        gold="tags",
+        has_gold=rows.has_gold,
+        pretokenized=True,
+        fit=windows.fit,
+        derived=windows.derived,
+        encode=windows.encode,
+        label=windows.label,
+        unlearnable="none of its words gives a token",
+        windowless="none of its words gives a token, so all get the tag of such words",
+        decode_columns=frozenset({"row", "word"}),
+        padding=windows.padding,
+        kinds=rows.kinds,
+    ),
+    model=Model(
+        auto_model=AutoModelForTokenClassification,
+        families=MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
+        inputs=INPUTS,
+        head_config=windows.head_config,
+        adopt=windows.adopt,
+    ),
+    objective=OBJECTIVE,
+    answer=by_forward(INPUTS, OBJECTIVE, tags.reduce),
+    decoding=Decoding(
+        compact=tags.compact,
+        keep_batches=lambda _params: 1,
+        decode=tags.decode,
+        calibrate=lambda _metrics, state: state,
+        request_fields=(),
+    ),
+    scoring=Scoring(
+        refuse=windows.refuse,
+        metrics=tags.metrics,
+        breakdown=tags.breakdown,
+        needed=lambda prediction: {"tags": prediction["tags"]},
+        main_metric=lambda state: "f1" if state.scheme else "accuracy",
+        hub_metrics={"f1": "f1", "precision": "precision", "recall": "recall", "accuracy": "accuracy"},
+        full_score=1.0,
+    ),
+    serving=Serving(
         inputs={"input_string": {"type": "any"}},
         outputs={
             "words": WORDS,
@@ -74,5 +83,6 @@ TASK = Task(
         request=lambda row: {"input_string": row["tokens"]},
         present=tags.present,
     ),
+    report=Report(examine=tags.examine, show=tags.show),
     card=Card(pipeline_tag="token-classification", usage=USAGE, limits=tags.limits),
 )

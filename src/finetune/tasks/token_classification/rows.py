@@ -96,6 +96,11 @@ def has_gold(row: Row) -> bool:
     return row["tags"] is not None
 
 
+def kinds(row: Row) -> set[str]:
+    """Return the tags of the row: it is a row of each."""
+    return set(row["tags"] or ())
+
+
 def serve(records: Sequence[Row]) -> list[Row]:
     """Rows without tags, of text that is cut into words or of words."""
     rows = []

@@ -13,6 +13,7 @@ from finetune.data.batches import Columns
 from finetune.data.folders import SPLITS
 from finetune.data.tables import Row
 from finetune.params.datapreprocess import TokenClassificationPreprocessParams
+from finetune.tasks import task
 from finetune.tasks.token_classification.schemes import OUTSIDE, detect, possible, strangers
 from finetune.tasks.tokenizers import before_words
 from finetune.tasks.windowing import fitting_stride, stride_lines, window_length
@@ -21,13 +22,11 @@ NO_WORD = -1  # of tokens that stand for no word in their window
 IGNORED = -100  # label of such tokens
 
 
-@dataclass(frozen=True)
-class State:
-    """What encoding and decoding need. Travels in preprocess.json and in the model's config.json."""
+@dataclass(frozen=True, kw_only=True)
+class State(task.State):
+    """What encoding and decoding need."""
 
-    max_seq_length: int
     doc_stride: int
-    pad_to_max_length: bool
     labels: list[str]  # the class names; a label id is a place in it
     scheme: str  # how tags mark entities, "" if they don't: see schemes.py
     wordless: str  # tag of a word that gives no token
@@ -69,7 +68,7 @@ def derived(params: TokenClassificationPreprocessParams, state: State, splits: M
     return lines
 
 
-def head(state: State | None) -> dict[str, Any]:
+def head_config(state: State | None) -> dict[str, Any]:
     """The class names as config.json has them; a model that is only imported keeps its own."""
     if state is None:
         return {}
