@@ -83,7 +83,7 @@ def test_both_folders_are_documented(made: str, prepared: Path, request: pytest.
     libraries = [ModelCard.load(output / f / "README.md").data.library_name for f in ("pytorch", MLFLOW_WEIGHTS)]
     assert libraries == ["peft" if made == "unmerged" else "transformers", "transformers"]
     for template in ("report.html.j2", "card.md.j2"):
-        assert (output / "mlflow" / "code" / "finetune" / template).is_file()
+        assert (output / "mlflow" / "code" / "finetune" / "results" / template).is_file()
 
 
 @pytest.mark.slow
