@@ -13,7 +13,7 @@ from finetune import __version__
 from finetune.cli import parse_task
 from finetune.core.console import quiet_libraries, say, start
 from finetune.core.errors import Fault, HandoffError
-from finetune.core.launch import found_group_of_one, is_main_process, processes, settle
+from finetune.core.launch import adopt_launcher, found_group_of_one, is_main_process, world_size
 from finetune.core.memory import keep_freed_memory
 from finetune.core.process import run_main
 from finetune.data.folders import Preprocessed, SelectedModel, Trained
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> None:
-    task_name, asked = parse_task(settle(argv), "finetune", "finetune.run")
+    task_name, asked = parse_task(adopt_launcher(argv), "finetune", "finetune.run")
     start("finetune")
-    params, preset = with_preset(asked, processes())
+    params, preset = with_preset(asked, world_size())
     refuse_contradictions(params)
     refuse_unsupported(params)
-    params, deepspeed, of_config = zero_config.settle(params, processes())
+    params, deepspeed, of_config = zero_config.settle(params, world_size())
     if deepspeed:
         found_group_of_one()
     keep_freed_memory()
@@ -59,7 +59,7 @@ def finetune(
     selected = SelectedModel.read(params.model_selector_output, task_name)
     preprocessed = Preprocessed.read(params.preprocess_output, task_name)
     refuse_other_model(selected, preprocessed)
-    steps = schedule(params, preprocessed.splits["train"].windows, processes())
+    steps = schedule(params, preprocessed.splits["train"].windows, world_size())
     for line in (*without_effect(params), *without_effect_here(params, steps)):
         say(f"note: {line}")
 
@@ -72,7 +72,7 @@ def finetune(
     from finetune.training.gathering import whole_model
 
     task = load_task(task_name)
-    refuse_unsupported_here(params, processes())
+    refuse_unsupported_here(params, world_size())
     config = load_config(SelectedModel.model_folder(params.model_selector_output))
     refuse_16_bits(config, params.precision)
     empty = empty_model(config, task, params.attn_implementation)
@@ -106,7 +106,7 @@ def checkpoint_to_resume(params: FinetuneParams) -> Path | None:
         if is_main_process():
             checkpoints.move_aside(folder)
         return None
-    newest: Path | None = process_group.from_main(lambda: checkpoints.newest_whole(folder))
+    newest: Path | None = process_group.broadcast_from_main(lambda: checkpoints.newest_whole(folder))
     nothing = "resume_from_checkpoint is true, but there is no whole checkpoint: starting anew"
     say(f"going on from {newest.name}" if newest else nothing)
     return newest
@@ -131,7 +131,7 @@ def account(
         best_step=trainer.state.best_global_step,
         validation=metrics,
         log=[entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry],
-        device=f"{processes()} x {trainer.args.device.type}",
+        device=f"{world_size()} x {trainer.args.device.type}",
         speed=speed or earlier_speed(params, selected.task),
         splits=preprocessed.splits,
         parameters=non_default(params),

@@ -15,7 +15,7 @@ AZURE = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "10.0
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*NAMES, *launch.OPEN_MPI.values(), "PMIX_NAMESPACE"):
-        monkeypatch.setenv(name, "")  # so that what settle sets is taken back too
+        monkeypatch.setenv(name, "")  # so that what adopt_launcher sets is taken back too
         monkeypatch.delenv(name)
 
 
@@ -31,21 +31,21 @@ def set_mpi(monkeypatch: pytest.MonkeyPatch, job: str = "77", **changed: str) ->
 @pytest.mark.parametrize("at", [0, 2, 4])
 def test_local_rank_of_older_launchers(given: list[str], at: int) -> None:
     words = ["--task", "t", "--seed", "1"]
-    assert launch.settle([*words[:at], *given, *words[at:]]) == words
+    assert launch.adopt_launcher([*words[:at], *given, *words[at:]]) == words
     assert launch.local_rank() == 3
 
 
 def test_the_environment_wins_over_local_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
-    launch.settle(["--local_rank=3"])
+    launch.adopt_launcher(["--local_rank=3"])
     assert launch.local_rank() == 1
 
 
 def test_one_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**AZURE, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
         monkeypatch.setenv(name, value)
-    launch.settle([])
-    assert launch.processes() == 1 and launch.is_main_process() and "LOCAL_RANK" not in os.environ
+    launch.adopt_launcher([])
+    assert launch.world_size() == 1 and launch.is_main_process() and "LOCAL_RANK" not in os.environ
     launch.found_group_of_one()
     assert all(os.environ[name] for name in launch.NEEDED)
 
@@ -54,8 +54,8 @@ def test_azure(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in AZURE.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
-    launch.settle([])
-    assert (launch.rank(), launch.local_rank(), launch.processes()) == (1, 1, 2)
+    launch.adopt_launcher([])
+    assert (launch.rank(), launch.local_rank(), launch.world_size()) == (1, 1, 2)
     assert not launch.is_main_process() and not launch.shares_terminal()
     assert os.environ["OMP_NUM_THREADS"] == "4"
 
@@ -65,36 +65,36 @@ def test_variables_that_are_missing(monkeypatch: pytest.MonkeyPatch, missing: li
     for name in set(AZURE) - set(missing):
         monkeypatch.setenv(name, AZURE[name])
     with pytest.raises(ParameterError, match="not set") as raised:
-        launch.settle([])
+        launch.adopt_launcher([])
     assert ", ".join(missing) in str(raised.value) and "torchrun" in str(raised.value)
 
 
 def test_mpirun_on_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     set_mpi(monkeypatch, RANK="1", WORLD_SIZE="2")
-    launch.settle([])
-    assert (launch.rank(), launch.local_rank(), launch.processes()) == (1, 1, 2)
+    launch.adopt_launcher([])
+    assert (launch.rank(), launch.local_rank(), launch.world_size()) == (1, 1, 2)
     assert os.environ["MASTER_ADDR"] == "127.0.0.1" and launch.shares_terminal()
     port = os.environ["MASTER_PORT"]
     for name in launch.NEEDED:
         monkeypatch.delenv(name)
     set_mpi(monkeypatch, RANK="0", WORLD_SIZE="2")
-    launch.settle([])
+    launch.adopt_launcher([])
     assert os.environ["MASTER_PORT"] == port  # the same for every process of a job
     for name in launch.NEEDED:
         monkeypatch.delenv(name)
     set_mpi(monkeypatch, job="78", RANK="0", WORLD_SIZE="2")
-    launch.settle([])
+    launch.adopt_launcher([])
     assert os.environ["MASTER_PORT"] != port
 
 
 def test_mpirun_on_several_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     set_mpi(monkeypatch)
     with pytest.raises(ParameterError, match="mpirun -x MASTER_ADDR=HOST"):
-        launch.settle([])
+        launch.adopt_launcher([])
     monkeypatch.delenv("RANK")
     monkeypatch.setenv(launch.AZURE_MPI_MASTER, "10.0.0.4:6000")
-    launch.settle([])
-    assert (launch.rank(), launch.processes(), os.environ["MASTER_ADDR"]) == (3, 4, "10.0.0.4")
+    launch.adopt_launcher([])
+    assert (launch.rank(), launch.world_size(), os.environ["MASTER_ADDR"]) == (3, 4, "10.0.0.4")
 
 
 def test_torchrun_under_mpirun(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,5 +102,5 @@ def test_torchrun_under_mpirun(monkeypatch: pytest.MonkeyPatch) -> None:
     set_mpi(monkeypatch)
     for name, value in AZURE.items():
         monkeypatch.setenv(name, value)
-    launch.settle([])
-    assert (launch.rank(), launch.processes()) == (1, 2)
+    launch.adopt_launcher([])
+    assert (launch.rank(), launch.world_size()) == (1, 2)

@@ -98,14 +98,14 @@ import time
 from finetune import run
 from finetune.core import launch, process
 
-settle = launch.settle
+adopt_launcher = launch.adopt_launcher
 
 def later(argv):
-    words = settle(argv)
+    words = adopt_launcher(argv)
     time.sleep(0 if launch.rank() else 2)
     return words
 
-run.settle = later
+run.adopt_launcher = later
 process.run_main(run.main)
 """
 

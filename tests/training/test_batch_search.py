@@ -47,7 +47,7 @@ fits, limits = batch_search.fits, []
 def limited(*arguments):
     in_use = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData"))
     limits.append(in_use * 1024 + int(os.environ["ROOM"]) * 2**20)
-    if launch.rank() == launch.processes() - 1:  # on one process alone
+    if launch.rank() == launch.world_size() - 1:  # on one process alone
         resource.setrlimit(resource.RLIMIT_DATA, (limits[0], -1))
     try:
         return fits(*arguments)

@@ -18,7 +18,7 @@ OPEN_MPI = {
 AZURE_MPI_MASTER = "AZ_BATCH_MASTER_NODE"  # HOST:PORT of the machine of rank 0, in Azure ML's MPI jobs
 
 
-def processes() -> int:
+def world_size() -> int:
     """Processes of this run, one for each device."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
@@ -40,10 +40,10 @@ def is_main_process() -> bool:
 
 def shares_terminal() -> bool:
     """Whether the launcher mixes what all processes print; Azure ML and `finetune pipeline` keep a log for each."""
-    return processes() > 1 and ("TORCHELASTIC_RUN_ID" in os.environ or OPEN_MPI["RANK"] in os.environ)
+    return world_size() > 1 and ("TORCHELASTIC_RUN_ID" in os.environ or OPEN_MPI["RANK"] in os.environ)
 
 
-def settle(argv: Sequence[str]) -> list[str]:
+def adopt_launcher(argv: Sequence[str]) -> list[str]:
     """Let the environment say what PyTorch reads from it, whoever started the process.
 
     -> argv without the --local_rank of older launchers. Raises: ParameterError if variables are missing.
@@ -53,11 +53,11 @@ def settle(argv: Sequence[str]) -> list[str]:
     if os.environ.get("WORLD_SIZE") == "1":  # as Azure ML has it; alone, a process group would only cost time
         for name in GROUP:
             os.environ.pop(name, None)
-    if processes() > 1:
+    if world_size() > 1:
         missing = [name for name in NEEDED if not os.environ.get(name)]
         if missing:
-            what = f"WORLD_SIZE is {processes()}, but {', '.join(missing)} " + ("is" if missing[1:] == [] else "are")
-            fix = f"torchrun --nproc-per-node {processes()} -m finetune.run …, which sets them all"
+            what = f"WORLD_SIZE is {world_size()}, but {', '.join(missing)} " + ("is" if missing[1:] == [] else "are")
+            fix = f"torchrun --nproc-per-node {world_size()} -m finetune.run …, which sets them all"
             raise ParameterError(Fault(f"{what} not set", why="the processes could not find each other", fix=fix))
         _share_cores()
     return words
@@ -65,7 +65,7 @@ def settle(argv: Sequence[str]) -> list[str]:
 
 def found_group_of_one() -> None:
     """For engines that will not run without a process group."""
-    if processes() == 1:
+    if world_size() == 1:
         alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}
         os.environ |= {name: str(value) for name, value in alone.items()}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
@@ -115,5 +115,5 @@ def _adopt_open_mpi() -> None:
 
 def _share_cores() -> None:
     """torchrun gives each process one core if nothing is said; left alone, each would take all of them."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", processes()))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // local)))

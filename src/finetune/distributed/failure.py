@@ -23,7 +23,7 @@ from typing import Any, TextIO
 
 from finetune.core.console import back_to_terminal, log_to
 from finetune.core.errors import Fault, FinetuneError, PeerError, StoppedError, first_line, storage_error
-from finetune.core.launch import is_main_process, local_rank, processes, rank, shares_terminal
+from finetune.core.launch import is_main_process, local_rank, rank, shares_terminal, world_size
 from finetune.distributed.preemption import ignored
 
 HELLO = 10.0  # seconds for a process to say who it is
@@ -44,7 +44,7 @@ class Ending:
 
     def error(self) -> PeerError:
         """What the others leave with."""
-        who = f"process {self.rank} of {processes()}, on {self.host},"
+        who = f"process {self.rank} of {world_size()}, on {self.host},"
         if self.text:
             return PeerError(Fault(f"{who} failed: {self.text}"), code=self.code)
         why = "it was killed from outside, ran out of memory, or its machine is gone"
@@ -66,7 +66,7 @@ class Watch:
         """On the main process: wait for the others' connections, which know the token from the store."""
         dual = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if dual else socket.AF_INET
-        server = socket.create_server(("", 0), family=family, dualstack_ipv6=dual, backlog=processes())
+        server = socket.create_server(("", 0), family=family, dualstack_ipv6=dual, backlog=world_size())
         token = secrets.token_hex(16)
         store.set("watch", json.dumps([server.getsockname()[1], token]))
         threading.Thread(target=self._accept, args=(server, token), daemon=True).start()
@@ -86,7 +86,7 @@ class Watch:
 
     def _accept(self, server: socket.socket, token: str) -> None:
         server.settimeout(1.0)
-        while len(self.links) < processes() - 1:
+        while len(self.links) < world_size() - 1:
             with contextlib.suppress(OSError):
                 link, _ = server.accept()
                 threading.Thread(target=self._admit, args=(link, token), daemon=True).start()
@@ -167,7 +167,7 @@ def joined(folder: Path) -> Iterator[None]:
 
     Raises: PeerError if another process has failed; FinetuneError in place of an error that isn't the user's.
     """
-    if processes() == 1:
+    if world_size() == 1:
         yield
         return
     if shares_terminal() and not is_main_process():
@@ -180,11 +180,11 @@ def joined(folder: Path) -> Iterator[None]:
         process_group.join(watch.listen if is_main_process() else watch.connect)
         yield
         with ignored():
-            process_group.wait()  # all end together
+            process_group.barrier()  # all end together
     except BaseException as error:
         raise_known(watch, error, folder)
     watch.leave(None)
-    process_group.part()
+    process_group.leave()
 
 
 def raise_known(watch: Watch, error: BaseException, folder: Path) -> None:

@@ -14,7 +14,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from finetune.core.errors import Fault, PeerError, StorageError, first_line
-from finetune.core.launch import is_main_process, local_rank, processes, rank
+from finetune.core.launch import is_main_process, local_rank, rank, world_size
 
 JOIN = timedelta(minutes=10)  # for all processes to be there
 SEEN = 60.0  # seconds for a mounted folder to show another machine a new file
@@ -33,19 +33,19 @@ def join(meet: Callable[[Any], None]) -> None:
         store, _, _ = next(rendezvous("env://", timeout=JOIN))
         meet(PrefixStore("finetune", store))
         backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
-        distributed.init_process_group(backend, store=store, rank=rank(), world_size=processes(), timeout=COLLECTIVE)
+        distributed.init_process_group(backend, store=store, rank=rank(), world_size=world_size(), timeout=COLLECTIVE)
     except (distributed.DistError, OSError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} (MASTER_ADDR, MASTER_PORT)"
-        what, fix = f"process {rank()} of {processes()} can't join the others", "another MASTER_PORT, if it is taken"
+        what, fix = f"process {rank()} of {world_size()} can't join the others", "another MASTER_PORT, if it is taken"
         raise PeerError(Fault(what, where=where, why=first_line(error), fix=fix)) from None
 
 
-def part() -> None:
+def leave() -> None:
     """End the process group."""
     distributed.destroy_process_group()
 
 
-def any_of(flag: bool) -> bool:
+def all_reduce_any(flag: bool) -> bool:
     """Whether it is true on any process."""
     if not distributed.is_initialized():
         return flag
@@ -54,7 +54,7 @@ def any_of(flag: bool) -> bool:
     return bool(found)
 
 
-def from_main(find: Callable[[], Any]) -> Any:
+def broadcast_from_main(find: Callable[[], Any]) -> Any:
     """What the main process finds, on all of them: two machines may not see the same in a mounted folder."""
     if not distributed.is_initialized():
         return find()
@@ -63,37 +63,37 @@ def from_main(find: Callable[[], Any]) -> Any:
     return found[0]
 
 
-def to_main(value: Any) -> list[Any]:
+def gather_to_main(value: Any) -> list[Any]:
     """The values of all processes on the main one, by rank; an empty list on the others."""
     if not distributed.is_initialized():
         return [value]
-    found: list[Any] = [None] * processes() if is_main_process() else []
+    found: list[Any] = [None] * world_size() if is_main_process() else []
     distributed.gather_object(value, found if is_main_process() else None)
     return found
 
 
 def refuse_other_folders(folder: Path) -> None:
     """Raises: StorageError where a process does not see what the main one writes in the folder."""
-    if not distributed.is_initialized() or processes() == 1:
+    if not distributed.is_initialized() or world_size() == 1:
         return
-    note = folder / from_main(lambda: f".seen-by-all-{secrets.token_hex(4)}")
+    note = folder / broadcast_from_main(lambda: f".seen-by-all-{secrets.token_hex(4)}")
     if is_main_process():
         folder.mkdir(parents=True, exist_ok=True)
         note.touch()
-    wait()
+    barrier()
     until = time.monotonic() + SEEN
     while not (seen := note.exists()) and time.monotonic() < until:
         time.sleep(0.5)
-    lost = any_of(not seen)
+    lost = all_reduce_any(not seen)
     if is_main_process():
         note.unlink()
     if not seen:
         why = "processes on several machines need an output folder that all of them see; in Azure ML, mode rw_mount"
         raise StorageError(Fault(f"process {rank()} does not see what process 0 writes in {folder}", why=why))
     if lost:
-        wait()  # for the error of another one
+        barrier()  # for the error of another one
 
 
-def wait() -> None:
+def barrier() -> None:
     """For all processes."""
-    any_of(False)
+    all_reduce_any(False)

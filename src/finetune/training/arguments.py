@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers import EarlyStoppingCallback, TrainingArguments
 
-from finetune.core.launch import processes
+from finetune.core.launch import world_size
 from finetune.params.finetune import FinetuneParams
 from finetune.params.provenance import Derived
 from finetune.training.schedule import Schedule
@@ -116,7 +116,7 @@ def derived(
         reason = f"{params.evaluation_steps_interval:g} of {steps.steps_per_epoch} steps in an epoch"
         found.append(Derived("eval_steps", steps.evaluation_steps, reason))
     gpus = torch.cuda.device_count()
-    if gpus > 1 and processes() == 1:
+    if gpus > 1 and world_size() == 1:
         found.append(Derived("GPUs", 1, f"one process of {gpus} visible; torchrun --nproc-per-node {gpus} uses all"))
     if attention != params.attn_implementation:
         found.append(Derived("attn_implementation", attention, "what transformers takes for this model"))

@@ -14,7 +14,7 @@ from transformers.trainer_pt_utils import get_model_param_count
 
 from finetune.core.console import say, some
 from finetune.core.errors import Fault, ModelError
-from finetune.core.launch import is_main_process, processes
+from finetune.core.launch import is_main_process, world_size
 from finetune.core.memory import out_of_memory, return_freed_memory
 from finetune.data.folders import Preprocessed, SelectedModel, read_rows
 from finetune.distributed import zero_engine
@@ -61,7 +61,7 @@ def train(
     """
     data = load_windows(params)
     tried = resume.with_found_batch(params, checkpoint) if checkpoint else params
-    together = processes() > 1 or params.apply_deepspeed
+    together = world_size() > 1 or params.apply_deepspeed
     if params.auto_find_batch_size and together and not checkpoint:
         tried = probed(params, task, preprocessed, data["train"])
     said: list[Derived] = []
@@ -99,7 +99,7 @@ def next_try(tried: FinetuneParams, checkpoint: Path | None, error: Exception) -
     batch = tried.per_device_train_batch_size
     if not tried.auto_find_batch_size or batch == 1 or not out_of_memory(error):
         raise error
-    if processes() > 1 or tried.apply_deepspeed:
+    if world_size() > 1 or tried.apply_deepspeed:
         fix = f"--per_device_train_batch_size {batch // 2}"
         raise ModelError(Fault(f"memory runs out with {batch} windows at a time", fix=fix)) from None
     if checkpoint and not tried.keep_global_batch_size:
@@ -125,7 +125,7 @@ def tell(attempt: Attempt, asked: FinetuneParams, said: list[Derived]) -> None:
     if is_main_process():
         write_resolved(asked, attempt.derived, asked.pytorch_model_folder)
     args = attempt.trainer.args
-    where = f"{processes()} x {args.device.type}, precision {attempt.params.precision}"
+    where = f"{world_size()} x {args.device.type}, precision {attempt.params.precision}"
     windows = len(attempt.trainer.train_dataset)
     say(f"{windows} windows, {attempt.steps.total_steps} steps of {attempt.steps.global_batch}, {where}")
 
@@ -140,7 +140,7 @@ def build(
     data: dict[str, Any],
 ) -> Attempt:
     """The model from the imported weights, adapted, in a Trainer. The batch of `params` may be smaller than wanted."""
-    steps = schedule(params, len(data["train"]), processes())
+    steps = schedule(params, len(data["train"]), world_size())
     set_seed(params.seed)  # for the new head; the Trainer sets it again, and what full determinism needs
     state = task.state(**preprocessed.state)
     adapted, lines = adapted_model(params, task, state)

@@ -12,7 +12,7 @@ from finetune.core.errors import Fault, ModelError
 from finetune.core.memory import out_of_memory, return_freed_memory
 from finetune.data.batches import as_windows, collate
 from finetune.data.sampler import window_lengths
-from finetune.distributed.process_group import any_of
+from finetune.distributed.process_group import all_reduce_any
 from finetune.models.prediction import autocast_for
 from finetune.params.finetune import FinetuneParams
 from finetune.tasks.answering import forward
@@ -37,7 +37,7 @@ def batch_that_fits(
     while True:
         size = params.per_device_train_batch_size
         batch = collate(as_windows(windows.select(longest[:size])[:]), padding)
-        if not any_of(not fits(model_for(params), batch, task, params.precision)):
+        if not all_reduce_any(not fits(model_for(params), batch, task, params.precision)):
             return params
         if size == 1:
             raise ModelError(Fault("memory runs out with one window at a time", fix="--gradient_checkpointing true"))

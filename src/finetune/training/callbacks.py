@@ -54,13 +54,13 @@ class StopTogether(TrainerCallback):  # type: ignore[misc]
         self.stopping = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.stopping = process_group.any_of(preemption.heard())
+        self.stopping = process_group.all_reduce_any(preemption.heard())
         control.should_save |= self.stopping and not evaluated_now(state, self.evaluation_steps)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.stopping = process_group.any_of(preemption.heard())
+        self.stopping = process_group.all_reduce_any(preemption.heard())
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.stopping or process_group.any_of(preemption.heard()):
+        if self.stopping or process_group.all_reduce_any(preemption.heard()):
             what = f"stopped by SIGTERM after step {state.global_step} of {state.max_steps}, which is saved"
             raise StoppedError(Fault(what, where=args.output_dir, fix=preemption.AGAIN))

@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune.core.console import say
 from finetune.core.errors import Fault, ModelError
-from finetune.core.launch import is_main_process, processes
+from finetune.core.launch import is_main_process, world_size
 from finetune.distributed import fsdp, zero_config, zero_engine
 from finetune.params.finetune import FinetuneParams
 from finetune.training.trainer import FinetuneTrainer
@@ -24,8 +24,8 @@ def arguments(params: FinetuneParams, model: Any, deepspeed: dict[str, Any] | No
 def cut(params: FinetuneParams, deepspeed: dict[str, Any] | None) -> dict[str, Any]:
     """How the run is cut up: a checkpoint is of no use to one that is cut up in another way."""
     if params.apply_fsdp:
-        return {"FSDP processes": processes()}
-    return zero_config.cut(deepspeed, processes())
+        return {"FSDP processes": world_size()}
+    return zero_config.cut(deepspeed, world_size())
 
 
 def whole_model(trainer: FinetuneTrainer, params: FinetuneParams, fresh: Callable[[], Any]) -> Any:
@@ -56,7 +56,7 @@ def whole_model(trainer: FinetuneTrainer, params: FinetuneParams, fresh: Callabl
         best = trainer.state.best_model_checkpoint
         fix = f"python {best}/zero_to_fp32.py {best} OUT puts the weights together; please report it"
         raise ModelError(Fault(what, fix=fix if params.apply_deepspeed else "--apply_fsdp false; please report it"))
-    say(f"put together from {processes()} processes: loss {after:.4f} on the first windows, {before:.4f} while cut up")
+    say(f"put together from {world_size()} processes: loss {after:.4f} on the first windows, {before:.4f} while cut up")
     return whole
 
 

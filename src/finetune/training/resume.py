@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune.core.console import say
 from finetune.core.errors import Fault, ParameterError
-from finetune.core.launch import processes
+from finetune.core.launch import world_size
 from finetune.data.folders import Preprocessed, SelectedModel
 from finetune.params.finetune import FIXED_ON_RESUME, FinetuneParams
 from finetune.params.schema import to_text
@@ -48,7 +48,7 @@ class Marker:
             total_steps=steps.total_steps,
             batch=_batch(params),
             wanted_batch=_batch(wanted),
-            processes=processes(),
+            processes=world_size(),
             engine=engine,
             parameters={name: vars(params)[name] for name in FIXED_ON_RESUME},
         )

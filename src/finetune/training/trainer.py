@@ -123,7 +123,9 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
         self.state.compute_steps(self.args, self.state.max_steps)
         if self.state.best_global_step:
             best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
-            self.state.best_model_checkpoint = process_group.from_main(lambda: str(best) if best.is_dir() else None)
+            self.state.best_model_checkpoint = process_group.broadcast_from_main(
+                lambda: str(best) if best.is_dir() else None
+            )
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, EarlyStoppingCallback) and "EarlyStoppingCallback" in self.state.stateful_callbacks:
                 self.state.stateful_callbacks["EarlyStoppingCallback"]["args"] = callback.state()["args"]
@@ -134,11 +136,11 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
         try:
             if is_main_process():
                 checkpoints.begin(checkpoint)
-            process_group.wait()
+            process_group.barrier()
             super()._save_checkpoint(model, trial)
             if is_main_process():
                 self.model.config.save_pretrained(checkpoint)  # an adapter is saved without it
-            written = process_group.to_main(checkpoints.flush(checkpoint, rank()))
+            written = process_group.gather_to_main(checkpoints.flush(checkpoint, rank()))
             if is_main_process():
                 sizes = {name: size for files in written for name, size in files.items()}
                 checkpoints.finish(checkpoint, asdict(self.marker), sizes)
@@ -148,19 +150,19 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
                     checkpoints.remove(checkpoint)  # it may be what fills the disk
             raise
         # The main process knows: a mounted folder may show it late to others, who must not fall behind.
-        self.state.best_model_checkpoint = process_group.from_main(lambda: self.state.best_model_checkpoint)
+        self.state.best_model_checkpoint = process_group.broadcast_from_main(lambda: self.state.best_model_checkpoint)
         # Older ones go when the new one is whole, not before.
         if is_main_process() and self.save_total_limit > 0:
             best = self.state.best_model_checkpoint
             checkpoints.keep(checkpoint.parent, self.save_total_limit, {checkpoint, *([Path(best)] if best else [])})
-        process_group.wait()  # nobody may leave, and thereby end the main process, before that is done
+        process_group.barrier()  # nobody may leave, and thereby end the main process, before that is done
 
     def _save_rng_state(self, output_dir: str) -> None:
         """The files of all processes, written by the main one: no other machine need see its folder in time."""
         with tempfile.TemporaryDirectory() as own:
             super()._save_rng_state(own)
             written = {path.name: path.read_bytes() for path in Path(own).iterdir()}
-        for files in process_group.to_main(written):
+        for files in process_group.gather_to_main(written):
             for name, content in files.items():
                 (Path(output_dir) / name).write_bytes(content)
 
