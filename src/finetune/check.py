@@ -95,7 +95,7 @@ def parse_steps(
                 params[component], taken = with_preset(params[component], world)
                 refuse_contradictions(params[component])
                 refuse_unsupported(params[component])
-                params[component], _, of_config = zero_config.settle(params[component], world)
+                params[component], _, of_config = zero_config.merge(params[component], world)
                 derived += [*taken, *of_config]
         except ParameterError as error:
             faults += error.faults

@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     params, preset = with_preset(asked, world_size())
     refuse_contradictions(params)
     refuse_unsupported(params)
-    params, deepspeed, of_config = zero_config.settle(params, world_size())
+    params, deepspeed, of_config = zero_config.merge(params, world_size())
     if deepspeed:
         found_group_of_one()
     keep_freed_memory()

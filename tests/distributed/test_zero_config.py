@@ -21,10 +21,10 @@ def params(**given: Any) -> QuestionAnsweringParams:
     return QuestionAnsweringParams(**{**FOLDERS, "apply_deepspeed": True, **given})
 
 
-def settled(tmp_path: Path, config: Any, processes: int = 2, **given: Any) -> tuple[Any, Any, list[str]]:
+def merged(tmp_path: Path, config: Any, processes: int = 2, **given: Any) -> tuple[Any, Any, list[str]]:
     path = tmp_path / "config.json"
     path.write_text(config if isinstance(config, str) else json.dumps(config))
-    ran, used, said = zero_config.settle(params(deepspeed=path, **given), processes)
+    ran, used, said = zero_config.merge(params(deepspeed=path, **given), processes)
     return ran, used, [str(line) for line in said]
 
 
@@ -55,14 +55,14 @@ def test_the_keys_are_those_of_the_installed_version() -> None:
 @pytest.mark.parametrize("stage", ["2", "3"])
 def test_the_bundled_configs(stage: str) -> None:
     given = params(deepspeed_stage=stage)
-    ran, config, said = zero_config.settle(given, 2)
+    ran, config, said = zero_config.merge(given, 2)
     assert ran == given and said == [] and zero_schema.stage(config) == int(stage)
     assert "optimizer" not in config and "scheduler" not in config and not zero_schema.offloads(config)
 
 
 def test_without_deepspeed() -> None:
     given = params(apply_deepspeed=False, deepspeed=Path("config.json"), deepspeed_stage="3")
-    assert zero_config.settle(given, 2) == (given, None, [])
+    assert zero_config.merge(given, 2) == (given, None, [])
     lines = without_effect(given)
     assert "deepspeed config.json has no effect with apply_deepspeed false" in lines
     assert "deepspeed_stage 3 has no effect with apply_deepspeed false" in lines
@@ -78,7 +78,7 @@ def test_unknown_keys(tmp_path: Path) -> None:
         "something": 1,
     }
     with pytest.raises(ParameterError) as raised:
-        settled(tmp_path, config)
+        merged(tmp_path, config)
     said = str(raised.value)
     assert len(raised.value.faults) == 6 and str(tmp_path / "config.json") in said
     for wrong, right in {
@@ -95,9 +95,9 @@ def test_unknown_keys(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["{", "[]", "", '"text"'])
 def test_no_config_at_all(tmp_path: Path, text: str) -> None:
     with pytest.raises(ParameterError, match=r"config.json is no"):
-        settled(tmp_path, text)
+        merged(tmp_path, text)
     with pytest.raises(ParameterError, match=r"nowhere.json is no JSON file"):
-        zero_config.settle(params(deepspeed=tmp_path / "nowhere.json"), 1)
+        zero_config.merge(params(deepspeed=tmp_path / "nowhere.json"), 1)
 
 
 def test_what_both_say_side_by_side(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_what_both_say_side_by_side(tmp_path: Path) -> None:
         "zero_optimization": {"stage": 1},
     }
     given = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "deepspeed_stage": "3"}
-    ran, used, said = settled(tmp_path, config, **given)
+    ran, used, said = merged(tmp_path, config, **given)
     assert said == [
         "deepspeed_stage: 1 (the deepspeed config)",
         "deepspeed gradient_accumulation_steps: 2 (gradient_accumulation_steps wins over the config's 1)",
@@ -126,7 +126,7 @@ def test_what_both_say_side_by_side(tmp_path: Path) -> None:
 
 def test_what_a_config_leaves_out_is_filled_in(tmp_path: Path) -> None:
     """DeepSpeed's own default for clipping is none."""
-    _, used, said = settled(tmp_path, {"zero_optimization": {"stage": 2}})
+    _, used, said = merged(tmp_path, {"zero_optimization": {"stage": 2}})
     assert said == [] and used["gradient_clipping"] == "auto" and used["bf16"] == {"enabled": "auto"}
     assert used["zero_allow_untested_optimizer"] is True
 
@@ -143,7 +143,7 @@ def test_optimizer_and_scheduler_of_the_config(tmp_path: Path) -> None:
             "params": {"warmup_num_steps": 7, "warmup_max_lr": 3e-4, "total_num_steps": 900},
         },
     }
-    ran, used, said = settled(tmp_path, config)
+    ran, used, said = merged(tmp_path, config)
     assert said[0] == "optim: AdamW (the optimizer block of the deepspeed config wins)"
     assert said[1] == "lr_scheduler_type: WarmupDecayLR (the scheduler block of the deepspeed config wins)"
     assert "learning_rate: 0.0003 (the deepspeed config wins)" in said
@@ -154,7 +154,7 @@ def test_optimizer_and_scheduler_of_the_config(tmp_path: Path) -> None:
     assert set(used["scheduler"]["params"].values()) == {"auto"} == {*map(str, used["optimizer"]["params"].values())}
     config["scheduler"]["params"]["warmup_max_lr"] = 1e-3
     with pytest.raises(ParameterError, match=r"two values for learning_rate: 0.0003 and 0.001"):
-        settled(tmp_path, config)
+        merged(tmp_path, config)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_optimizer_and_scheduler_of_the_config(tmp_path: Path) -> None:
 def test_what_a_block_leaves_out_is_filled_in(tmp_path: Path, optimizer: Any, scheduler: Any, filled: set[str]) -> None:
     """DeepSpeed's own defaults are a rate of 1e-3, and a warm-up of 1000 steps."""
     blocks = {name: block for name, block in (("optimizer", optimizer), ("scheduler", scheduler)) if block}
-    _, used, _ = settled(tmp_path, {"zero_optimization": {"stage": 2}, **blocks})
+    _, used, _ = merged(tmp_path, {"zero_optimization": {"stage": 2}, **blocks})
     (block,) = blocks
     given, values = blocks[block].get("params", {}), used[block]["params"]
     assert filled <= {key for key, value in values.items() if value == "auto"}
@@ -182,7 +182,7 @@ def test_what_a_block_leaves_out_is_filled_in(tmp_path: Path, optimizer: Any, sc
 
 def test_auto_where_deepspeed_has_a_default_of_its_own(tmp_path: Path) -> None:
     config = {"zero_optimization": {"stage": 2, "max_live_parameters": "auto"}, "fp16": {"loss_scale": "auto"}}
-    assert settled(tmp_path, config)[2] == []
+    assert merged(tmp_path, config)[2] == []
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_auto_where_deepspeed_has_a_default_of_its_own(tmp_path: Path) -> None:
 )
 def test_what_does_not_go_together(tmp_path: Path, config: Any, given: Any, why: str) -> None:
     with pytest.raises(UnsupportedError, match=why):
-        settled(tmp_path, config, **given)
+        merged(tmp_path, config, **given)
 
 
 @pytest.mark.parametrize(
@@ -238,19 +238,19 @@ def test_what_does_not_go_together(tmp_path: Path, config: Any, given: Any, why:
 )
 def test_values_that_it_cannot_take(tmp_path: Path, config: Any, why: str) -> None:
     with pytest.raises(ParameterError, match=re.escape(why)):
-        settled(tmp_path, config)
+        merged(tmp_path, config)
 
 
 def test_null_counts_as_left_out(tmp_path: Path) -> None:
     config = {"zero_optimization": {"stage": 2, "offload_optimizer": None}, "optimizer": None, "fp16": None}
-    _, used, said = settled(tmp_path, config)
+    _, used, said = merged(tmp_path, config)
     assert said == [] and "optimizer" not in used and not zero_schema.offloads(used)
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zero_config, "find_spec", lambda _: None)
     with pytest.raises(UnsupportedError, match=r'pip install "\.\[deepspeed\]"'):
-        zero_config.settle(params(), 1)
+        zero_config.merge(params(), 1)
 
 
 def test_not_both_engines() -> None:
@@ -258,9 +258,9 @@ def test_not_both_engines() -> None:
         refuse_contradictions(params(apply_fsdp=True))
 
 
-def test_a_checkpoint_of_another_cut() -> None:
-    config = zero_config.settle(params(), 2)[1]
+def test_a_checkpoint_of_another_sharding() -> None:
+    config = zero_config.merge(params(), 2)[1]
     assert (
-        zero_config.cut(config, 2) == zero_config.cut(config, 2) != zero_config.cut(config, 4)
-        and zero_config.cut(None, 4) == {}
+        zero_config.sharding(config, 2) == zero_config.sharding(config, 2) != zero_config.sharding(config, 4)
+        and zero_config.sharding(None, 4) == {}
     )

@@ -54,7 +54,7 @@ SCHEDULERS = {
 TYPES: dict[str, dict[str, tuple[str, ...]]] = {"optimizer": OPTIMIZERS, "scheduler": SCHEDULERS}
 
 
-def settle(params: FinetuneParams, processes: int) -> tuple[FinetuneParams, dict[str, Any] | None, list[Derived]]:
+def merge(params: FinetuneParams, processes: int) -> tuple[FinetuneParams, dict[str, Any] | None, list[Derived]]:
     """(the parameters that run, the config or None without DeepSpeed, what is not as it was given).
 
     Raises: ParameterError for a config that can't be read or contradicts itself; UnsupportedError.
@@ -174,7 +174,7 @@ def _parameters_win(params: FinetuneParams, config: dict[str, Any], processes: i
     return said
 
 
-def cut(config: dict[str, Any] | None, processes: int) -> dict[str, Any]:
+def sharding(config: dict[str, Any] | None, processes: int) -> dict[str, Any]:
     """What a run must have in common with the one whose checkpoint it goes on from; nothing without DeepSpeed."""
     if config is None:
         return {}

@@ -163,7 +163,7 @@ def build(
         keep_batches=task.decoding.keep_batches(params),
         save_steps=params.save_steps,
         save_total_limit=params.save_total_limit,
-        marker=resume.Marker.of(params, wanted, steps, len(data["train"]), gathering.cut(params, deepspeed)),
+        marker=resume.Marker.of(params, wanted, steps, len(data["train"]), gathering.sharding(params, deepspeed)),
         throughput_warmup_steps=params.throughput_warmup_steps,
         callbacks=arguments.callbacks(params, task.scoring.main_metric(state)),
     )

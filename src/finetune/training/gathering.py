@@ -21,11 +21,11 @@ def arguments(params: FinetuneParams, model: Any, deepspeed: dict[str, Any] | No
     return fsdp.arguments(model) if params.apply_fsdp else {}
 
 
-def cut(params: FinetuneParams, deepspeed: dict[str, Any] | None) -> dict[str, Any]:
+def sharding(params: FinetuneParams, deepspeed: dict[str, Any] | None) -> dict[str, Any]:
     """How the run is cut up: a checkpoint is of no use to one that is cut up in another way."""
     if params.apply_fsdp:
         return {"FSDP processes": world_size()}
-    return zero_config.cut(deepspeed, world_size())
+    return zero_config.sharding(deepspeed, world_size())
 
 
 def whole_model(trainer: FinetuneTrainer, params: FinetuneParams, fresh: Callable[[], Any]) -> Any:
