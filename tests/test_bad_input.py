@@ -20,7 +20,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from finetune import preprocess
+from finetune import evaluation, preprocess
 from finetune.core.errors import storage_error
 from finetune.core.process import run_main
 from finetune.data.folders import Preprocessed, read_rows
@@ -344,11 +344,13 @@ def test_question_too_long_in_validation(prepared: Path, tmp_path: Path) -> None
         str(tmp_path / "o"),
     ]
     preprocess.main([*words, *(word for split, file in files.items() for word in (f"--{split}_file_path", file))])
-    for split in files:
-        report = Preprocessed.read(tmp_path / "o", "question_answering").splits[split]
-        assert (report.rows_kept, report.windows) == (5, 4)
-        expected = {"action": "kept", "count": 1, "rows": [5]}
-        assert report.problems == {"gives no window, so its prediction is empty": expected}
+    reports = Preprocessed.read(tmp_path / "o", "question_answering").splits
+    assert [(reports[split].rows_kept, reports[split].windows) for split in files] == [(5, 4), (5, 0)]
+    expected = {"gives no window, so its prediction is empty": {"action": "kept", "count": 1, "rows": [5]}}
+    assert [reports[split].problems for split in files] == [expected, {}]
+    model = ["--pytorch_model_folder", str(prepared / "model" / "model"), "--preprocess_output", str(tmp_path / "o")]
+    evaluation.main(["--task", "question_answering", *model, "--evaluation_result", str(tmp_path / "e")])
+    assert json.loads((tmp_path / "e" / "metrics.json").read_text())["problems"] == expected
 
 
 def test_full_disk(prepared: Path, tmp_path: Path) -> None:

@@ -29,8 +29,8 @@ from finetune.params.rules import refuse_contradictions, refuse_unsupported, wit
 from finetune.params.schema import non_default, to_text
 
 if TYPE_CHECKING:
-    from finetune.tasks.lengths import Lengths
     from finetune.tasks.task import State, Task
+    from finetune.tasks.token_lengths import Lengths
 
 MODULES = {c.module: c.name for c in COMPONENTS}  # module of a step -> field of params.TaskComponents
 
@@ -153,7 +153,7 @@ def look_at_data(params: Any, task: "Task[State]", config: Any, tokenizer: Any) 
     """(lengths of the training rows, expected windows of one evaluation). Raises: DataError."""
     from finetune import preprocess
     from finetune.models.tokenizers import longest_window
-    from finetune.tasks import lengths
+    from finetune.tasks import token_lengths
 
     splits = preprocess.usable_rows(params, task)
     rows, audits = splits.rows, splits.audits
@@ -166,8 +166,8 @@ def look_at_data(params: Any, task: "Task[State]", config: Any, tokenizer: Any) 
         say(f"{name}: {len(kept):,} rows")
         for line in audits[name].lines():
             say(f"  {line}")
-    found = lengths.measure(rows["train"], task, tokenizer, state)
-    for line in lengths.describe(found, state.max_seq_length):
+    found = token_lengths.measure(rows["train"], task, tokenizer, state)
+    for line in token_lengths.describe(found, state.max_seq_length):
         say(line)
     return found, round(len(rows["validation"]) * len(found.windows) / len(found.rows))
 

@@ -56,6 +56,7 @@ def main(argv: list[str]) -> None:
     if new:
         say(f"warning: these weights are random, the scores are those of an untrained model: {', '.join(new)}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    windowless = Audit()
     parts = predict_parts(
         compute_in(model.to(device), params.precision),
         load_tokenizer(folder, task),
@@ -64,11 +65,15 @@ def main(argv: list[str]) -> None:
         state,
         params.per_device_eval_batch_size,
         task.decoding.keep_batches(params),
+        windowless,
     )
     started = time.perf_counter()
     findings = report.Findings()
     kept = write_predictions(params.evaluation_result / "predictions.jsonl", rows, parts, task, state, findings)
     seconds = time.perf_counter() - started
+    for line in windowless.lines():
+        say(line)
+    audit = Audit(audit.problems | windowless.problems)
     say(f"{len(rows)} rows in {seconds:.1f} s on {device} ({len(rows) / seconds:.0f} rows/s)")
     facts = {"device": device, "seconds": seconds, "rows_per_second": len(rows) / seconds, **asdict(audit)}
     scores, breakdown = write_metrics(params.evaluation_result / "metrics.json", rows, kept, task, state, facts)

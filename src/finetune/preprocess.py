@@ -15,7 +15,6 @@ from finetune.core.process import run_main
 from finetune.data.folders import SPLITS, Preprocessed, SelectedModel, SplitReport, write_rows
 from finetune.data.tables import Audit, Row, read_hub, read_mltable, read_table
 from finetune.params.datapreprocess import DataFiles
-from finetune.tasks import lengths
 
 if TYPE_CHECKING:
     from finetune.data.batches import Columns
@@ -43,12 +42,13 @@ def main(argv: list[str]) -> None:
     rows, audits = splits.rows, splits.audits
     state = task.data.fit(params, rows, model_length, tokenizer)
     say_derived(params, task, state, rows, model_length)
-    for line in lengths.describe(lengths.measure(rows["train"], task, tokenizer, state), state.max_seq_length):
-        say(line)
     Preprocessed.clear(params.output_dir)
-    windows, unencoded = {}, {name: Audit() for name in SPLITS}
+    unencoded = {name: Audit() for name in SPLITS}
+    windows = {"test": 0}  # evaluation encodes it
+    for name in ("train", "validation"):
+        rows[name], windows[name] = write_windows(name, rows[name], task, tokenizer, state, params, unencoded[name])
     for name in SPLITS:
-        rows[name], windows[name] = write_split(name, rows[name], task, tokenizer, state, params, unencoded[name])
+        write_rows(Preprocessed.rows_file(params.output_dir, name), rows[name])
     refuse_losses(rows, unencoded, params.max_dropped_fraction)
     tokenizer.save_pretrained(Preprocessed.tokenizer_folder(params.output_dir))
     reports = {
@@ -190,39 +190,56 @@ def refuse_losses(rows: dict[str, list[Row]], audits: dict[str, Audit], limit: f
         raise DataError(*faults)
 
 
-def write_split(
-    name: str, rows: list[Row], task: "Task[State]", tokenizer: Any, state: "State", params: Any, audit: Audit
+def write_windows(
+    name: str,
+    rows: list[Row],
+    task: "Task[State]",
+    tokenizer: Any,
+    state: "State",
+    params: Any,
+    audit: Audit,
 ) -> tuple[list[Row], int]:
-    """Encode one split into its folder. -> (the rows kept, the number of windows)."""
+    """Encode one split into its folder. Return the rows kept and the number of windows. Raises: DataError."""
     import datasets
     import pyarrow
 
-    folder = Preprocessed.windows_folder(params.output_dir, name)
     kept: list[Row] = []
-    parts = []
+    parts: list[Any] = []
+    owners: list[int] = []
+    tokens: list[int] = []  # of each window
     with progress(len(rows), f"encode {name}") as bar:
         for first in range(0, len(rows), params.batch_size):
             batch = rows[first : first + params.batch_size]
-            columns = task.data.encode(batch, tokenizer, state)
-            if name != "train":
-                for i in sorted(set(range(len(batch))) - set(columns.get("row", []))):
-                    audit.add("kept", task.data.windowless, batch[i]["row"])
-            if name != "test":
-                batch, columns = _labelled(name, batch, columns, task, state, audit)
-            if "row" in columns:
-                columns["row"] = [row + len(kept) for row in columns["row"]]
-            kept += batch
+            encoded = task.data.encode(batch, tokenizer, state)
+            windowless = sorted(set(range(len(batch))) - set(encoded.get("row", [])))
+            for i in windowless if name != "train" else ():
+                audit.add("kept", task.data.windowless, batch[i]["row"])
+            batch, columns = _labelled(name, batch, encoded, task, state, audit)
             if any(columns.values()):
+                owners += [first + row for row in encoded["row"]]
+                tokens += [int(sum(mask)) for mask in encoded["attention_mask"]]
+                if "row" in columns:
+                    columns["row"] = [row + len(kept) for row in columns["row"]]
                 parts.append(pyarrow.table({k: pyarrow.array(values, _type(values)) for k, values in columns.items()}))
+            kept += batch
             bar.update(min(params.batch_size, len(rows) - first))
     if not sum(part.num_rows for part in parts):
         raise DataError(
             Fault("no row gives a window", where=name, why="; ".join(audit.lines()), fix="--max_seq_length -1")
         )
+    if name == "train":
+        say_token_lengths(owners, tokens, len(rows) - len(kept), state.max_seq_length)
     table = pyarrow.concat_tables(parts)
-    datasets.Dataset(table).save_to_disk(folder)
-    write_rows(Preprocessed.rows_file(params.output_dir, name), kept)
+    datasets.Dataset(table).save_to_disk(Preprocessed.windows_folder(params.output_dir, name))
     return kept, table.num_rows
+
+
+def say_token_lengths(owners: list[int], tokens: list[int], lost: int, limit: int) -> None:
+    """Show how long the training rows are, by the windows that have just been made of them."""
+    from finetune.tasks import token_lengths
+
+    for line in token_lengths.describe(token_lengths.of_windows(owners, tokens, lost, limit), limit):
+        say(line)
 
 
 def _type(values: list[Any]) -> Any:
@@ -266,7 +283,9 @@ def report(reports: dict[str, SplitReport], split_source: str) -> None:
     """The account of every row."""
     say(f"validation and test: {split_source}")
     for name in SPLITS:
-        say(f"{name}: {reports[name].rows_kept} of {reports[name].rows_read} rows, {reports[name].windows} windows")
+        windows = reports[name].windows
+        of_model = f", {windows} windows" if windows else ""
+        say(f"{name}: {reports[name].rows_kept} of {reports[name].rows_read} rows{of_model}")
         if reports[name].rows_left_out:
             say(f"  left out {reports[name].rows_left_out}: max_{'train' if name == 'train' else 'eval'}_samples")
         for line in Audit(reports[name].problems).lines():

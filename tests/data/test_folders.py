@@ -101,7 +101,7 @@ def test_another_task(tmp_path: Path) -> None:
         assert raised.value.faults[0].fix == "--task question_answering"
 
 
-@pytest.mark.parametrize("missing", ["train/rows.jsonl", "test/windows"])
+@pytest.mark.parametrize("missing", ["train/rows.jsonl", "train/windows"])
 def test_incomplete_split(missing: str, tmp_path: Path) -> None:
     write_preprocessed(tmp_path)
     (tmp_path / missing).rename(tmp_path / "elsewhere")

@@ -51,13 +51,16 @@ class SplitReport:
     rows_read: int
     rows_left_out: int  # by max_train_samples or max_eval_samples
     rows_kept: int
-    windows: int
+    windows: int  # 0 for test: evaluation encodes it, for the model that it is given
     problems: dict[str, dict[str, Any]]  # reason -> {"count", "action", "rows": first row numbers}
 
 
 @dataclass(frozen=True)
 class Preprocessed:
-    """Output of preprocess: preprocess.json, tokenizer/, and for each split rows.jsonl and windows/ (Arrow)."""
+    """Output of preprocess: preprocess.json, tokenizer/, and for each split rows.jsonl and windows/ (Arrow).
+
+    The test split has no windows: evaluation makes them for the model that it is given.
+    """
 
     task: str
     state: dict[str, Any]  # the task's own: how rows are encoded and decoded
@@ -74,7 +77,8 @@ class Preprocessed:
         values = _read(folder / "preprocess.json", task, "preprocess_output", "preprocess")
         values["splits"] = {name: SplitReport(**report) for name, report in values["splits"].items()}
         for name in values["splits"]:
-            for path in (cls.rows_file(folder, name), cls.windows_folder(folder, name)):
+            encoded = values["splits"][name].windows
+            for path in (cls.rows_file(folder, name), *([cls.windows_folder(folder, name)] if encoded else [])):
                 if not path.exists():
                     raise HandoffError(Fault(f"{path} is missing", fix="run preprocess again"))
         return cls(**values)

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from finetune.core.memory import return_freed_memory
 from finetune.data.batches import Batch, as_windows, batches_by_length
-from finetune.data.tables import Row
+from finetune.data.tables import Audit, Row
 from finetune.tasks.task import Prediction, Reduced, State, Task
 
 ROWS_AT_A_TIME = 256  # bounds the memory of windows and n-best lists; more would not be faster
@@ -57,11 +57,19 @@ def predict_parts(
     state: State,
     batch_size: int,
     keep_batches: int = 1,
+    audit: Audit | None = None,
 ) -> Iterator[list[Prediction]]:
-    """The predictions of ROWS_AT_A_TIME rows after another, in order: memory does not grow with the rows."""
+    """Yield the predictions of ROWS_AT_A_TIME rows after another, in order: memory does not grow with the rows.
+
+    `audit` takes the rows that give no window.
+    """
     for first in range(0, len(rows), ROWS_AT_A_TIME):
         part = rows[first : first + ROWS_AT_A_TIME]
-        windows = as_windows(task.data.encode(part, tokenizer, state))
+        columns = task.data.encode(part, tokenizer, state)
+        if audit is not None:
+            for i in sorted(set(range(len(part))) - set(columns.get("row", []))):
+                audit.add("kept", task.data.windowless, part[i]["row"])
+        windows = as_windows(columns)
         batches = batches_by_length(windows, batch_size, task.data.padding(tokenizer), model.device)
         reduced, _ = predict(model, batches, task, state, keep_batches)
         yield task.decoding.decode(reduced, part, state)

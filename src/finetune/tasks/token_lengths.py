@@ -1,4 +1,4 @@
-"""How long the rows are in tokens, looked at in a sample: what max_seq_length and batch sizes are chosen by."""
+"""How long rows are in tokens: what max_seq_length and batch sizes are chosen by."""
 
 import random
 from collections import Counter
@@ -18,17 +18,18 @@ BARS, BAR_WIDTH = 8, 40
 
 @dataclass(frozen=True)
 class Lengths:
-    """Token counts of the sampled rows and of their windows."""
+    """The token counts of rows, all or a sample, and of their windows."""
 
-    total: int  # rows that the sample was drawn from
-    rows: list[int]  # tokens of each sampled row, nothing cut off
+    total: int  # rows that a sample was drawn from
+    rows: list[int]  # tokens of each row, nothing truncated
     windows: list[int]  # tokens of each window
     windowed: int  # rows that take several windows
     lost: int  # rows that training can't learn from
+    up_to_window: bool = False  # rows of several windows stand as one token more than a window may hold
 
     @property
     def expected_windows(self) -> int:
-        """Of all rows."""
+        """Return how many windows all rows take."""
         return round(len(self.windows) * self.total / len(self.rows))
 
 
@@ -49,20 +50,36 @@ def measure(rows: Sequence[Row], task: "Task[State]", tokenizer: Any, state: "St
     return Lengths(len(rows), [tokens.get(i, 0) for i in range(len(sample))], windows, windowed, len(lost))
 
 
+def of_windows(owners: Sequence[int], windows: Sequence[int], lost: int, limit: int) -> Lengths:
+    """Return the lengths of rows that are encoded already.
+
+    `owners[i]` is the row of window i, which has `windows[i]` tokens, at most `limit`; `lost` rows have no window.
+    """
+    counts = Counter(owners)
+    tokens = dict(zip(owners, windows, strict=True))
+    rows = [limit + 1 if count > 1 else tokens[row] for row, count in counts.items()] + [0] * lost
+    windowed = sum(count > 1 for count in counts.values())
+    return Lengths(len(rows), rows, list(windows), windowed, lost, up_to_window=True)
+
+
 def describe(lengths: Lengths, limit: int) -> list[str]:
-    """A histogram whose bars end at `limit`, the longest window, and what doesn't fit into one."""
+    """Return a histogram whose bars end at `limit`, the longest window, and what doesn't fit into one."""
     rows, n = sorted(lengths.rows), len(lengths.rows)
+    median, most, longest = (
+        f"over {limit}" if lengths.up_to_window and count > limit else str(count)
+        for count in (rows[n // 2], rows[int(0.95 * (n - 1))], rows[-1])
+    )
     of = f"{n:,} of {lengths.total:,} rows, seed {SEED}" if n < lengths.total else f"all {n:,} rows"
     share = {"several windows": lengths.windowed, "nothing to learn from": lengths.lost}
     return [
-        f"tokens in a row ({of}): median {rows[n // 2]}, 95% up to {rows[int(0.95 * (n - 1))]}, longest {rows[-1]}",
+        f"tokens in a row ({of}): median {median}, 95% up to {most}, longest {longest}",
         *histogram(rows, limit),
         "  ".join(f"{count / n:.1%} {what}" for what, count in share.items()),
     ]
 
 
 def histogram(values: Sequence[int], limit: int) -> list[str]:
-    """BARS bars up to `limit`, and one for what is longer."""
+    """Return BARS bars up to `limit`, and one for what is longer."""
     step = max(1, -(-limit // BARS))
     counts = Counter(min((value - 1) // step, (limit - 1) // step + 1 if value > limit else BARS) for value in values)
     longest = max(counts.values())
