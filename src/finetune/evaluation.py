@@ -15,7 +15,8 @@ from finetune.core.console import progress, quiet_libraries, say, start
 from finetune.core.errors import DataError, Fault, ParameterError
 from finetune.core.process import run_main
 from finetune.data.folders import SPLITS, Preprocessed, Trained, read_rows
-from finetune.data.tables import Audit, Row, read_table
+from finetune.data.readers import read_table
+from finetune.data.table import Audit, Row
 from finetune.params.evaluation import EvaluationParams
 from finetune.params.schema import non_default
 

@@ -12,8 +12,11 @@ from finetune.cli import parse_task
 from finetune.core.console import progress, quiet_libraries, say, start
 from finetune.core.errors import DataError, Fault, ParameterError
 from finetune.core.process import run_main
+from finetune.data.arrow import read_hub
 from finetune.data.folders import SPLITS, Preprocessed, SelectedModel, SplitReport, write_rows
-from finetune.data.tables import Audit, Row, read_hub, read_mltable, read_table
+from finetune.data.mltable import read_mltable
+from finetune.data.readers import read_table
+from finetune.data.table import Audit, Row
 from finetune.params.datapreprocess import DataFiles
 
 if TYPE_CHECKING:

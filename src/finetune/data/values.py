@@ -7,7 +7,7 @@ from collections.abc import Callable
 from math import isnan
 from typing import Any
 
-from finetune.data.tables import Audit, Row, Table
+from finetune.data.table import Audit, Row, Table
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from finetune.core.memory import return_freed_memory
 from finetune.data.batches import Batch, as_windows, batches_by_length
-from finetune.data.tables import Audit, Row
+from finetune.data.table import Audit, Row
 from finetune.tasks.task import Prediction, Reduced, State, Task
 
 ROWS_AT_A_TIME = 256  # bounds the memory of windows and n-best lists; more would not be faster

@@ -6,7 +6,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from transformers import CONFIG_MAPPING
 
 from finetune.data.folders import Trained
-from finetune.data.tables import Audit
+from finetune.data.table import Audit
 from finetune.params.components import TASKS
 from finetune.results.templates import fill
 from finetune.tasks.task import State, Task

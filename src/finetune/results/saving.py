@@ -12,7 +12,7 @@ from typing import Any
 from finetune import __version__
 from finetune.core.errors import Fault, ModelError
 from finetune.data.folders import Trained
-from finetune.data.tables import Row
+from finetune.data.table import Row
 from finetune.models.loading import BASE_MODEL, STATE_KEY, load_model
 from finetune.models.prediction import predict_rows
 from finetune.models.tokenizers import load_tokenizer

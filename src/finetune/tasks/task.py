@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 from transformers.utils import ModelOutput
 
 from finetune.data.batches import Batch, Columns
-from finetune.data.tables import Audit, Row, Table
+from finetune.data.table import Audit, Row, Table
 
 Rows = Sequence[Row]
 Prediction = dict[str, Any]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from finetune.data.tables import Row
+from finetune.data.table import Row
 
 if TYPE_CHECKING:
     from finetune.tasks.task import State, Task

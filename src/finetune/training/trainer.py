@@ -17,7 +17,7 @@ from finetune.core.launch import is_main_process, rank
 from finetune.core.memory import out_of_memory
 from finetune.data.batches import Batch, as_windows, collate
 from finetune.data.sampler import LengthGroupedSampler, by_length, window_lengths
-from finetune.data.tables import Row
+from finetune.data.table import Row
 from finetune.distributed import process_group
 from finetune.distributed.preemption import deaf_to_sigterm
 from finetune.models.prediction import predict

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from finetune.data.batches import as_windows, collate
-from finetune.data.tables import Audit, Row, Table
+from finetune.data.table import Audit, Row, Table
 from finetune.params.datapreprocess import QuestionAnsweringColumns
 from finetune.tasks.question_answering import rows as qa_rows
 from finetune.tasks.question_answering import windows as qa_windows

@@ -14,7 +14,7 @@ from transformers import BertConfig
 from finetune import preprocess
 from finetune.data.batches import as_windows
 from finetune.data.folders import SPLITS, Preprocessed, SelectedModel, read_rows
-from finetune.data.tables import Row
+from finetune.data.table import Row
 from finetune.tasks.question_answering import spans as qa_spans
 from finetune.tasks.question_answering import windows as qa_windows
 from tests.conftest import write_jsonl

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from finetune.core.errors import DataError
-from finetune.data.tables import Row
+from finetune.data.table import Row
 from finetune.tasks.question_answering import rows as qa_rows
 from tests.tasks.question_answering.conftest import validated
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertTokenizerFast
 
-from finetune.data.tables import Row
+from finetune.data.table import Row
 from finetune.models.prediction import predict_rows
 from finetune.params.datapreprocess import QuestionAnsweringPreprocessParams
 from finetune.tasks.question_answering import TASK

@@ -4,7 +4,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from finetune.data.tables import Audit, Row, Table
+from finetune.data.table import Audit, Row, Table
 from finetune.params.datapreprocess import TokenClassificationColumns
 from finetune.tasks.token_classification import rows as tc_rows
 from finetune.tasks.token_classification import windows as tc_windows

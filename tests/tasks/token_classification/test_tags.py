@@ -13,7 +13,7 @@ from seqeval.scheme import IOB1, IOB2, IOBES, IOE2
 from sklearn import metrics as sklearn_metrics
 from transformers import BertConfig, BertForTokenClassification
 
-from finetune.data.tables import Row
+from finetune.data.table import Row
 from finetune.tasks.token_classification import tags as tc_tags
 from finetune.tasks.token_classification.schemes import as_iobes
 from finetune.tasks.token_classification.windows import IGNORED, NO_WORD

@@ -12,7 +12,7 @@ from transformers import Qwen2Tokenizer
 
 from finetune.core.errors import DataError
 from finetune.data.batches import as_windows, batches_by_length
-from finetune.data.tables import Row
+from finetune.data.table import Row
 from finetune.models.prediction import predict_rows
 from finetune.params.datapreprocess import TokenClassificationPreprocessParams
 from finetune.tasks.token_classification import TASK

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from finetune.core.errors import DataError, Fault
-from finetune.data.tables import Audit, Row, Table
+from finetune.data.table import Audit, Row, Table
 from finetune.data.values import Unusable, audited, clean, missing, parsed, without_surrogates
 from finetune.params.datapreprocess import QuestionAnsweringColumns
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from finetune.data.batches import Batch
-from finetune.data.tables import Row
+from finetune.data.table import Row
 from finetune.tasks.question_answering.windows import NO_SPAN, State
 from finetune.tasks.task import Examined, Prediction, Reduced
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from finetune.data.batches import Columns
-from finetune.data.tables import Row
+from finetune.data.table import Row
 from finetune.params.datapreprocess import QuestionAnsweringPreprocessParams
 from finetune.tasks import task
 from finetune.tasks.tokenizers import closing_token

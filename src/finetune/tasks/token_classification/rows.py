@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.data.tables import Audit, Row, Table
+from finetune.data.table import Audit, Row, Table
 from finetune.data.values import Unusable, audited, clean, missing, parsed, without_surrogates
 from finetune.params.datapreprocess import TokenClassificationColumns
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from finetune.data.batches import Batch
-from finetune.data.tables import Row
+from finetune.data.table import Row
 from finetune.tasks.task import Breakdown, Examined, Prediction, Reduced
 from finetune.tasks.token_classification.rows import spans, text_of
 from finetune.tasks.token_classification.schemes import OUTSIDE, as_iobes, entities, type_of

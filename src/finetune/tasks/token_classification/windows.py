@@ -11,7 +11,7 @@ from finetune.core.console import some
 from finetune.core.errors import DataError, Fault
 from finetune.data.batches import Columns
 from finetune.data.folders import SPLITS
-from finetune.data.tables import Row
+from finetune.data.table import Row
 from finetune.params.datapreprocess import TokenClassificationPreprocessParams
 from finetune.tasks import task
 from finetune.tasks.token_classification.schemes import OUTSIDE, detect, possible, strangers

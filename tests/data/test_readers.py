@@ -13,7 +13,10 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from finetune.core.errors import DataError
-from finetune.data.tables import Audit, Table, read_hub, read_mltable, read_table
+from finetune.data.arrow import read_hub
+from finetune.data.mltable import read_mltable
+from finetune.data.readers import read_table
+from finetune.data.table import Audit, Table
 
 ROWS = [
     {"question": "Who, or what?", "context": 'Tab\there, "quotes", comma'},

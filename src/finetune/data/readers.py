@@ -1,0 +1,42 @@
+"""A file of rows -> a table, by the ending of its name."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from finetune.core.errors import DataError, Fault
+from finetune.data.arrow import parquet_rows
+from finetune.data.conll import word_columns
+from finetune.data.delimited import delimited
+from finetune.data.table import Row, Table
+from finetune.data.text import checked, json_lines, json_list
+
+
+def read_table(path: Path) -> Table:
+    """Read jsonl, json, csv, tsv, parquet or CoNLL's columns, each also as .gz, by the ending of its name.
+
+    Raises: DataError with the file, and the line where there is one.
+    """
+    if not path.is_file():
+        raise DataError(Fault(f"{path} is {'a folder' if path.is_dir() else 'missing'}", fix="give the path of a file"))
+    ending = (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
+    if ending not in READERS:
+        why = f"its ending is none of {', '.join(READERS)} (each also with .gz)"
+        raise DataError(Fault(f"{path} is of an unknown format", why=why, fix="convert or rename the file"))
+    rows, numbers = [], []
+    for number, row in READERS[ending](path):
+        rows.append(row)
+        numbers.append(number)
+    if not rows:
+        raise DataError(Fault(f"{path} has no rows", fix="give a file with at least one row"))
+    columns = tuple(dict.fromkeys(name for row in rows for name in row))
+    return Table(str(path), columns, rows, numbers)
+
+
+READERS: dict[str, Callable[[Path], Iterator[tuple[int, Row]]]] = {
+    ".jsonl": checked(json_lines),
+    ".json": checked(json_list),
+    ".csv": checked(delimited(",")),
+    ".tsv": checked(delimited("\t")),
+    ".parquet": checked(parquet_rows),
+    **dict.fromkeys((".conll", ".conllu", ".bio", ".iob", ".txt"), checked(word_columns)),
+}

@@ -1,0 +1,58 @@
+"""Rows with the place where each stands, and the account of what was wrong with them."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetune.core.errors import DataError, Fault
+from finetune.params.schema import did_you_mean
+
+Row = dict[str, Any]
+
+
+FIRST_ROWS_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of one file. `numbers[i]` is where row i stands: the line of a text file, the record of another."""
+
+    name: str
+    columns: tuple[str, ...]
+    rows: list[Row]
+    numbers: list[int]
+
+    def require(self, columns: dict[str, str]) -> None:
+        """Raises: DataError if a column is missing. `columns` maps parameter names to column names."""
+        faults = []
+        for parameter, column in columns.items():
+            if column not in self.columns:
+                what = f"no column {column!r}{did_you_mean(column, self.columns)}"
+                fix = f"--{parameter} with one of: {', '.join(self.columns)}"
+                faults.append(Fault(what, where=self.name, fix=fix))
+        if faults:
+            raise DataError(*faults)
+
+
+@dataclass
+class Audit:
+    """What was dropped, repaired or kept with a remark: reason -> action and row numbers."""
+
+    problems: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def add(self, action: str, reason: str, number: int) -> None:
+        entry = self.problems.setdefault(reason, {"action": action, "count": 0, "rows": []})
+        entry["count"] += 1
+        if len(entry["rows"]) < FIRST_ROWS_SHOWN:
+            entry["rows"].append(number)
+
+    @property
+    def dropped(self) -> int:
+        return sum(p["count"] for p in self.problems.values() if p["action"] == "dropped")
+
+    def lines(self) -> list[str]:
+        """One line for each reason, for the log."""
+        return [
+            f"{p['action']} {p['count']}: {reason} (rows {', '.join(map(str, p['rows']))}"
+            f"{', …' if p['count'] > len(p['rows']) else ''})"
+            for reason, p in self.problems.items()
+        ]
