@@ -22,10 +22,10 @@ from transformers import (
 )
 
 from finetune.core.errors import ModelError
-from finetune.models.head import _renew, describe_new, head_parameters
+from finetune.models.head import _renew, describe_new, head_modules, head_parameters
 from finetune.models.loading import empty_model, load_model
 from finetune.tasks import load_task
-from tests.families import DECODER, FAMILIES, SIZES
+from tests.families import DECODER, FAMILIES, SEQ2SEQ, SIZES
 from tests.tasks.token_classification.conftest import state as tc_state
 
 QUESTIONS, TAGS = load_task("question_answering"), load_task("token_classification")
@@ -222,3 +222,25 @@ def test_a_head_of_questions_is_kept_whatever_labels_its_config_names(tmp_path: 
     saved.save_pretrained(tmp_path)
     model, new = load_model(tmp_path, QUESTIONS, None)
     assert new == [] and model.qa_outputs.weight.equal(saved.qa_outputs.weight)
+
+
+SEQ2SEQ_IDS = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+GENERATION = {
+    "t5": ("T5ForConditionalGeneration", {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_heads": 2, "num_layers": 1}),
+    "bart": ("BartForConditionalGeneration", {**SEQ2SEQ, **SEQ2SEQ_IDS}),
+    "marian": ("MarianMTModel", {**SEQ2SEQ, **SEQ2SEQ_IDS}),
+    "mbart": ("MBartForConditionalGeneration", {**SEQ2SEQ, **SEQ2SEQ_IDS}),
+    "llama": ("LlamaForCausalLM", {**SIZES, "num_key_value_heads": 1}),
+}
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("family", GENERATION)
+def test_what_writes_words_is_of_the_body(family: str, tied: bool) -> None:
+    """A generation class has no head, though its lm_head is a linear layer beside the body."""
+    name, sizes = GENERATION[family]
+    config = transformers.AutoConfig.for_model(family, **{**sizes, "vocab_size": 50}, tie_word_embeddings=tied)
+    with torch.device("meta"):
+        model = getattr(transformers, name)(config)
+    assert "lm_head" in dict(model.named_children())
+    assert head_modules(model) == head_parameters(model) == []

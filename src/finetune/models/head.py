@@ -1,8 +1,7 @@
-"""The head, which a task adds to the pretrained body: where it is, and what becomes of one that a checkpoint brings."""
+"""The head, which a task adds to the pretrained body: where it is, and what becomes of one that a model brings."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -15,23 +14,30 @@ from finetune.core.console import say, some
 OF_A_TASK = ("Classification", "QuestionAnswering", "QuestionAnsweringSimple", "MultipleChoice")
 
 
-def head_modules(model: Any) -> list[str]:
-    """Names of the modules outside the pretrained body, which in T5 for questions is no module but several."""
+def head_modules(model: PreTrainedModel) -> list[str]:
+    """Return the names of the modules outside the pretrained body, which in T5 for questions is several modules.
+
+    What maps hidden states to the vocabulary (`lm_head`) is of the body, tied to the embeddings or not: pretraining
+    has made it.
+    """
+    of_vocabulary = model.get_output_embeddings()
     return [
         name
         for name, module in model.named_children()
-        if not isinstance(module, PreTrainedModel | nn.Embedding) and any(True for _ in module.parameters())
+        if module is not of_vocabulary
+        and not isinstance(module, PreTrainedModel | nn.Embedding)
+        and any(True for _ in module.parameters())
     ]
 
 
-def head_parameters(model: Any) -> list[str]:
-    """Names of the weights outside the pretrained body."""
+def head_parameters(model: PreTrainedModel) -> list[str]:
+    """Return the names of the weights outside the pretrained body."""
     heads = {name: model.get_submodule(name) for name in head_modules(model)}
     return [f"{head}.{name}" for head, module in heads.items() for name, _ in module.named_parameters()]
 
 
-def describe_new(model: Any, new: Sequence[str], architectures: Sequence[str] | None) -> list[str]:
-    """Lines on the weights that start at random, of a model that was saved as one of `architectures`."""
+def describe_new(model: PreTrainedModel, new: Sequence[str], architectures: Sequence[str] | None) -> list[str]:
+    """Return lines on the weights that start at random, of a model that was saved as one of `architectures`."""
     head, kind = set(head_parameters(model)), type(model).__name__
     lost, made = [name for name in new if name not in head], [name for name in new if name in head]
     was = next((name for name in architectures or () if name != kind), None)
@@ -41,14 +47,14 @@ def describe_new(model: Any, new: Sequence[str], architectures: Sequence[str] | 
     return lines
 
 
-def of_another_task(model: Any, architecture: str | None) -> bool:
-    """Whether a model saved as the class `architecture` has the head of another task than `model`."""
+def of_another_task(model: PreTrainedModel, architecture: str | None) -> bool:
+    """Return whether a model saved as the class `architecture` has the head of another task than `model`."""
     saved_for, wanted = (kind.rpartition("For")[2] for kind in (architecture or "", type(model).__name__))
     return saved_for != wanted and saved_for.endswith(OF_A_TASK)
 
 
-def settle(
-    model: Any,
+def carry_over(
+    model: PreTrainedModel,
     source: Path,
     architecture: str | None,
     classes: dict[int, str] | None,
@@ -59,7 +65,7 @@ def settle(
 
     `architecture` is the class that the weights in `source` were saved from: one for whole sentences may have a head of
     the same names and sizes. `classes` are theirs, or None where classes have no names. What pretraining left of a head
-    (ModernBERT's dense layer) stays. -> names of the head's weights that are random.
+    (ModernBERT's dense layer) stays. Return the names of the head's weights that are random.
     """
     names = set(head_parameters(model))
     if of_another_task(model, architecture):
@@ -75,7 +81,7 @@ def settle(
     return _keep_classes(model, source, classes, names)
 
 
-def _keep_classes(model: Any, source: Path, before: dict[int, str], names: set[str]) -> set[str]:
+def _keep_classes(model: PreTrainedModel, source: Path, before: dict[int, str], names: set[str]) -> set[str]:
     """The rows of the classes that were there before, whatever their order. Says which, and what is random."""
     now, old = model.config.id2label, {label: i for i, label in before.items()}
     common = {i: old[label] for i, label in now.items() if label in old}
@@ -96,7 +102,7 @@ def _keep_classes(model: Any, source: Path, before: dict[int, str], names: set[s
     return set()
 
 
-def _renew(model: Any, names: Collection[str]) -> None:
+def _renew(model: PreTrainedModel, names: Collection[str]) -> None:
     """As transformers makes them: each module's rule, then those of the modules it is part of (ModernBERT has such)."""
     for name in names:
         module, _, last = name.rpartition(".")

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig
 
 from finetune.core.errors import Fault, ModelError, UnsupportedError, first_line
-from finetune.models.head import head_parameters, of_another_task, settle
+from finetune.models.head import carry_over, head_parameters, of_another_task
 from finetune.tasks.task import State, Task
 
 STATE_KEY = "finetune"  # entry of config.json that holds {"task": …, "state": …}
@@ -116,7 +116,7 @@ def load_model(
     if (refused := mismatched.keys() - replaced) and not ignore_mismatched_sizes:
         raise ModelError(*_mismatched({name: mismatched[name] for name in refused}))
     classes = before if "id2label" in head else None
-    of_head = settle(model, source, saved_from, classes, set(missing), set(mismatched))
+    of_head = carry_over(model, source, saved_from, classes, set(missing), set(mismatched))
     return model, sorted(of_body | of_head)
 
 
