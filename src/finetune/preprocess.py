@@ -20,6 +20,8 @@ from finetune.data.table import Audit, Row
 from finetune.params.datapreprocess import DataFiles
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
     from finetune.data.batches import Columns
     from finetune.tasks.task import State, Task
 
@@ -197,7 +199,7 @@ def write_windows(
     name: str,
     rows: list[Row],
     task: "Task[State]",
-    tokenizer: Any,
+    tokenizer: "PreTrainedTokenizerFast",
     state: "State",
     params: Any,
     audit: Audit,

@@ -127,8 +127,8 @@ def account(
         source=selected.source,
         model_type=selected.model_type,
         metric=params.metric_for_best_model,
-        greater_is_better=trainer.args.greater_is_better,
-        best_step=trainer.state.best_global_step,
+        greater_is_better=bool(trainer.args.greater_is_better),
+        best_step=trainer.state.best_global_step or 0,
         validation=metrics,
         log=[entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry],
         device=f"{world_size()} x {trainer.args.device.type}",
@@ -189,7 +189,7 @@ def keep_the_best(attempt: "Attempt") -> None:
     from finetune.training import checkpoints
 
     if attempt.params.save_total_limit == 1:
-        best = Path(attempt.trainer.state.best_model_checkpoint)
+        best = Path(str(attempt.trainer.state.best_model_checkpoint))
         checkpoints.keep(attempt.params.pytorch_model_folder, 1, {best})
 
 

@@ -2,18 +2,20 @@
 
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from finetune.core.errors import Fault, UnsupportedError
 from finetune.params.finetune import FinetuneParams
 
 WITHOUT = "--apply_fsdp false"
 
 
-def layers(model: Any) -> list[str]:
+def layers(model: PreTrainedModel) -> list[str]:
     """Classes of the layers that are cut up one by one. Embeddings are not: accelerate cuts those up by themselves."""
     return [name for name in model._no_split_modules or () if "Embed" not in name]
 
 
-def arguments(model: Any) -> dict[str, Any]:
+def arguments(model: PreTrainedModel) -> dict[str, Any]:
     """What the Trainer is told. Checkpoints hold whole weights."""
     config = {
         "version": 2,
@@ -25,7 +27,7 @@ def arguments(model: Any) -> dict[str, Any]:
     return {"fsdp": True, "fsdp_config": config}
 
 
-def refuse(params: FinetuneParams, model: Any) -> None:
+def refuse(params: FinetuneParams, model: PreTrainedModel) -> None:
     """Raises: UnsupportedError for a model that can't be cut up. It may be empty."""
     if not params.apply_fsdp:
         return

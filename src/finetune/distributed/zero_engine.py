@@ -4,9 +4,9 @@ import contextlib
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from finetune.core.console import say
@@ -14,7 +14,7 @@ from finetune.core.console import say
 STALE_AFTER = 30.0  # seconds that a lock of a build must be old
 
 
-def gather(model: Any) -> dict[str, torch.Tensor]:
+def gather(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Name -> trained weight in 32 bits on the CPU, on the main process; every process must call it.
 
     They come from the optimizer's own 32 bits, not from what a forward pass in 16 bits is computed with.

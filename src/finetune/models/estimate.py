@@ -13,6 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedConfig
 
 from finetune.models.adapt import adaptations
 from finetune.models.adapt.four_bit import frozen_layers
@@ -48,7 +49,7 @@ class Estimate:
     seconds: float  # of training and its evaluations, on this machine
 
 
-def cost(config: Any, task: Task[State], params: FinetuneParams, batch_size: int, length: int) -> Cost:
+def cost(config: PreTrainedConfig, task: Task[State], params: FinetuneParams, batch_size: int, length: int) -> Cost:
     """Count one forward pass over (batch_size, length) tokens, in 32 bits; bf16 keeps about a tenth less."""
     kept: dict[int, Any] = {}
     weights: set[int] = set()
@@ -108,7 +109,7 @@ def flops_per_second(width: int, batch_size: int, length: int, precision: str) -
 
 
 def estimate(
-    config: Any,
+    config: PreTrainedConfig,
     task: Task[State],
     params: FinetuneParams,
     windows: list[int],

@@ -83,7 +83,8 @@ def carry_over(
 
 def _keep_classes(model: PreTrainedModel, source: Path, before: dict[int, str], names: set[str]) -> set[str]:
     """The rows of the classes that were there before, whatever their order. Says which, and what is random."""
-    now, old = model.config.id2label, {label: i for i, label in before.items()}
+    now: dict[int, str] = dict(enumerate((model.config.id2label or {}).values()))
+    old = {label: i for i, label in before.items()}
     common = {i: old[label] for i, label in now.items() if label in old}
     if not common:
         _renew(model, names)

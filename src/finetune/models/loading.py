@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from finetune.core.errors import Fault, ModelError, UnsupportedError, first_line
 from finetune.models.head import carry_over, head_parameters, of_another_task
@@ -29,7 +29,7 @@ def load_config(folder: Path) -> Any:
         ) from None
 
 
-def architecture(task: Task[State], config: Any) -> str:
+def architecture(task: Task[State], config: PreTrainedConfig) -> str:
     """The name of the class that `load_model` builds. Raises: ModelError if the family has no head for the task."""
     if type(config) not in task.model.families:
         families = ", ".join(sorted(known.model_type for known in task.model.families))
@@ -40,7 +40,7 @@ def architecture(task: Task[State], config: Any) -> str:
     return str(task.model.families[type(config)].__name__)
 
 
-def empty_model(config: Any, task: Task[State], attn_implementation: str = "auto") -> Any:
+def empty_model(config: PreTrainedConfig, task: Task[State], attn_implementation: str = "auto") -> Any:
     """The model without its weights: tensors that have shapes but no content.
 
     Raises: ModelError if the family has no head for the task, UnsupportedError if it has no such attention.
@@ -129,7 +129,7 @@ def refuse_adapter_alone(folder: Path) -> None:
         raise ModelError(Fault(f"{folder} is an adapter alone", why=why, fix=fix))
 
 
-def refuse_16_bits(config: Any, precision: str) -> None:
+def refuse_16_bits(config: PreTrainedConfig, precision: str) -> None:
     """Raises: UnsupportedError for a family that transformers can't compute in 16 bits."""
     if config.model_type == "deberta" and precision != "32":
         why = "transformers masks DeBERTa v1's attention with the least number of 32 bits, which 16 bits can't hold"
@@ -148,7 +148,7 @@ def _mismatched(shapes: dict[str, list[Any]]) -> list[Fault]:
     ]
 
 
-def store_state(model: Any, state: State, task: Task[State]) -> None:
+def store_state(model: PreTrainedModel, state: State, task: Task[State]) -> None:
     """Let the model's config.json say how its inputs were encoded and its outputs are decoded."""
     setattr(model.config, STATE_KEY, {"task": task.name, "state": asdict(state)})
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from finetune.core.memory import return_freed_memory
 from finetune.data.batches import Batch, as_windows, batches_by_length
@@ -18,7 +18,7 @@ ROWS_AT_A_TIME = 256  # bounds the memory of windows and n-best lists; more woul
 
 @torch.no_grad()
 def predict(
-    model: Any,
+    model: PreTrainedModel,
     batches: Iterable[Batch],
     task: Task[State],
     state: State,
@@ -50,8 +50,8 @@ def _concatenate(kept: Sequence[Reduced]) -> Reduced:
 
 
 def predict_parts(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
     rows: Sequence[Row],
     task: Task[State],
     state: State,
@@ -76,7 +76,12 @@ def predict_parts(
 
 
 def predict_rows(
-    model: Any, tokenizer: Any, rows: Sequence[Row], task: Task[State], state: State, batch_size: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    rows: Sequence[Row],
+    task: Task[State],
+    state: State,
+    batch_size: int,
 ) -> list[Prediction]:
     """One prediction for each row, in order."""
     return [p for part in predict_parts(model, tokenizer, rows, task, state, batch_size) for p in part]

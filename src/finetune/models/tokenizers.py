@@ -4,7 +4,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
 from finetune.core.errors import Fault, ModelError, first_line
 from finetune.models.loading import architecture, load_config
@@ -37,7 +37,7 @@ NO_LIMIT = 100_000  # tokenizers without a limit of their own say 1e30
 def load_tokenizer(folder: Path, task: Task[State]) -> Any:
     """A fast tokenizer. Raises: ModelError if there is none, or it can't map tokens to words and characters."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(Fault(f"{folder} has no tokenizer that loads", why=first_line(error))) from None
     if not tokenizer.is_fast:
@@ -55,7 +55,7 @@ def load_tokenizer(folder: Path, task: Task[State]) -> Any:
     return tokenizer
 
 
-def leave_out_token_types(tokenizer: Any, config: Any, task: Task[State]) -> None:
+def leave_out_token_types(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig, task: Task[State]) -> None:
     """For a model that has none, or none for a second text: DistilBERT or RoBERTa with BERT's tokenizer."""
     architecture(task, config)
     known = inspect.signature(task.model.families[type(config)].forward).parameters
@@ -65,7 +65,7 @@ def leave_out_token_types(tokenizer: Any, config: Any, task: Task[State]) -> Non
         tokenizer.init_kwargs["model_input_names"] = names  # what it is saved with
 
 
-def longest_window(config: Any, tokenizer: Any) -> int:
+def longest_window(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast) -> int:
     """The model's true maximum in tokens: the smaller of its position table and the tokenizer's own limit.
 
     RoBERTa and its kin count positions from padding_idx + 1. Models with relative positions have no table: 512 unless

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from finetune.data.batches import Batch
 from finetune.tasks.task import Answer, Objective, Reduced, S

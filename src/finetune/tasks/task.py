@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from finetune.data.batches import Batch, Columns
 from finetune.data.table import Audit, Row, Table
@@ -123,7 +123,7 @@ class Model(Generic[S]):
     auto_model: Any
     """The transformers auto class that finetuning loads."""
 
-    families: Mapping[type[PreTrainedConfig], type[PreTrainedModel]]
+    families: Mapping[Any, Any]
     """Config classes -> model classes that have the head."""
 
     inputs: frozenset[str]

@@ -4,7 +4,9 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from transformers import PreTrainedTokenizerFast
 
 from finetune.data.table import Row
 
@@ -33,7 +35,7 @@ class Lengths:
         return round(len(self.windows) * self.total / len(self.rows))
 
 
-def measure(rows: Sequence[Row], task: "Task[State]", tokenizer: Any, state: "State") -> Lengths:
+def measure(rows: Sequence[Row], task: "Task[State]", tokenizer: PreTrainedTokenizerFast, state: "State") -> Lengths:
     """Encode SAMPLE rows, or all if there are fewer. `state` as `task.data.fit` made it."""
     sample = random.Random(SEED).sample(list(rows), min(SAMPLE, len(rows)))
     columns = task.data.encode(sample, tokenizer, replace(state, pad_to_max_length=False))

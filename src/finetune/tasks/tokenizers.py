@@ -1,11 +1,10 @@
 """What tokenizers need before a word and behind a window."""
 
-from typing import Any
-
 from tokenizers import pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 
-def set_space_before_words(tokenizer: Any) -> None:
+def set_space_before_words(tokenizer: PreTrainedTokenizerFast) -> None:
     """Let GPT-2's and RoBERTa's tokenizers read each word of a list as they read it inside a text."""
     pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
     if isinstance(pre_tokenizer, pre_tokenizers.ByteLevel):
@@ -13,7 +12,7 @@ def set_space_before_words(tokenizer: Any) -> None:
         tokenizer.add_prefix_space = True  # what it is saved with
 
 
-def before_words(tokenizer: Any) -> str:
+def before_words(tokenizer: PreTrainedTokenizerFast) -> str:
     """What has to stand before each word of a list: a space for Llama 3's and Qwen's tokenizers.
 
     They cut a word into pieces before ByteLevel, which would put its space before every piece.
@@ -24,7 +23,7 @@ def before_words(tokenizer: Any) -> str:
     return " " if any(isinstance(part, pre_tokenizers.ByteLevel) for part in parts) else ""
 
 
-def closing_token(tokenizer: Any) -> list[int]:
+def closing_token(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     """What is put behind the window of a tokenizer that puts no class token into it and no other behind the context.
 
     Those are the tokenizers of decoders (GPT-2, Llama, Mistral, Qwen2), whose tokens see only what stands before them:

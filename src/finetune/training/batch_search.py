@@ -55,7 +55,7 @@ def fits(model: Any, batch: dict[str, torch.Tensor], task: Task[State], precisio
         here = {name: tensor.to(device) for name, tensor in batch.items()}
         with autocast_for("32" if precision == "32" else "bf16", device)():
             loss = task.objective.loss(forward(model, here, task.model.inputs), here).sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         del room, loss
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):

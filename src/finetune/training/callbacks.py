@@ -1,8 +1,6 @@
 """What happens between the steps of training: memory given back, checkpoints, a stop that was asked for."""
 
-from typing import Any
-
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from finetune.core.errors import Fault, StoppedError
 from finetune.core.memory import return_freed_memory
@@ -11,23 +9,23 @@ from finetune.distributed import preemption, process_group
 RETURN_STEPS = 10  # at no cost that could be measured, 110 s for 112 s without
 
 
-def evaluated_now(state: Any, evaluation_steps: int) -> bool:
+def evaluated_now(state: TrainerState, evaluation_steps: int) -> bool:
     """Whether an evaluation follows the step that was just made."""
     return bool(state.global_step % evaluation_steps == 0 or state.global_step >= state.max_steps)
 
 
-class ReturnMemory(TrainerCallback):  # type: ignore[misc]
+class ReturnMemory(TrainerCallback):
     """Give back, now and then, what is free of the heap that is kept for speed (allocator.py).
 
     Batches of ever other lengths leave gaps in it, so that it would grow to twice what a step needs.
     """
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args: object, state: TrainerState, control: object, **_: object) -> None:
         if state.global_step % RETURN_STEPS == 0:
             return_freed_memory()
 
 
-class SaveEvery(TrainerCallback):  # type: ignore[misc]
+class SaveEvery(TrainerCallback):
     """A checkpoint after so many steps, besides those of the best evaluations.
 
     Where an evaluation follows, the checkpoint waits for it: the run goes on behind what a whole checkpoint says.
@@ -37,12 +35,12 @@ class SaveEvery(TrainerCallback):  # type: ignore[misc]
         self.save_steps = save_steps
         self.evaluation_steps = evaluation_steps
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args: object, state: TrainerState, control: TrainerControl, **_: object) -> None:
         due = state.global_step % self.save_steps == 0
         control.should_save |= due and not evaluated_now(state, self.evaluation_steps)
 
 
-class StopTogether(TrainerCallback):  # type: ignore[misc]
+class StopTogether(TrainerCallback):
     """Once any process has heard a SIGTERM, all save after the same step and leave.
 
     Where an evaluation follows the step, the checkpoint waits for it, since the run goes on behind what a whole
@@ -53,14 +51,14 @@ class StopTogether(TrainerCallback):  # type: ignore[misc]
         self.evaluation_steps = evaluation_steps
         self.stopping = False
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args: object, state: TrainerState, control: TrainerControl, **_: object) -> None:
         self.stopping = process_group.all_reduce_any(preemption.heard())
         control.should_save |= self.stopping and not evaluated_now(state, self.evaluation_steps)
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_evaluate(self, args: object, state: TrainerState, control: object, **_: object) -> None:
         self.stopping = process_group.all_reduce_any(preemption.heard())
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: object, **_: object) -> None:
         if self.stopping or process_group.all_reduce_any(preemption.heard()):
             what = f"stopped by SIGTERM after step {state.global_step} of {state.max_steps}, which is saved"
-            raise StoppedError(Fault(what, where=args.output_dir, fix=preemption.AGAIN))
+            raise StoppedError(Fault(what, where=str(args.output_dir), fix=preemption.AGAIN))

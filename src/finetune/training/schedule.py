@@ -98,7 +98,7 @@ def refuse_unsupported_here(params: FinetuneParams, processes: int) -> None:
 
 def _faults_of_4bit(params: FinetuneParams) -> list[Fault]:
     import torch
-    from transformers.utils import is_bitsandbytes_available
+    from transformers.utils.import_utils import is_bitsandbytes_available
 
     without, what = "--finetune_in_4bit false", "--finetune_in_4bit true"
     if not torch.cuda.is_available():
@@ -124,6 +124,6 @@ def _has_compiler() -> bool:
 
 
 def _has_flash_attention() -> bool:
-    from transformers.utils import is_flash_attn_2_available
+    from transformers.utils.import_utils import is_flash_attn_2_available
 
     return bool(is_flash_attn_2_available())

@@ -2,15 +2,14 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from finetune.data.batches import Batch
 
 
-class Throughput(TrainerCallback):  # type: ignore[misc]
+class Throughput(TrainerCallback):
     """Counts from the beginning of training, or from the end of the warm-up steps."""
 
     def __init__(self, warmup_steps: int, device: torch.device) -> None:
@@ -33,10 +32,10 @@ class Throughput(TrainerCallback):  # type: ignore[misc]
         self.windows += len(batch["attention_mask"])
         self.tokens += batch["attention_mask"].sum()
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(self, args: object, state: TrainerState, control: object, **_: object) -> None:
         self.start()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args: object, state: TrainerState, control: object, **_: object) -> None:
         self.steps += 1
         if self.steps == self.warmup_steps and state.global_step < state.max_steps:
             self.start()

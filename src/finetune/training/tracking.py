@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from finetune.core.console import progress, say
 from finetune.core.launch import is_main_process
 from finetune.params.finetune import FinetuneParams
+
+Logs = dict[str, float] | None  # what the Trainer hands over is never None
 
 
 def tracking_uri(folder: Path) -> str:
@@ -24,34 +26,39 @@ def tracking_uri(folder: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or own
 
 
-class Progress(TrainerCallback):  # type: ignore[misc]
+class Progress(TrainerCallback):
     """A bar over steps, and a line for every loss and evaluation."""
 
-    def __init__(self, head_metric: str) -> None:
-        self.head_metric = head_metric
+    def __init__(self, main_metric: str) -> None:
+        self.main_metric = main_metric
         self.bar: Any = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(self, args: object, state: TrainerState, control: object, **_: object) -> None:
         self.bar = progress(state.max_steps, "train")
         self.bar.update(state.global_step)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args: object, state: TrainerState, control: object, **_: object) -> None:
         self.bar.update(1)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-        if "loss" in logs:
+    def on_log(
+        self, args: object, state: TrainerState, control: object, logs: dict[str, float] | None = None, **_: object
+    ) -> None:
+        if logs and "loss" in logs:
             norm, rate = logs.get("grad_norm", 0.0), logs["learning_rate"]
             self._say(state, f"loss {logs['loss']:.4f}  gradient norm {norm:.2f}  learning rate {rate:.2e}")
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> None:
-        score, rate = metrics[f"eval_{self.head_metric}"], metrics["eval_samples_per_second"]
-        text = f"validation loss {metrics['eval_loss']:.4f}  {self.head_metric} {score:.4g}  ({rate:.0f} rows/s)"
+    def on_evaluate(
+        self, args: object, state: TrainerState, control: object, metrics: Logs = None, **_: object
+    ) -> None:
+        assert metrics is not None
+        score, rate = metrics[f"eval_{self.main_metric}"], metrics["eval_samples_per_second"]
+        text = f"validation loss {metrics['eval_loss']:.4f}  {self.main_metric} {score:.4g}  ({rate:.0f} rows/s)"
         self._say(state, text)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_end(self, args: object, state: TrainerState, control: object, **_: object) -> None:
         self.bar.close()
 
-    def _say(self, state: Any, text: str) -> None:
+    def _say(self, state: TrainerState, text: str) -> None:
         if self.bar is not None:  # there is none where nothing was left to train
             self.bar.clear()
         say(f"step {state.global_step}/{state.max_steps}  epoch {state.epoch:.2f}  {text}")
@@ -72,11 +79,13 @@ def tracked(params: FinetuneParams) -> Iterator[None]:
         yield
 
 
-class MlflowMetrics(TrainerCallback):  # type: ignore[misc]
+class MlflowMetrics(TrainerCallback):
     """Everything the Trainer logs, in the process that began the run."""
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-        numbers = {name: float(value) for name, value in logs.items() if isinstance(value, int | float)}
+    def on_log(
+        self, args: object, state: TrainerState, control: object, logs: dict[str, float] | None = None, **_: object
+    ) -> None:
+        numbers = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
         log_numbers(numbers, step=state.global_step)
 
 

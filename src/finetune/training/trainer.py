@@ -10,7 +10,15 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerState
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    Trainer,
+    TrainerState,
+    TrainingArguments,
+)
 
 from finetune.core.errors import Fault, ModelError
 from finetune.core.launch import is_main_process, rank
@@ -33,7 +41,7 @@ from finetune.training.throughput import Throughput
 SAMPLE = 8  # windows
 
 
-class FinetuneTrainer(Trainer):  # type: ignore[misc]
+class FinetuneTrainer(Trainer):
     """Hugging Face's loop with four parts of our own.
 
     - The loss is the sum over items divided by the items of the whole optimizer step, over all processes and
@@ -45,17 +53,21 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
     - With save_steps, an evaluation is followed by a checkpoint only if it is the best so far.
     """
 
+    model: PreTrainedModel
+    train_dataset: Dataset
+    eval_dataset: Dataset
+
     def __init__(
         self,
         *,
-        model: Any,
-        args: Any,
+        model: PreTrainedModel,
+        args: TrainingArguments,
         task: Task[State],
         state: State,
         train: Dataset,
         validation: Dataset,
         validation_rows: list[Row],
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerFast,
         steps: Schedule,
         keep_batches: int,
         save_steps: int,
@@ -110,29 +122,30 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
         return LengthGroupedSampler(window_lengths(self.train_dataset), self.global_batch, self.args.seed)
 
     def _get_dataloader(self, *arguments: Any, **given: Any) -> Any:
-        loader = super()._get_dataloader(*arguments, **given)
+        loader: Any = super()._get_dataloader(*arguments, **given)
         of_torch = loader.base_dataloader  # accelerate's has its own round it
         of_torch.worker_init_fn = partial(deaf_to_sigterm, of_torch.worker_init_fn)
         return loader
 
-    def _get_eval_sampler(self, eval_dataset: Dataset) -> list[int]:
+    def _get_eval_sampler(self, eval_dataset: Dataset) -> list[int]:  # type: ignore[override]  # any iterable will do
         return by_length(window_lengths(eval_dataset))
 
     def _load_callback_state(self) -> None:
         # Called when the state has just been read from a checkpoint: cadence, patience and folder are this run's.
         self.state.compute_steps(self.args, self.state.max_steps)
         if self.state.best_global_step:
-            best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+            best = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.best_global_step}"
             self.state.best_model_checkpoint = process_group.broadcast_from_main(
                 lambda: str(best) if best.is_dir() else None
             )
+        stored: Any = self.state.stateful_callbacks  # a dict, whatever its annotation says
         for callback in self.callback_handler.callbacks:
-            if isinstance(callback, EarlyStoppingCallback) and "EarlyStoppingCallback" in self.state.stateful_callbacks:
-                self.state.stateful_callbacks["EarlyStoppingCallback"]["args"] = callback.state()["args"]
+            if isinstance(callback, EarlyStoppingCallback) and "EarlyStoppingCallback" in stored:
+                stored["EarlyStoppingCallback"]["args"] = callback.state()["args"]
         super()._load_callback_state()
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         try:
             if is_main_process():
                 checkpoints.begin(checkpoint)
@@ -179,7 +192,7 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
         self.state = TrainerState.load_from_json(str(checkpoint / STATE))
         self._load_callback_state()
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:  # their checkpoints are read by what wrote them
-            self._prepare_for_training(self.state.max_steps, self.get_train_dataloader(), None)
+            self._prepare_for_training(self.state.max_steps, self.get_train_dataloader(), None)  # type: ignore[no-untyped-call]
         if self.state.best_model_checkpoint:
             self._load_best_model()
 
@@ -213,12 +226,12 @@ class FinetuneTrainer(Trainer):  # type: ignore[misc]
         scores |= {"runtime": seconds, "samples_per_second": len(self.validation_rows) / seconds}
         metrics: dict[str, float] = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         self.log(metrics)
-        control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)  # type: ignore[has-type]
+        control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.control = control
         return metrics
 
     @torch.no_grad()
-    def sample_loss(self, model: Any) -> float:
+    def sample_loss(self, model: PreTrainedModel) -> float:
         """The mean loss of the first windows of validation, on the device of the model."""
         batch = self.data_collator(as_windows(self.eval_dataset[:SAMPLE]))
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from finetune.params.finetune import FinetuneParams
@@ -20,11 +21,11 @@ def wanted(params: FinetuneParams) -> bool:
     return params.apply_lora and params.finetune_in_4bit
 
 
-def refuse(params: FinetuneParams, model: Any) -> None:
+def refuse(params: FinetuneParams, model: PreTrainedModel) -> None:
     """The machine is what may lack it: see schedule.refuse_unsupported_here."""
 
 
-def frozen_layers(model: Any) -> Iterator[tuple[str, Any]]:
+def frozen_layers(model: PreTrainedModel) -> Iterator[tuple[str, Any]]:
     """(name, layer) of the linear layers that are not trained, those under adapters among them.
 
     Without those whose type the model's code asks for (T5's `wo`), which transformers keeps in 32 bits too.
@@ -35,7 +36,7 @@ def frozen_layers(model: Any) -> Iterator[tuple[str, Any]]:
             yield name, module
 
 
-def apply(model: Any, params: FinetuneParams) -> tuple[Any, list[str]]:
+def apply(model: PreTrainedModel, params: FinetuneParams) -> tuple[Any, list[str]]:
     """The layers are quantised when the model moves to its device. -> (the model, what to say)."""
     saved = 0
     for name, layer in list(frozen_layers(model)):
@@ -58,7 +59,7 @@ def _packed(layer: Any, computed_in: torch.dtype) -> Any:
     return packed
 
 
-def restore(model: Any) -> Any:
+def restore(model: PreTrainedModel) -> Any:
     """With the weights as they were imported."""
     for name, module in list(model.named_modules()):
         if "imported" in vars(module):

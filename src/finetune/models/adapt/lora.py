@@ -3,6 +3,7 @@
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from finetune.core.console import say, some
@@ -39,13 +40,13 @@ def wanted(params: FinetuneParams) -> bool:
     return params.apply_lora
 
 
-def targets(model: Any) -> list[str]:
+def targets(model: PreTrainedModel) -> list[str]:
     """The layers that get adapters; in families that are not listed, all linear ones (Dettmers et al. 2023)."""
     listed = TARGETS.get(model.config.model_type)
     return list(listed) if listed else _linear_layers(model)
 
 
-def _linear_layers(model: Any) -> list[str]:
+def _linear_layers(model: PreTrainedModel) -> list[str]:
     head = head_modules(model)
     return [
         name
@@ -54,14 +55,14 @@ def _linear_layers(model: Any) -> list[str]:
     ]
 
 
-def refuse(params: FinetuneParams, model: Any) -> None:
+def refuse(params: FinetuneParams, model: PreTrainedModel) -> None:
     """Raises: UnsupportedError for a model without linear layers."""
     if params.apply_lora and not targets(model):
         why = f"a {model.config.model_type} has no linear layers that adapters could be put on"
         raise UnsupportedError(Fault("--apply_lora true", why=why, fix="--apply_lora false"))
 
 
-def apply(model: Any, params: FinetuneParams) -> tuple[Any, list[str]]:
+def apply(model: PreTrainedModel, params: FinetuneParams) -> tuple[Any, list[str]]:
     """Freeze the model but for adapters and head. -> (the model, what to say).
 
     Raises: ModelError if anything else is trained.

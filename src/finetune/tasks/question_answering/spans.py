@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional
+from transformers.utils.generic import ModelOutput
 
 from finetune.data.batches import Batch
 from finetune.data.table import Row
@@ -14,7 +15,7 @@ from finetune.tasks.question_answering.windows import NO_SPAN, State
 from finetune.tasks.task import Examined, Prediction, Reduced
 
 
-def loss(outputs: Any, batch: Batch) -> torch.Tensor:
+def loss(outputs: ModelOutput, batch: Batch) -> torch.Tensor:
     """(B,): the mean cross-entropy of start and end of each window.
 
     Padding is masked: transformers' own loss counts its logits in the softmax, so that the same rows give another
@@ -32,7 +33,7 @@ def items(batch: Batch) -> torch.Tensor:
     return torch.ones_like(batch["start_positions"])
 
 
-def reduce(outputs: Any, batch: Batch, state: State) -> Reduced:
+def reduce(outputs: ModelOutput, batch: Batch, state: State) -> Reduced:
     """The n_best_size spans of each window with the highest start + end logit, exactly.
 
     -> score (B, n), start and end (B, n) as characters of the context, null_score (B,), row (B,).

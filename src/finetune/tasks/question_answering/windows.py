@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from transformers import PreTrainedTokenizerFast
 
 from finetune.data.batches import Columns
 from finetune.data.table import Row
@@ -28,7 +28,10 @@ class State(task.State):
 
 
 def fit(
-    params: QuestionAnsweringPreprocessParams, splits: Mapping[str, list[Row]], model_length: int, tokenizer: Any
+    params: QuestionAnsweringPreprocessParams,
+    splits: Mapping[str, list[Row]],
+    model_length: int,
+    tokenizer: PreTrainedTokenizerFast,
 ) -> State:
     """The state of a run. doc_stride is lowered where a window could not hold it beside a question."""
     length = window_length(params.max_seq_length, model_length)
@@ -51,7 +54,7 @@ def derived(params: QuestionAnsweringPreprocessParams, state: State, _splits: Ma
     return lines
 
 
-def encode(rows: Sequence[Row], tokenizer: Any, state: State) -> Columns:
+def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, state: State) -> Columns:
     """Windows of question and context.
 
     Columns: the tokenizer's own; row (index into `rows`); null_position, the token that stands for "no answer": the
@@ -145,7 +148,7 @@ def _label(row: Row, windows: Columns, window: int) -> tuple[int, int] | None:
     return (int(first), int(last)) if starts[first] <= start and ends[last] >= stop else None
 
 
-def padding(tokenizer: Any) -> dict[str, int]:
+def padding(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
     """Fill values; what isn't listed is padded with 0 (attention_mask, token types)."""
     return {
         "input_ids": tokenizer.pad_token_id,

@@ -39,7 +39,7 @@ def build(self: Any, body: nn.Module) -> None:
     self.post_init()
 
 
-class BartForTokenClassification(BartPreTrainedModel):  # type: ignore[misc]
+class BartForTokenClassification(BartPreTrainedModel):
     """BartModel and a linear layer."""
 
     config_class = BartConfig
@@ -50,7 +50,7 @@ class BartForTokenClassification(BartPreTrainedModel):  # type: ignore[misc]
         build(self, BartModel(config))
 
 
-class MBartForTokenClassification(MBartPreTrainedModel):  # type: ignore[misc]
+class MBartForTokenClassification(MBartPreTrainedModel):
     """MBartModel and a linear layer."""
 
     config_class = MBartConfig

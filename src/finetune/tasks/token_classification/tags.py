@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import functional
+from transformers.utils.generic import ModelOutput
 
 from finetune.data.batches import Batch
 from finetune.data.table import Row
@@ -16,7 +17,7 @@ from finetune.tasks.token_classification.schemes import OUTSIDE, as_iobes, entit
 from finetune.tasks.token_classification.windows import IGNORED, NO_WORD, State
 
 
-def loss(outputs: Any, batch: Batch) -> torch.Tensor:
+def loss(outputs: ModelOutput, batch: Batch) -> torch.Tensor:
     """(B,): the cross-entropy of each window, summed over its words."""
     logits = outputs["logits"].float().transpose(1, 2)  # (B, C, L)
     return functional.cross_entropy(logits, batch["labels"], ignore_index=IGNORED, reduction="none").sum(1)
@@ -28,7 +29,7 @@ def items(batch: Batch) -> torch.Tensor:
     return labelled.sum(1)
 
 
-def reduce(outputs: Any, batch: Batch, _state: State) -> Reduced:
+def reduce(outputs: ModelOutput, batch: Batch, _state: State) -> Reduced:
     """-> row (B,); word, class and score (B, L): the most probable class of each word and its probability."""
     score, best = outputs["logits"].float().softmax(-1).max(-1)
     return {"row": batch["row"], "word": batch["word"], "class": best, "score": score}

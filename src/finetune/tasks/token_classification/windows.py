@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from finetune.core.console import some
 from finetune.core.errors import DataError, Fault
@@ -33,7 +34,10 @@ class State(task.State):
 
 
 def fit(
-    params: TokenClassificationPreprocessParams, splits: Mapping[str, list[Row]], model_length: int, tokenizer: Any
+    params: TokenClassificationPreprocessParams,
+    splits: Mapping[str, list[Row]],
+    model_length: int,
+    tokenizer: PreTrainedTokenizerFast,
 ) -> State:
     """The state of a run. Classes are the tags of all splits, sorted; as numbers where all are numbers."""
     length = window_length(params.max_seq_length, model_length)
@@ -75,9 +79,10 @@ def head_config(state: State | None) -> dict[str, Any]:
     return {"id2label": dict(enumerate(state.labels)), "label2id": {name: i for i, name in enumerate(state.labels)}}
 
 
-def adopt(state: State, config: Any) -> State:
+def adopt(state: State, config: PreTrainedConfig) -> State:
     """With the class names of a model that comes from elsewhere, unless its config has none but LABEL_0, LABEL_1 …"""
-    names = [config.id2label.get(i, f"LABEL_{i}") for i in range(config.num_labels)]
+    named: dict[Any, str] = config.id2label or {}
+    names = [named.get(i, f"LABEL_{i}") for i in range(config.num_labels or 0)]
     if state.labels and names == [f"LABEL_{i}" for i in range(len(names))]:
         return state
     wordless = next(tag for tag in (OUTSIDE, state.wordless, names[0]) if tag in names)
@@ -93,7 +98,7 @@ def refuse(rows: Sequence[Row], state: State) -> None:
         raise DataError(Fault(what, why=f"the model's classes are {some(state.labels)}", fix=fix))
 
 
-def encode(rows: Sequence[Row], tokenizer: Any, state: State) -> Columns:
+def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, state: State) -> Columns:
     """Windows of words.
 
     Columns: the tokenizer's own; row (index into `rows`); word, for the first token of each word the index of the word,
@@ -163,7 +168,7 @@ def label(rows: Sequence[Row], windows: Columns, state: State) -> tuple[Columns,
     return {"labels": labels}, set(range(len(rows))) - set(owners)
 
 
-def padding(tokenizer: Any) -> dict[str, int]:
+def padding(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
     """Fill values; what isn't listed is padded with 0 (attention_mask, token types)."""
     return {
         "input_ids": tokenizer.pad_token_id,
