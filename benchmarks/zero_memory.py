@@ -59,7 +59,7 @@ def main() -> None:
     for precision in ("bf16", "16"):
         for engine, own in ENGINES.items():
             if engine == "FSDP" and gpus == 1:
-                continue  # which is refused: nothing to cut the model up with
+                continue  # which is refused: nothing to shard the model with
             folder = given.out / f"{engine}_{precision}"
             words = ["--preprocess_output", data, "--model_selector_output", model, "--precision", precision]
             words += ["--pytorch_model_folder", str(folder), "--mlflow_model_folder", str(folder / "mlflow")]

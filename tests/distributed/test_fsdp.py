@@ -1,4 +1,4 @@
-"""How FSDP cuts up each family, with accelerate's own code on a CPU, where a whole run is refused."""
+"""How FSDP shards each family, with accelerate's own code on a CPU, where a whole run is refused."""
 
 import os
 import subprocess

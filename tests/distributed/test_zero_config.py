@@ -1,7 +1,10 @@
 """What a DeepSpeed config may say, and what becomes of it."""
 
+import inspect
 import json
 import re
+import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,8 @@ from finetune.params.finetune import QuestionAnsweringParams
 from finetune.params.rules import refuse_contradictions, without_effect
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: make test-distributed")
+ADAMS = {"lr", "betas", "eps", "weight_decay"}
+STEPS = {"warmup_num_steps", "total_num_steps"}
 FOLDERS = {f.name: Path() for f in fields(QuestionAnsweringParams) if f.name.endswith(("_output", "_folder"))}
 
 
@@ -28,28 +33,41 @@ def merged(tmp_path: Path, config: Any, processes: int = 2, **given: Any) -> tup
     return ran, used, [str(line) for line in said]
 
 
-def test_the_keys_are_those_of_the_installed_version() -> None:
-    """Every field of DeepSpeed's own models, and every name by which its code reads the top of a config."""
-    import deepspeed
-    from deepspeed.runtime import constants, precision_config
-    from deepspeed.runtime.zero import config as of_zero
-    from deepspeed.runtime.zero import offload_config
+def unknown(tmp_path: Path, config: Any) -> list[str]:
+    """What is said to be no key of DeepSpeed's."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    try:
+        zero_schema.read(path)
+    except ParameterError as error:
+        return [fault.what for fault in error.faults if "has no key" in fault.what]
+    return []
 
-    models = {
-        "zero_optimization": of_zero.DeepSpeedZeroConfig,
-        "zero_optimization.offload_param": offload_config.DeepSpeedZeroOffloadParamConfig,
-        "zero_optimization.offload_optimizer": offload_config.DeepSpeedZeroOffloadOptimizerConfig,
-        "fp16": precision_config.DeepSpeedFP16Config,
-        "bf16": precision_config.DeepSpeedBF16Config,
-    }
-    for block, model in models.items():
-        fields_of = {name for name, field in model.model_fields.items()} | {
-            field.alias for field in model.model_fields.values() if field.alias
-        }
-        assert set(zero_schema.KNOWN[block]) >= fields_of, block
-    source = (Path(deepspeed.__file__).parent / "runtime" / "config.py").read_text()
-    read = {vars(constants)[name] for name in re.findall(r"get_scalar_param\(\s*param_dict,\s*([A-Z_]+),", source)}
-    assert len(read) > 15 and read <= set(zero_schema.KNOWN[""])
+
+def test_every_key_that_deepspeed_reads_is_known(tmp_path: Path) -> None:
+    """By the names in its source, at the top of a config, and by the fields of its model, in the block of ZeRO."""
+    from deepspeed.runtime import config
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    source = Path(config.__file__).read_text()
+    names = re.findall(r"get_scalar_param\(\s*param_dict,\s*([A-Z_]+),", source)
+    names += re.findall(r"\b([A-Z_]+) in param_dict(?!\[)", source)
+    top = {vars(config)[name] for name in names}
+    of_zero = {key for name, field in DeepSpeedZeroConfig.model_fields.items() for key in (name, field.alias or name)}
+    assert len(top) > 20 and len(of_zero) > 40
+    everything = {**dict.fromkeys(top, "?"), "zero_optimization": dict.fromkeys(of_zero, "?")}
+    assert unknown(tmp_path, everything) == []
+    assert len(unknown(tmp_path, {**everything, "gradient_cliping": "?"})) == 1
+
+
+def test_auto_is_for_what_transformers_fills_in() -> None:
+    """But for the steps between lines that DeepSpeed prints, which accelerate sets."""
+    from accelerate.utils import dataclasses
+    from transformers.integrations import deepspeed
+
+    filled = re.findall(r'fill_(?:match|only)\(\s*"([^"]+)"', inspect.getsource(deepspeed))
+    assert {*filled, "steps_per_print"} == zero_schema.AUTO
+    assert 'self.deepspeed_config["steps_per_print"] = ' in inspect.getsource(dataclasses)
 
 
 @pytest.mark.parametrize("stage", ["2", "3"])
@@ -58,6 +76,31 @@ def test_the_bundled_configs(stage: str) -> None:
     ran, config, said = zero_config.merge(given, 2)
     assert ran == given and said == [] and zero_schema.stage(config) == int(stage)
     assert "optimizer" not in config and "scheduler" not in config and not zero_schema.offloads(config)
+    path = Path("configs") / "deepspeed" / f"zero{stage}.json"
+    assert zero_schema.read(path) == json.loads(path.read_text())
+
+
+def test_deepspeed_is_imported_for_a_config_of_ones_own_only(tmp_path: Path) -> None:
+    """The other parameters are checked in an instant."""
+    (tmp_path / "config.json").write_text('{"zero_optimization": {"stage": 2}}')
+    script = f"""
+import sys
+from dataclasses import fields
+from pathlib import Path
+from finetune.distributed import zero_config
+from finetune.params.finetune import QuestionAnsweringParams
+folders = {{f.name: Path() for f in fields(QuestionAnsweringParams) if f.name.endswith(("_output", "_folder"))}}
+own = {{"deepspeed": Path("{tmp_path}/config.json")}}
+for given in (own, {{"apply_deepspeed": True}}, {{"apply_deepspeed": True, **own}}):
+    zero_config.merge(QuestionAnsweringParams(**folders, **given), 1)
+    print(*(name in sys.modules for name in ("torch", "pydantic", "deepspeed")))
+"""
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert [line for line in said.splitlines() if line.startswith(("True", "False"))] == [
+        "False False False",
+        "False False False",
+        "True True True",
+    ]
 
 
 def test_without_deepspeed() -> None:
@@ -94,10 +137,43 @@ def test_unknown_keys(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["{", "[]", "", '"text"'])
 def test_no_config_at_all(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ParameterError, match=r"config.json is no"):
+    with pytest.raises(ParameterError, match=r"config.json is not a JSON (file|object)"):
         merged(tmp_path, text)
-    with pytest.raises(ParameterError, match=r"nowhere.json is no JSON file"):
+    with pytest.raises(ParameterError, match=r"nowhere.json is not a JSON file"):
         zero_config.merge(params(deepspeed=tmp_path / "nowhere.json"), 1)
+
+
+def test_a_key_that_is_there_twice(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match=r"Duplicate keys.*'stage'"):
+        merged(tmp_path, '{"zero_optimization": {"stage": 2, "stage": 3}}')
+
+
+def test_every_fault_at_once(tmp_path: Path) -> None:
+    config = {
+        "zero_optimization": {"stage": 4, "reduce_bucket_size": 0, "offload_param": {"device": 1, "ratio": 0.5}},
+        "fp16": {"loss_scale_window": 1.5, "min_loss_scale": True},
+        "tensorboard": {"enabled": "no"},
+        "flops_profiler": {"profile_step": "1"},
+        "dump_state": 1,
+        "optimizer": {"type": "sgd", "params": {"momentum": "0.9", "betas": [0.9, 0.99], "nesterov": 1}},
+    }
+    with pytest.raises(ParameterError) as raised:
+        merged(tmp_path, config)
+    assert {fault.where for fault in raised.value.faults} == {str(tmp_path / "config.json")}
+    assert [fault.what for fault in raised.value.faults] == [
+        "'zero_optimization.stage' is 4, not 0, 1, 2 or 3",
+        "'zero_optimization.reduce_bucket_size' is 0, not greater than 0",
+        "'zero_optimization.offload_param.device' is 1, not none, cpu or nvme",
+        "DeepSpeed has no key 'zero_optimization.offload_param.ratio'",
+        "'fp16.loss_scale_window' is 1.5, not a valid integer",
+        "'fp16.min_loss_scale' is true, not a valid integer",
+        "'tensorboard.enabled' is \"no\", not a valid boolean",
+        "'flops_profiler.profile_step' is \"1\", not a valid number",
+        "'dump_state' is 1, not a valid boolean",
+        "'optimizer.params.momentum' is \"0.9\", not a valid number",
+        "DeepSpeed has no key 'optimizer.params.betas'",
+        "'optimizer.params.nesterov' is 1, not a valid boolean",
+    ]
 
 
 def test_what_both_say_side_by_side(tmp_path: Path) -> None:
@@ -160,13 +236,18 @@ def test_optimizer_and_scheduler_of_the_config(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("optimizer", "scheduler", "filled"),
     [
-        ({"type": "adamw"}, None, {"lr", "betas", "eps", "weight_decay"}),
-        ({"type": "AdamW", "params": {"torch_adam": True, "weight_decay": 0.1}}, None, {"lr", "betas", "eps"}),
-        ({"type": "Lion", "params": {"lr": 1e-3}}, None, {"betas", "weight_decay"}),
+        ({"type": "adamw"}, None, ADAMS),
+        ({"type": "AdamW", "params": {"torch_adam": True, "weight_decay": 0.1}}, None, ADAMS),
+        ({"type": "Lion", "params": {"lr": 1e-3}}, None, {"lr", "betas", "weight_decay"}),
         ({"type": "SGD", "params": {"momentum": 0.9}}, None, {"lr", "weight_decay"}),
+        ({"type": "Adagrad", "params": {"fp32_optimizer_states": False}}, None, {"lr", "eps", "weight_decay"}),
+        ({"type": "RMSprop", "params": {"alpha": 0.9}}, None, {"lr", "eps", "weight_decay"}),
+        ({"type": "Adadelta"}, None, {"lr", "eps", "weight_decay"}),
+        ({"type": "lamb", "params": {"max_coeff": 5}}, None, ADAMS),
+        *(({"type": kind}, None, ADAMS) for kind in ("NAdam", "RAdam", "Adamax")),
         (None, {"type": "WarmupLR"}, {"warmup_min_lr", "warmup_max_lr", "warmup_num_steps"}),
-        (None, {"type": "WarmupDecayLR", "params": {"warmup_min_lr": 1e-6}}, {"warmup_max_lr", "total_num_steps"}),
-        (None, {"type": "WarmupCosineLR", "params": {"cos_min_ratio": 0.1}}, {"warmup_num_steps", "total_num_steps"}),
+        (None, {"type": "WarmupDecayLR", "params": {"warmup_min_lr": 1e-6}}, {"warmup_max_lr", *STEPS}),
+        (None, {"type": "WarmupCosineLR", "params": {"cos_min_ratio": 0.1}}, STEPS),
     ],
 )
 def test_what_a_block_leaves_out_is_filled_in(tmp_path: Path, optimizer: Any, scheduler: Any, filled: set[str]) -> None:
@@ -175,7 +256,7 @@ def test_what_a_block_leaves_out_is_filled_in(tmp_path: Path, optimizer: Any, sc
     _, used, _ = merged(tmp_path, {"zero_optimization": {"stage": 2}, **blocks})
     (block,) = blocks
     given, values = blocks[block].get("params", {}), used[block]["params"]
-    assert filled <= {key for key, value in values.items() if value == "auto"}
+    assert filled == {key for key, value in values.items() if value == "auto"}
     kept = given.keys() - {"lr", "weight_decay"}
     assert values.keys() >= given.keys() and all(values[key] == given[key] for key in kept)
 
@@ -194,6 +275,7 @@ def test_auto_where_deepspeed_has_a_default_of_its_own(tmp_path: Path) -> None:
         ({"zero_optimization": {"stage": 2}}, {"apply_lora": True, "finetune_in_4bit": True}, "finetune_in_4bit"),
         ({"zero_optimization": {"stage": 2}}, {"torch_compile": True}, "torch_compile"),
         ({"zero_optimization": {"stage": 2}, "amp": {"enabled": True}}, {}, "'amp' of a deepspeed config"),
+        ({"zero_optimization": {"stage": 2}, "nebula": {"enabled": True}}, {}, "'nebula' of a deepspeed config"),
         ({"zero_optimization": {"stage": 2}, "scheduler": {"type": "OneCycle"}}, {}, "the scheduler OneCycle"),
         ({"zero_optimization": {"stage": 2}, "scheduler": {"type": "WarmupLRR"}}, {}, "the scheduler WarmupLRR"),
         ({"zero_optimization": {"stage": 2}, "optimizer": {"type": "AdamWW"}}, {}, "the optimizer AdamWW"),
@@ -215,8 +297,11 @@ def test_what_does_not_go_together(tmp_path: Path, config: Any, given: Any, why:
         ({"zero_optimization": True}, "'zero_optimization' is true, not an object"),
         ({"bf16": True, "zero_optimization": {"stage": 2}}, "'bf16' is true, not an object"),
         ({"optimizer": "AdamW"}, "'optimizer' is \"AdamW\", not an object"),
-        ({"optimizer": {"type": "AdamW", "params": {"betas": [0.9]}}}, "'optimizer.params.betas' is [0.9], not a list"),
-        ({"optimizer": {"type": "AdamW", "params": {"lr": "1e-4"}}}, "'optimizer.params.lr' is \"1e-4\", not a number"),
+        ({"optimizer": {"type": "AdamW", "params": {"betas": [0.9]}}}, "'optimizer.params.betas' as it is"),
+        (
+            {"optimizer": {"type": "AdamW", "params": {"lr": "1e-4"}}},
+            "'optimizer.params.lr' is \"1e-4\", not a valid number",
+        ),
         ({"optimizer": {"type": "AdamW", "params": {"weigth_decay": 0}}}, "did you mean weight_decay?"),
         ({"zero_optimization": {"stage": "auto"}}, "'zero_optimization.stage' is auto, and nobody fills that in"),
         ({"zero_optimization": {"stage": "3"}}, "'zero_optimization.stage' is \"3\", not 0, 1, 2 or 3"),
@@ -227,18 +312,63 @@ def test_what_does_not_go_together(tmp_path: Path, config: Any, given: Any, why:
         ({"zero_optimization": {"offload_optimizer": {"device": "gpu"}}}, 'is "gpu", not none, cpu or nvme'),
         (
             {"zero_optimization": {"overlap_comm": "yes"}},
-            "'zero_optimization.overlap_comm' is \"yes\", not true or false",
+            "'zero_optimization.overlap_comm' is \"yes\", not a valid boolean",
         ),
-        ({"zero_optimization": {"reduce_bucket_size": "lots"}}, 'is "lots", not a number'),
-        ({"gradient_clipping": "x"}, "'gradient_clipping' is \"x\", not a number"),
+        ({"zero_optimization": {"reduce_bucket_size": "lots"}}, 'is "lots", not a valid integer'),
+        ({"gradient_clipping": "x"}, "'gradient_clipping' is \"x\", not a valid number"),
         ({"zero_optimization": {"cpu_offload": True}}, 'fix: "offload_optimizer": {"device": "cpu"}'),
-        ({"bfloat16": {"enabled": True}}, "'bfloat16' is an old name"),
+        ({"zero_optimization": {"cpu_offload_use_pin_memory": True}}, "fix: offload_param or offload_optimizer"),
+        ({"zero_optimization": {"stage3_gather_fp16_weights_on_model_save": 1}}, 'fix: "gather_16bit_weights_on_m'),
+        ({"bfloat16": {"enabled": True}}, 'an old name\n  where: CONFIG\n  fix: "bf16": {"enabled": true}'),
+        ({"zero_optimization": {"offload_optimizer": "auto"}}, 'is "auto", not an object'),
+        ({"zero_optimization": {"offload_optimizer": {"ratio": 1.5}}}, "ratio' is 1.5, not less than or equal to 1"),
+        ({"zero_optimization": {"stage": 2, "offload_optimizer": {"ratio": 0.5}}}, "Partial offloading only supported"),
+        ({"zero_optimization": {"stage": 3, "compute_grad_norm": False}}, "only with ZeRO Stage 1 or 2"),
+        ({"fp16": {"loss_scale": -1}}, "fp16.loss_scale must be >= 0"),
+        ({"train_batch_size": 0}, "'train_batch_size' is 0, not greater than 0"),
+        ({"scheduler": {"type": "WarmupCosineLR", "params": {"warmup_max_lr": 1}}}, "no key 'scheduler.params.warmup_"),
+        ({"scheduler": {"type": "warmuplr", "params": {"warmup_num_steps": 1.5}}}, "is 1.5, not a valid integer"),
+        ({"optimizer": {"type": "Lamb", "params": {"max_grad_norm": 1.0}}}, "no key 'optimizer.params.max_grad_norm'"),
         ({"activation_checkpointing": {"partition_activation": True}}, "did you mean partition_activations?"),
     ],
 )
 def test_values_that_it_cannot_take(tmp_path: Path, config: Any, why: str) -> None:
-    with pytest.raises(ParameterError, match=re.escape(why)):
+    with pytest.raises(ParameterError, match=re.escape(why.replace("CONFIG", str(tmp_path / "config.json")))):
         merged(tmp_path, config)
+
+
+def test_values_that_it_can_take(tmp_path: Path) -> None:
+    """Of more than one kind, or of another kind than the default."""
+    config = {
+        "zero_optimization": {
+            "stage": 3,
+            "reduce_bucket_size": 5e8,
+            "stage3_max_live_parameters": 1e9,
+            "overlap_comm": False,
+            "offload_param": {"device": "nvme", "nvme_path": "/local_nvme/"},
+            "zenflow": {"select_interval": "auto", "update_interval": 4},
+        },
+        "fp16": {"loss_scale": 0, "initial_scale_power": 12},
+        "gradient_clipping": 1,
+        "steps_per_print": "auto",
+        "timers": {"throughput": {"enabled": False}},
+        "data_types": {"keep_in_fp32_modules": "auto"},
+        "optimizer": {"type": "adamw", "params": {"betas": [0, 0.99], "weight_decay": 0, "torch_adam": True}},
+    }
+    assert merged(tmp_path, config)[1]["zero_optimization"] == config["zero_optimization"]
+
+
+@pytest.mark.parametrize(
+    ("block", "why"),
+    [
+        ({"optimizer": {"type": "AdamW", "params": {"lr": -1}}}, "learning_rate -1 of the deepspeed config must be at"),
+        ({"optimizer": {"type": "AdamW", "params": {"betas": [0.9, 1.5]}}}, "adam_beta2 1.5 of the deepspeed config"),
+        ({"scheduler": {"type": "WarmupLR", "params": {"warmup_num_steps": -5}}}, "warmup_steps -5 of the deepspeed"),
+    ],
+)
+def test_values_that_a_parameter_could_not_have(tmp_path: Path, block: Any, why: str) -> None:
+    with pytest.raises(ParameterError, match=why):
+        merged(tmp_path, {"zero_optimization": {"stage": 2}, **block})
 
 
 def test_null_counts_as_left_out(tmp_path: Path) -> None:

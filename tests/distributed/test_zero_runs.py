@@ -74,8 +74,8 @@ def test_the_best_is_saved_whole_and_in_32_bits(
     state = json.loads((folder / "checkpoint-6" / "trainer_state.json").read_text())
     best = folder / f"checkpoint-{state['best_global_step']}"
     assert best.name != "checkpoint-6", "the test needs a best that is not the last"
-    weights_cut_up = bool([*best.glob("global_step*/zero_pp_rank_1_mp_rank_00_model_states.pt")])
-    assert weights_cut_up == (stage == 3) and [*best.glob("global_step*/*zero_pp_rank_1*optim_states.pt")]
+    weights_sharded = bool([*best.glob("global_step*/zero_pp_rank_1_mp_rank_00_model_states.pt")])
+    assert weights_sharded == (stage == 3) and [*best.glob("global_step*/*zero_pp_rank_1*optim_states.pt")]
     saved = load_file(folder / "model.safetensors")
     assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
     assert same(saved, in_32_bits(best)) and not same(saved, in_32_bits(folder / "checkpoint-6"))
@@ -99,7 +99,7 @@ def test_a_run_goes_on(prepared: Path, tmp_path: Path, stage: int) -> None:
     alone = words(prepared, cut, **given, gradient_accumulation_steps=2, resume_from_checkpoint="true")
     other = launch(cut, alone, "alone")
     assert other.codes() == [ParameterError.exit_code]
-    assert f"cut up by ZeRO stage {stage}, processes 2" in other.said() and "processes 1" in other.said()
+    assert f"sharded by ZeRO stage {stage}, processes 2" in other.said() and "processes 1" in other.said()
 
     assert "going on from checkpoint-" in ran(cut, prepared, **given, resume_from_checkpoint="true").said()
     weights = [(folder / "pytorch" / "model.safetensors").read_bytes() for folder in (tmp_path / "whole", cut)]

@@ -111,4 +111,4 @@ def test_fsdp_without_a_gpu() -> None:
     with pytest.raises(UnsupportedError) as raised:
         refuse_unsupported_here(finetune_params(apply_fsdp=True, auto_find_batch_size=True), processes=1)
     said = str(raised.value)
-    assert len(raised.value.faults) == 3 and "no GPU is visible" in said and "nothing to cut the model up with" in said
+    assert len(raised.value.faults) == 3 and "no GPU is visible" in said and "nothing to shard the model with" in said

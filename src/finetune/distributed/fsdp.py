@@ -11,7 +11,7 @@ WITHOUT = "--apply_fsdp false"
 
 
 def layers(model: PreTrainedModel) -> list[str]:
-    """Classes of the layers that are cut up one by one. Embeddings are not: accelerate cuts those up by themselves."""
+    """The classes of the layers that are sharded one by one. Embeddings are not: accelerate shards those alone."""
     return [name for name in model._no_split_modules or () if "Embed" not in name]
 
 
@@ -28,7 +28,7 @@ def arguments(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def refuse(params: FinetuneParams, model: PreTrainedModel) -> None:
-    """Raises: UnsupportedError for a model that can't be cut up. It may be empty."""
+    """Raises: UnsupportedError for a model that can't be sharded. It may be empty."""
     if not params.apply_fsdp:
         return
     kind = model.config.model_type
@@ -49,12 +49,12 @@ def faults(params: FinetuneParams, processes: int) -> list[Fault]:
         why = "no GPU is visible here, and on CPUs accelerate trains with DDP instead, without a word"
         found.append(Fault("--apply_fsdp true", why=why, fix=f"{WITHOUT}, or --apply_deepspeed true"))
     if processes == 1:
-        why = "one process has nothing to cut the model up with"
+        why = "one process has nothing to shard the model with"
         found.append(Fault("--apply_fsdp true", why=why, fix=f"torchrun --nproc-per-node N, or {WITHOUT}"))
     if params.auto_find_batch_size:
         fix = "--auto_find_batch_size false"
         found.append(Fault("--auto_find_batch_size true with FSDP", why="it is not tried with it", fix=fix))
     if params.apply_lora and params.finetune_in_4bit:
         fix = "--finetune_in_4bit false"
-        found.append(Fault("--finetune_in_4bit true with FSDP", why="it cuts up weights of 16 or 32 bits", fix=fix))
+        found.append(Fault("--finetune_in_4bit true with FSDP", why="it shards weights of 16 or 32 bits", fix=fix))
     return found

@@ -184,11 +184,11 @@ class Deepspeed:
     """DeepSpeed."""
 
     apply_deepspeed: bool = param(
-        False, "Train with DeepSpeed's ZeRO, which cuts up among the processes what each would hold whole."
+        False, "Train with DeepSpeed's ZeRO, which shards among the processes what each would hold whole."
     )
     deepspeed_stage: Literal["2", "3"] = param(
         "2",
-        "With apply_deepspeed: 2 cuts up gradients and optimizer states; 3 weights too, which is slower. Has no effect with deepspeed.",
+        "With apply_deepspeed: 2 shards gradients and optimizer states; 3 weights too, which is slower. Has no effect with deepspeed.",
     )
     deepspeed: Path | None = port(
         "uri_file",

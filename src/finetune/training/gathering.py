@@ -1,4 +1,4 @@
-"""What ZeRO and FSDP have in common: a model that is cut up among processes, and put together to be saved."""
+"""What ZeRO and FSDP have in common: a model that is sharded among processes, and put together to be saved."""
 
 import math
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def arguments(params: FinetuneParams, model: Any, deepspeed: dict[str, Any] | No
 
 
 def sharding(params: FinetuneParams, deepspeed: dict[str, Any] | None) -> dict[str, Any]:
-    """How the run is cut up: a checkpoint is of no use to one that is cut up in another way."""
+    """How the run is sharded: a checkpoint is of no use to one that is sharded in another way."""
     if params.apply_fsdp:
         return {"FSDP processes": world_size()}
     return zero_config.sharding(deepspeed, world_size())
@@ -52,11 +52,13 @@ def whole_model(trainer: FinetuneTrainer, params: FinetuneParams, fresh: Callabl
             parameter.data.copy_(state[name])
     after = trainer.sample_loss(whole)
     if not math.isclose(before, after, rel_tol=SAME_LOSS[params.precision]):
-        what = f"the model that was put together has a loss of {after:.4f}, and {before:.4f} while it was cut up"
+        what = f"the model that was put together has a loss of {after:.4f}, and {before:.4f} while it was sharded"
         best = trainer.state.best_model_checkpoint
         fix = f"python {best}/zero_to_fp32.py {best} OUT puts the weights together; please report it"
         raise ModelError(Fault(what, fix=fix if params.apply_deepspeed else "--apply_fsdp false; please report it"))
-    say(f"put together from {world_size()} processes: loss {after:.4f} on the first windows, {before:.4f} while cut up")
+    say(
+        f"put together from {world_size()} processes: loss {after:.4f} on the first windows, {before:.4f} while sharded"
+    )
     return whole
 
 

@@ -31,7 +31,7 @@ class Marker:
     batch: list[int]  # per_device_train_batch_size and gradient_accumulation_steps that ran
     wanted_batch: list[int]  # those that were asked for
     processes: int  # may be others: a note says what that means
-    engine: dict[str, Any]  # how ZeRO or FSDP cuts the run up
+    engine: dict[str, Any]  # how ZeRO or FSDP shards the run
     parameters: dict[str, Any]  # those of FIXED_ON_RESUME
 
     @classmethod
@@ -100,8 +100,8 @@ def refuse_other_run(checkpoint: Path, now: Marker) -> None:
         fix = "give the same numbers, or train the finished model further as --pytorch_model_path of a new import"
         faults.append(Fault(what, why=why, fix=fix))
     if was.engine != now.engine:
-        why = "what a checkpoint holds is cut up among the processes of its run"
-        what = f"{checkpoint.name} was cut up by {_shown(was.engine)}, this run by {_shown(now.engine)}"
+        why = "what a checkpoint holds is sharded among the processes of its run"
+        what = f"{checkpoint.name} was sharded by {_shown(was.engine)}, this run by {_shown(now.engine)}"
         fix = "give the same, or --resume_from_checkpoint false"
         faults.append(Fault(what, why=why, fix=fix))
     for name, value in now.parameters.items():
