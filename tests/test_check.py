@@ -10,6 +10,8 @@ import pytest
 
 from finetune import check
 from finetune.core.errors import DataError, FinetuneError, ParameterError, UnsupportedError
+from finetune.core.world import World
+from finetune.models import estimate
 from finetune.pipeline import main as run_pipeline
 from tests.conftest import ROOT, SAMPLES, sample_rows, write_jsonl
 
@@ -121,6 +123,51 @@ def test_a_warning_where_memory_is_short(
     monkeypatch.setattr("finetune.models.estimate.available_bytes", lambda: 1_000_000)
     check.main(words(tiny_model, max_seq_length=96, per_device_train_batch_size=8))
     assert "warning: that may not fit; --per_device_train_batch_size 4" in capsys.readouterr().out
+
+
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for a process and a half."""
+    wanted: list[int] = []
+    counted = estimate.estimate
+
+    def noted(*given: Any) -> estimate.Estimate:
+        need = counted(*given)
+        wanted.append(need.state_bytes + need.activation_bytes)
+        return need
+
+    monkeypatch.setattr(estimate, "estimate", noted)
+    monkeypatch.setattr(estimate, "available_bytes", lambda: wanted[-1] * 3 // 2)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "on_each", "gpus", "warned"),
+    [(1, 1, False, False), (2, 1, False, False), (1, 2, False, True), (2, 2, False, True), (1, 2, True, False)],
+)
+def test_memory_is_that_of_a_machine_or_of_a_gpu(
+    nodes: int, on_each: int, gpus: bool, warned: bool, tiny_model: Path, free: None,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(World, "has_gpu", lambda self: gpus)
+    given = {"num_nodes_finetune": nodes, "number_of_gpu_to_use_finetuning": on_each}
+    check.main(words(tiny_model, max_seq_length=96, per_device_train_batch_size=8, **given))
+    assert ("warning: that may not fit" in capsys.readouterr().out) == warned
+
+
+def test_another_step_that_names_finetune_in_its_words(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It comes first and has other processes; and a folder of model import has the name too."""
+    train = SAMPLES / "question_answering" / "train.jsonl"
+    folders = "--model_selector_output M --output_dir /tmp/finetune.run/out"
+    commands = [
+        ("python tell.py --about finetune.run", World(7, 7)),
+        (f"python -m finetune.model_selector --task question_answering --pytorch_model_path {tiny_model} "
+         "--output_dir /tmp/finetune.run", World(5, 5)),
+        (f"python -m finetune.preprocess --task question_answering --train_file_path {train} {folders}", World()),
+        ("python -m finetune.run --task question_answering --preprocess_output P --model_selector_output M "
+         "--pytorch_model_folder O --mlflow_model_folder L --per_device_train_batch_size 4", World(2, 2)),
+    ]  # fmt: skip
+    check.check(commands, [])
+    assert re.search(r"steps: \d+ of 8 windows", capsys.readouterr().out)
 
 
 def test_a_pipeline_begins_with_the_check(tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,7 @@ from finetune.core.errors import (
     UnsupportedError,
 )
 from finetune.core.process import run_main
+from finetune.distributed.settlement import Settled
 from finetune.params.evaluation import QuestionAnsweringEvaluationParams
 from finetune.params.finetune import QuestionAnsweringParams
 from finetune.params.schema import params_of
@@ -213,10 +214,13 @@ def test_traceback_on_request(tmp_path: Path) -> None:
     ],
 )
 def test_task_may_stand_anywhere(words: list[str]) -> None:
-    expected = QuestionAnsweringEvaluationParams(seed=7, evaluation_result=Path("out"))
-    assert cli.parse_task(words, "evaluation", "finetune.evaluation") == ("question_answering", expected)
+    given = {name: Path(name) for name in ("test_data", "pytorch_model_folder")}
+    words += [word for name in given for word in (f"--{name}", name)]
+    expected = QuestionAnsweringEvaluationParams(seed=7, evaluation_result=Path("out"), **given)
+    task, settled = cli.settle_task(words, "evaluation", "finetune.evaluation")
+    assert (task, settled) == ("question_answering", Settled(expected, expected, (), None, ()))
 
 
 def test_a_task_without_its_name_is_missing() -> None:
     with pytest.raises(ParameterError, match="--task is missing"):
-        cli.parse_task(["--seed", "7", "--task"], "evaluation", "finetune.evaluation")
+        cli.settle_task(["--seed", "7", "--task"], "evaluation", "finetune.evaluation")

@@ -71,7 +71,7 @@ def tested(p: Param, component: str, task: str, change: Callable[[Path], list[st
 
 def drop(p: Param, package: Path) -> list[str]:
     """Put the default wherever the parameter is read; leave files, and what tables read, out after parsing."""
-    reads = re.compile(rf"\b(?:attempt\.)?params\.{p.name}\b")
+    reads = re.compile(rf"\b(?:\w+\.)*params\.{p.name}\b")
     places = []
     for path in () if p.is_port else sorted(package.rglob("*.py")):
         text = path.read_text(encoding="utf-8")

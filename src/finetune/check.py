@@ -8,24 +8,22 @@ takes the words of `finetune pipeline`, which begins with the same check.
 import shlex
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finetune.azure import plan
 from finetune.azure.declare import COMPONENTS
 from finetune.azure.pipeline_yaml import load_pipeline
-from finetune.cli import parse_task
+from finetune.cli import settle_task
 from finetune.core.console import quiet_libraries, say, start
 from finetune.core.errors import Fault, ParameterError, UnsupportedError
 from finetune.core.process import run_main
-from finetune.distributed import fsdp, zero_config
+from finetune.core.world import World
+from finetune.distributed.settlement import Settled, check_model, raise_together
 from finetune.params.finetune import FinetuneParams
 from finetune.params.model_import import ModelImportParams
-from finetune.params.presets import with_preset
-from finetune.params.provenance import Derived
-from finetune.params.rules import refuse_contradictions, refuse_unsupported, without_effect
 from finetune.params.schema import non_default, to_text
 
 if TYPE_CHECKING:
@@ -42,92 +40,75 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory() as nowhere:
         words = plan.read_words(argv, output=Path(nowhere))
         prepared, faults = plan.prepare(load_pipeline(words.file), words.values, words.output)
-    check([(item.command, item.world) for item in prepared], faults)
+    check(commands_of(prepared), faults)
 
 
-def check(commands: Sequence[tuple[str, int]], faults: Sequence[Fault]) -> None:
-    """Check the steps of a pipeline, given as (command, processes). Those that aren't ours are left alone.
+def commands_of(prepared: Sequence[plan.Prepared]) -> list[tuple[str, World]]:
+    """Each step's command and its processes."""
+    return [(item.command, World(item.world, item.processes)) for item in prepared]
+
+
+def check(commands: Sequence[tuple[str, World]], faults: Sequence[Fault]) -> None:
+    """Check the steps of a pipeline, given as (command, its processes). Those that aren't ours are left alone.
 
     `faults` were found before. Raises: ParameterError with the faults of all steps, UnsupportedError, DataError,
     ModelError.
     """
-    task, params, derived = parse_steps(commands, faults)
-    if not params:
+    steps = settle_steps(commands, faults)
+    if not steps:
         return
     start("check")
-    for line in (*described(params), *map(str, derived)):
+    for line in described([step.settled for step in steps.values()]):
         say(line)
-    if not {"model_import", "datapreprocess"} <= params.keys():
+    if not {"model_import", "datapreprocess"} <= steps.keys():
         return
 
     from finetune.tasks import load_task
 
     quiet_libraries()
-    record = load_task(task)
+    record = load_task(steps["model_import"].task)
     with tempfile.TemporaryDirectory() as folder:
-        config, tokenizer = import_tokenizer(params["model_import"], record, Path(folder))
+        config, tokenizer = import_tokenizer(steps["model_import"].settled.params, record, Path(folder))
     say(f"model: {config.model_type}, {config.get_text_config().num_hidden_layers} layers")
-    lengths, evaluated = look_at_data(params["datapreprocess"], record, config, tokenizer)
-    if "finetune" in params:
-        processes = next(world for command, world in commands if "finetune.run" in command)
-        look_at_training(params["finetune"], record, config, lengths, evaluated, processes)
+    lengths, evaluated = look_at_data(steps["datapreprocess"].settled.params, record, config, tokenizer)
+    if "finetune" in steps:
+        look_at_training(steps["finetune"], record, config, lengths, evaluated)
 
 
-def parse_steps(
-    commands: Sequence[tuple[str, int]], before: Sequence[Fault]
-) -> tuple[str, dict[str, Any], list[Derived]]:
-    """(task, parameters of each component by its name, what a preset gave).
+class Settlement(NamedTuple):
+    """Of one step of a pipeline."""
 
-    Raises: ParameterError, UnsupportedError.
+    task: str
+    settled: Settled[Any]
+    world: World
+
+
+def settle_steps(commands: Sequence[tuple[str, World]], before: Sequence[Fault]) -> dict[str, Settlement]:
+    """The steps that are ours, by the names of their components.
+
+    Raises: ParameterError or UnsupportedError, with the faults of all steps and those found before.
     """
-    task, params, derived = "", {}, []
-    faults = list(before)
-    unsupported: list[Fault] = []
+    steps: dict[str, Settlement] = {}
+    found: list[ParameterError | UnsupportedError] = [ParameterError(*before)]
     for command, world in commands:
         words = shlex.split(command)
         component = MODULES.get(words[2]) if words[:2] == ["python", "-m"] else None
         if component is None:
             continue
         try:
-            task, params[component] = parse_task(words[3:], component, words[2])
-            faults += missing_source(params[component])
-            if isinstance(params[component], FinetuneParams):
-                params[component], taken = with_preset(params[component], world)
-                refuse_contradictions(params[component])
-                refuse_unsupported(params[component])
-                params[component], _, of_config = zero_config.merge(params[component], world)
-                derived += [*taken, *of_config]
-        except ParameterError as error:
-            faults += error.faults
-        except UnsupportedError as error:
-            unsupported += error.faults
-    if faults:
-        raise ParameterError(*faults, *unsupported)
-    if unsupported:
-        raise UnsupportedError(*unsupported)
-    return task, params, derived
+            steps[component] = Settlement(*settle_task(words[3:], component, words[2], world), world)
+        except (ParameterError, UnsupportedError) as error:
+            found.append(error)
+    raise_together(found)
+    return steps
 
 
-def missing_source(params: Any) -> list[Fault]:
-    """The fault of a step that gets neither a model nor training rows."""
-    from finetune.model_selector import choose_source
-    from finetune.preprocess import refuse_no_rows
-
-    try:
-        if isinstance(params, ModelImportParams):
-            choose_source(params)
-        elif "train_file_path" in vars(params):
-            refuse_no_rows(params)
-    except ParameterError as error:
-        return list(error.faults)
-    return []
-
-
-def described(params: Mapping[str, Any]) -> list[str]:
-    """What was set, and what has no effect."""
-    given = {name: value for component in params.values() for name, value in non_default(component).items()}
-    lines = [f"parameters: {', '.join(f'{name} {to_text(value)}' for name, value in given.items()) or 'all default'}"]
-    return lines + [f"note: {line}" for line in (without_effect(params["finetune"]) if "finetune" in params else [])]
+def described(steps: Sequence[Settled[Any]]) -> list[str]:
+    """What was set, what has no effect, and what a preset or a config gives."""
+    values = {name: value for settled in steps for name, value in non_default(settled.params).items()}
+    lines = [f"parameters: {', '.join(f'{name} {to_text(value)}' for name, value in values.items()) or 'all default'}"]
+    lines += [f"note: {line}" for settled in steps for line in settled.notes]
+    return lines + [str(derived) for settled in steps for derived in settled.given]
 
 
 def import_tokenizer(params: ModelImportParams, task: "Task[State]", folder: Path) -> tuple[Any, Any]:
@@ -172,20 +153,18 @@ def look_at_data(params: Any, task: "Task[State]", config: Any, tokenizer: Any) 
     return found, round(len(rows["validation"]) * len(found.windows) / len(found.rows))
 
 
-def look_at_training(
-    params: FinetuneParams, task: "Task[State]", config: Any, lengths: "Lengths", evaluated: int, processes: int
-) -> None:
+def look_at_training(step: Settlement, task: "Task[State]", config: Any, lengths: "Lengths", evaluated: int) -> None:
     """Steps, memory and time. Raises: ParameterError, UnsupportedError."""
     from finetune.models import estimate
     from finetune.models.adapt import adaptations
-    from finetune.models.loading import empty_model, refuse_16_bits
-    from finetune.training.schedule import refuse_unsupported_here, schedule, without_effect_here
+    from finetune.models.facts import facts_of
+    from finetune.models.loading import empty_model
+    from finetune.training.schedule import schedule, without_effect_here
 
-    refuse_unsupported_here(params, processes)
-    refuse_16_bits(config, params.precision)
+    params: FinetuneParams = step.settled.params
+    processes = step.world.processes
     empty = empty_model(config, task, params.attn_implementation)
-    adaptations.refuse(params, empty)
-    fsdp.refuse(params, empty)
+    check_model(step.settled, step.world, facts_of(empty))
     windows = lengths.expected_windows
     steps = schedule(params, windows, processes)
     for line in without_effect_here(params, steps):
@@ -203,10 +182,15 @@ def look_at_training(
         say("  (counted whole: it is cut up among the processes, in ways that are not counted here)")
     if not estimate.on_gpu():
         say("  (on a CPU, gaps in the heap between batches of other lengths may add half as much again)")
-    if wanted * processes > free:
+    if wanted * sharing_memory(step.world) > free:
         smaller = max(1, params.per_device_train_batch_size // 2)
         say(f"warning: that may not fit; --per_device_train_batch_size {smaller}")
     say(f"time: about {duration(need.seconds)} of training and evaluation, if it runs on this machine alone")
+
+
+def sharing_memory(world: World) -> int:
+    """Processes of a run that take from the same memory: each has a GPU of its own, or all of a machine have its."""
+    return 1 if world.has_gpu() else world.per_machine
 
 
 def gigabytes(count: float) -> str:

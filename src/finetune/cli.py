@@ -3,10 +3,12 @@
 from importlib import import_module
 from typing import Any
 
-from finetune.core.errors import Fault, ParameterError
+from finetune.core.errors import Fault, ParameterError, UnsupportedError
 from finetune.core.process import run_main
+from finetune.core.world import World
+from finetune.distributed.settlement import Settled, settle
 from finetune.params.components import TASKS
-from finetune.params.schema import did_you_mean, parse
+from finetune.params.schema import did_you_mean
 
 COMMANDS = {  # name -> (module, what it does)
     "check": ("finetune.check", "look at a run before it is started: data, lengths, steps, memory and time"),
@@ -31,29 +33,31 @@ def main(argv: list[str]) -> None:
     import_module(COMMANDS[command][0]).main(argv[1:])
 
 
-def parse_task(argv: list[str], component: str, module: str) -> tuple[str, Any]:
-    """Take `--task NAME` out of the words and parse the rest as the parameters of that task's component.
+def settle_task(argv: list[str], component: str, module: str, world: World | None = None) -> tuple[str, Settled[Any]]:
+    """Take `--task NAME` out of the words and settle the rest as the command line of that task's component.
 
-    Without --task, --help shows the first task. Raises: ParameterError.
+    It is for this world where none is given. Without --task, --help shows the first task. Raises: ParameterError,
+    UnsupportedError.
     """
+    world = world or World.here()
     words = [word for pair in argv for word in (pair.split("=", 1) if pair.startswith("--task=") else [pair])]
     task, rest = None, words
     if "--task" in words[:-1]:
         at = words.index("--task")
         task, rest = words[at + 1], words[:at] + words[at + 2 :]
     if task in TASKS:
-        return task, _parse(task, rest, component, module)
+        return task, _settle(task, rest, component, module, world)
     first = next(iter(TASKS))
     faults = [Fault("--task is missing" if task is None else f"unknown task {task!r}{did_you_mean(task, list(TASKS))}")]
     try:
-        _parse(first, rest, component, module)
-    except ParameterError as error:
+        _settle(first, rest, component, module, world)
+    except (ParameterError, UnsupportedError) as error:
         faults += error.faults
     raise ParameterError(Fault(faults[0].what, fix=f"--task {' | '.join(TASKS)}"), *faults[1:])
 
 
-def _parse(task: str, words: list[str], component: str, module: str) -> Any:
-    return parse(vars(TASKS[task])[component], words, f"python -m {module} --task {task}")
+def _settle(task: str, words: list[str], component: str, module: str, world: World) -> Settled[Any]:
+    return settle(vars(TASKS[task])[component], words, world, f"python -m {module} --task {task}")
 
 
 def console_script() -> None:

@@ -10,14 +10,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.cli import parse_task
+from finetune.cli import settle_task
 from finetune.core.console import progress, quiet_libraries, say, start
-from finetune.core.errors import DataError, Fault, ParameterError
+from finetune.core.errors import DataError, Fault
 from finetune.core.process import run_main
+from finetune.core.world import World
 from finetune.data.folders import SPLITS, Preprocessed, Trained, read_rows
 from finetune.data.readers import read_table
 from finetune.data.table import Audit, Row
-from finetune.params.evaluation import EvaluationParams
+from finetune.distributed.settlement import check_model
 from finetune.params.schema import non_default
 
 if TYPE_CHECKING:
@@ -26,16 +27,16 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> None:
-    task_name, params = parse_task(argv, "evaluation", "finetune.evaluation")
+    task_name, settled = settle_task(argv, "evaluation", "finetune.evaluation")
+    params = settled.params
     start("evaluation")
-    one_of(params, ("preprocess_output", "test_data"))
-    one_of(params, ("mlflow_model_folder", "pytorch_model_folder"))
     preprocessed = Preprocessed.read(params.preprocess_output, task_name) if params.preprocess_output else None
 
     import torch
     from transformers import set_seed
 
-    from finetune.models.loading import load_config, load_model, refuse_16_bits
+    from finetune.models.facts import facts_of
+    from finetune.models.loading import empty_model, load_config, load_model
     from finetune.models.prediction import compute_in, predict_parts
     from finetune.models.tokenizers import load_tokenizer
     from finetune.results import report
@@ -46,7 +47,7 @@ def main(argv: list[str]) -> None:
     task = load_task(task_name)
     rows, audit = read_test_rows(params, task, preprocessed)
     folder = mlflow_weights(params.mlflow_model_folder) if params.mlflow_model_folder else params.pytorch_model_folder
-    refuse_16_bits(load_config(folder), params.precision)
+    check_model(settled, World.here(), facts_of(empty_model(load_config(folder), task)))
     trained = Trained.read(folder, task_name)
     state = state_of(folder, task, preprocessed)
     given = {name: vars(params)[name] for name in task.decoding.request_fields}
@@ -82,18 +83,6 @@ def main(argv: list[str]) -> None:
     page = params.evaluation_result / "report.html"
     report.write(page, task, name, findings, scores, breakdown, facts, state, non_default(params), trained)
     say(f"report: {page}")
-
-
-def one_of(params: EvaluationParams, names: tuple[str, str]) -> None:
-    """Raises: ParameterError unless exactly one is given."""
-    given = [name for name in names if vars(params)[name] is not None]
-    if len(given) != 1:
-        what = (
-            " and ".join(f"--{name}" for name in given) + " are both given"
-            if given
-            else "no " + " or ".join(f"--{n}" for n in names)
-        )
-        raise ParameterError(Fault(what, fix=f"give one of --{' or --'.join(names)}"))
 
 
 def read_test_rows(params: Any, task: "Task[State]", preprocessed: Preprocessed | None) -> tuple[list[Row], Audit]:

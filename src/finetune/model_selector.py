@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.cli import parse_task
+from finetune.cli import settle_task
 from finetune.core.console import quiet_libraries, say, start
-from finetune.core.errors import Fault, ModelError, ParameterError, first_line
+from finetune.core.errors import Fault, ModelError, first_line
 from finetune.core.process import run_main
 from finetune.data.folders import SelectedModel
 from finetune.params.model_import import ModelImportParams
@@ -28,7 +28,8 @@ TOKENIZER = (
 
 
 def main(argv: list[str]) -> None:
-    task_name, params = parse_task(argv, "model_import", "finetune.model_selector")
+    task_name, settled = settle_task(argv, "model_import", "finetune.model_selector")
+    params: ModelImportParams = settled.params
     start("model import")
     source, name = choose_source(params)
 
@@ -59,13 +60,9 @@ def main(argv: list[str]) -> None:
 
 
 def choose_source(params: ModelImportParams) -> tuple[str, str]:
-    """The parameter that wins, and its value. Raises: ParameterError if none is given."""
-    for name in ("pytorch_model_path", "mlflow_model_path", "huggingface_id"):
-        value = vars(params)[name]
-        if value is not None:
-            return name, str(value)
-    fix = "give --pytorch_model_path, --mlflow_model_path or --huggingface_id"
-    raise ParameterError(Fault("no model is given", fix=fix))
+    """The parameter that wins, and its value; a rule sees to it that one is given."""
+    names = ("pytorch_model_path", "mlflow_model_path", "huggingface_id")
+    return next((name, str(value)) for name in names if (value := vars(params)[name]) is not None)
 
 
 def fetch(huggingface_id: str, weights: bool = True) -> Path:

@@ -17,7 +17,7 @@ from typing import Any
 from finetune.azure import processes, snapshot
 from finetune.azure.pipeline_yaml import Pipeline, load_pipeline, needs
 from finetune.azure.plan import USAGE, Prepared, Words, prepare, read_words
-from finetune.check import parse_steps
+from finetune.check import commands_of, settle_steps
 from finetune.core.process import run_main
 
 
@@ -44,7 +44,7 @@ def run(words: Words) -> list[Done]:
     """Check the run, then its steps in order. Raises: StepError when one fails; the steps before it stay finished."""
     pipeline, output = load_pipeline(words.file), words.output
     prepared, faults = prepare(pipeline, words.values, output)
-    parse_steps([(item.command, item.world) for item in prepared], faults)
+    settle_steps(commands_of(prepared), faults)
     if words.force or not all(finished(record_file(output, item), item) for item in prepared):
         check(words)
     done: list[Done] = []

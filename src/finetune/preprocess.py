@@ -8,9 +8,9 @@ import random
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from finetune.cli import parse_task
+from finetune.cli import settle_task
 from finetune.core.console import progress, quiet_libraries, say, start
-from finetune.core.errors import DataError, Fault, ParameterError
+from finetune.core.errors import DataError, Fault
 from finetune.core.process import run_main
 from finetune.data.arrow import read_hub
 from finetune.data.folders import SPLITS, Preprocessed, SelectedModel, SplitReport, write_rows
@@ -29,7 +29,8 @@ SPLIT_SEED = 0  # the split of the same file is the same for every run and every
 
 
 def main(argv: list[str]) -> None:
-    task_name, params = parse_task(argv, "datapreprocess", "finetune.preprocess")
+    task_name, settled = settle_task(argv, "datapreprocess", "finetune.preprocess")
+    params = settled.params
     start("preprocess")
     selected = SelectedModel.read(params.model_selector_output, task_name)
 
@@ -82,7 +83,7 @@ class Splits:
 
 
 def usable_rows(params: Any, task: "Task[State]") -> Splits:
-    """Read, validate, split and sample. Raises: ParameterError, DataError with the faults of all files."""
+    """Read, validate, split and sample. Raises: DataError with the faults of all files."""
     audits = {name: Audit() for name in SPLITS}
     gc.disable()  # a hundred thousand rows are no garbage, but looking for some among them takes seconds
     try:
@@ -100,8 +101,7 @@ def usable_rows(params: Any, task: "Task[State]") -> Splits:
 
 
 def read_splits(params: DataFiles, task: "Task[State]", audits: dict[str, Audit]) -> dict[str, list[Row]]:
-    """The valid rows of the given splits; train is always among them. Raises: ParameterError, DataError."""
-    refuse_no_rows(params)
+    """The valid rows of the given splits; train is always among them. Raises: DataError."""
     rows: dict[str, list[Row]] = {}
     faults: list[Fault] = []
     for name in SPLITS:
@@ -123,13 +123,6 @@ def read_splits(params: DataFiles, task: "Task[State]", audits: dict[str, Audit]
                 Fault(f"data set {params.dataset_name} has no split named train", fix="--train_file_path FILE")
             )
     return rows
-
-
-def refuse_no_rows(params: DataFiles) -> None:
-    """Raises: ParameterError."""
-    if not (params.train_file_path or params.train_mltable_path or params.dataset_name):
-        fix = "give --train_file_path, --train_mltable_path or --dataset_name"
-        raise ParameterError(Fault("there are no training rows", fix=fix))
 
 
 def split(rows: dict[str, list[Row]], task: "Task[State]") -> tuple[dict[str, list[Row]], str]:

@@ -10,21 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune import __version__
-from finetune.cli import parse_task
+from finetune.cli import settle_task
 from finetune.core.console import quiet_libraries, say, start
 from finetune.core.errors import Fault, HandoffError
 from finetune.core.launch import adopt_launcher, found_group_of_one, is_main_process, world_size
 from finetune.core.memory import keep_freed_memory
 from finetune.core.process import run_main
+from finetune.core.world import World
 from finetune.data.folders import Preprocessed, SelectedModel, Trained
-from finetune.distributed import fsdp, preemption, zero_config
+from finetune.distributed import preemption
 from finetune.distributed.failure import joined
+from finetune.distributed.settlement import Settled, check_model
 from finetune.params.finetune import FinetuneParams
-from finetune.params.presets import with_preset
-from finetune.params.provenance import Derived
-from finetune.params.rules import refuse_contradictions, refuse_unsupported, without_effect
 from finetune.params.schema import non_default
-from finetune.training.schedule import refuse_unsupported_here, schedule, without_effect_here
+from finetune.training.schedule import schedule, without_effect_here
 
 if TYPE_CHECKING:
     from finetune.tasks.task import State, Task
@@ -32,55 +31,39 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str]) -> None:
-    task_name, asked = parse_task(adopt_launcher(argv), "finetune", "finetune.run")
+    task_name, settled = settle_task(adopt_launcher(argv), "finetune", "finetune.run")
     start("finetune")
-    params, preset = with_preset(asked, world_size())
-    refuse_contradictions(params)
-    refuse_unsupported(params)
-    params, deepspeed, of_config = zero_config.merge(params, world_size())
-    if deepspeed:
+    if settled.deepspeed:
         found_group_of_one()
     keep_freed_memory()
-    with preemption.listening(), joined(params.pytorch_model_folder):
-        finetune(task_name, asked, params, [*preset, *of_config], deepspeed)
+    with preemption.listening(), joined(settled.params.pytorch_model_folder):
+        finetune(task_name, settled)
 
 
-def finetune(
-    task_name: str,
-    asked: FinetuneParams,
-    params: FinetuneParams,
-    given: list[Derived],
-    deepspeed: dict[str, Any] | None,
-) -> None:
-    """Folders -> data -> model -> Trainer -> saved model -> proof.
-
-    `asked` is the command line, `params` what it came to by what is `given` by a preset or a config.
-    """
+def finetune(task_name: str, settled: Settled[FinetuneParams]) -> None:
+    """Folders -> data -> model -> Trainer -> saved model -> proof."""
+    params = settled.params
     selected = SelectedModel.read(params.model_selector_output, task_name)
     preprocessed = Preprocessed.read(params.preprocess_output, task_name)
     refuse_other_model(selected, preprocessed)
     steps = schedule(params, preprocessed.splits["train"].windows, world_size())
-    for line in (*without_effect(params), *without_effect_here(params, steps)):
+    for line in (*settled.notes, *without_effect_here(params, steps)):
         say(f"note: {line}")
 
     quiet_libraries()
-    from finetune.models.adapt import adaptations
-    from finetune.models.loading import empty_model, load_config, refuse_16_bits
+    from finetune.models.facts import facts_of
+    from finetune.models.loading import empty_model, load_config
     from finetune.tasks import load_task
     from finetune.training import tracking
     from finetune.training.attempts import final_metrics, train
     from finetune.training.gathering import whole_model
 
     task = load_task(task_name)
-    refuse_unsupported_here(params, world_size())
     config = load_config(SelectedModel.model_folder(params.model_selector_output))
-    refuse_16_bits(config, params.precision)
-    empty = empty_model(config, task, params.attn_implementation)
-    adaptations.refuse(params, empty)
-    fsdp.refuse(params, empty)
+    check_model(settled, World.here(), facts_of(empty_model(config, task, params.attn_implementation)))
     checkpoint = checkpoint_to_resume(params)
     with tracking.tracked(params):
-        attempt, speed = train(asked, params, given, deepspeed, task, preprocessed, checkpoint)
+        attempt, speed = train(settled, task, preprocessed, checkpoint)
         metrics = final_metrics(attempt)
         model = whole_model(attempt.trainer, attempt.params, attempt.fresh)
         if is_main_process():

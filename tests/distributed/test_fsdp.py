@@ -7,8 +7,9 @@ import sys
 import pytest
 from transformers import AutoModelForQuestionAnswering, BartConfig, BertConfig, T5Config
 
-from finetune.core.errors import UnsupportedError
 from finetune.distributed import fsdp
+from finetune.models.facts import facts_of
+from finetune.params.rules import Case, errors
 from tests.launching import port
 from tests.params.test_rules import finetune_params
 
@@ -77,7 +78,7 @@ def test_layers_of_bert() -> None:
         BertConfig(vocab_size=20, hidden_size=4, num_attention_heads=1, num_hidden_layers=1, intermediate_size=4)
     )
     assert fsdp.layers(model) == ["BertLayer"]
-    fsdp.refuse(finetune_params(apply_fsdp=True), model)
+    assert errors(Case(finetune_params(apply_fsdp=True), known_model=facts_of(model))) == []
 
 
 @pytest.mark.parametrize(
@@ -91,6 +92,6 @@ def test_layers_of_bert() -> None:
 )  # fmt: skip
 def test_shared_weights_are_refused(config: object) -> None:
     model = AutoModelForQuestionAnswering.from_config(config)
-    with pytest.raises(UnsupportedError, match="share weights"):
-        fsdp.refuse(finetune_params(apply_fsdp=True), model)
-    fsdp.refuse(finetune_params(), model)
+    (error,) = errors(Case(finetune_params(apply_fsdp=True), known_model=facts_of(model)))
+    assert "share weights" in str(error)
+    assert errors(Case(finetune_params(), known_model=facts_of(model))) == []

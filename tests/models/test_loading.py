@@ -17,13 +17,16 @@ from transformers import (
 )
 
 from finetune.core.errors import UnsupportedError
-from finetune.models.loading import empty_model, load_model, refuse_16_bits
+from finetune.models.facts import facts_of
+from finetune.models.loading import empty_model, load_model
 from finetune.models.tokenizers import load_tokenizer, longest_window
+from finetune.params.rules import Case, errors
 from finetune.tasks import load_task
 from finetune.tasks.token_classification import windows as tc_windows
 from finetune.training.resume import fingerprint
 from tests.conftest import build_wordpiece
 from tests.families import build_family
+from tests.params.test_rules import finetune_params
 from tests.tasks.token_classification.conftest import state as tc_state
 
 QUESTIONS, TAGS = load_task("question_answering"), load_task("token_classification")
@@ -139,10 +142,12 @@ def test_token_types_are_left_to_models_that_have_them(task: Any, family: str, w
 
 @pytest.mark.parametrize("precision", ["bf16", "16"])
 def test_deberta_v1_is_refused_in_16_bits(precision: str) -> None:
-    with pytest.raises(UnsupportedError, match=rf"--precision {precision} for a deberta[\s\S]*fix: --precision 32"):
-        refuse_16_bits(DebertaConfig(), precision)
-    refuse_16_bits(DebertaConfig(), "32")
-    refuse_16_bits(DebertaV2Config(), precision)
+    def found(config: Any, precision: str) -> str:
+        facts = facts_of(empty_model(config, load_task("question_answering")))
+        return "".join(map(str, errors(Case(finetune_params(precision=precision), known_model=facts))))
+
+    assert f"--precision {precision} for a deberta" in found(DebertaConfig(), precision)
+    assert found(DebertaConfig(), "32") == found(DebertaV2Config(), precision) == ""
 
 
 def test_deberta_v1_would_break_in_16_bits(tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ from typing import Any, get_args
 import pytest
 
 from finetune.params.components import TASKS
-from finetune.params.finetune import PresetName
-from finetune.params.presets import PRESETS, with_preset
+from finetune.params.finetune import FinetuneParams, PresetName
+from finetune.params.presets import load, with_preset
 from finetune.params.provenance import Derived
+from finetune.params.schema import params_of, to_text
 from tests.params.test_rules import finetune_params
 
 NAMES = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size")
@@ -35,7 +36,15 @@ def test_values(name: str, devices: int, values: tuple[float, int, int, int]) ->
 
 
 def test_every_preset_is_in_the_table() -> None:
-    assert {name for name, *_ in TABLE} | {"none"} == set(get_args(PresetName)) == set(PRESETS)
+    assert {name for name, *_ in TABLE} | {"none"} == set(get_args(PresetName)) == set(load(1)) | {"none"}
+
+
+@pytest.mark.parametrize("processes", [1, 8])
+def test_every_value_of_the_file_is_one_that_could_be_typed(processes: int) -> None:
+    known = {p.name: p for p in params_of(FinetuneParams)}
+    for values in load(processes).values():
+        assert list(values) == [*NAMES, "precision"]
+        assert all(known[name].convert(to_text(value)) == value for name, value in values.items())
 
 
 def test_what_is_away_from_its_default_wins() -> None:

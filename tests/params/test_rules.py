@@ -1,15 +1,20 @@
-"""The finetune inputs against the seed specification, and what is refused or has no effect."""
+"""The finetune inputs against the seed specification, and the table of rules, row by row."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from finetune.core.errors import UnsupportedError
+from finetune.core.errors import ParameterError, UnsupportedError
+from finetune.core.world import World
 from finetune.params.components import TASKS
+from finetune.params.datapreprocess import QuestionAnsweringPreprocessParams
+from finetune.params.evaluation import QuestionAnsweringEvaluationParams
 from finetune.params.finetune import QuestionAnsweringParams
-from finetune.params.rules import refuse_unsupported, without_effect
+from finetune.params.model_import import ModelImportParams
+from finetune.params.rules import RULES, Case, ModelFacts, Rule, errors, firing, notes
 from finetune.params.schema import params_of, to_text
 from tests.conftest import ROOT
 
@@ -136,104 +141,213 @@ def test_the_two_outputs(task: str) -> None:
     assert {name: entry["type"] for name, entry in component(task)["outputs"].items()} == OUTPUTS
 
 
-def test_refuses_ort_and_says_what_to_set() -> None:
-    with pytest.raises(UnsupportedError, match="fix: --apply_ort false") as raised:
-        refuse_unsupported(finetune_params(apply_ort=True))
-    assert len(raised.value.faults) == 1 and raised.value.faults[0].why
+@dataclass(frozen=True)
+class Machine(World):
+    """What a machine has, given instead of asked: all of it where nothing is said."""
+
+    gpu: bool = True
+    bf16: bool = True
+    compiler: bool = True
+    flash_attention: bool = True
+    bitsandbytes: bool = True
+    deepspeed: bool = True
+
+    def has_gpu(self) -> bool:
+        return self.gpu
+
+    def gpu_name(self) -> str:
+        return "Tesla V100"
+
+    def gpu_has_bf16(self) -> bool:
+        return self.bf16
+
+    def has_compiler(self) -> bool:
+        return self.compiler
+
+    def has_flash_attention(self) -> bool:
+        return self.flash_attention
+
+    def has_bitsandbytes(self) -> bool:
+        return self.bitsandbytes
+
+    def has_deepspeed(self) -> bool:
+        return self.deepspeed
 
 
-def test_defaults_are_supported_and_all_have_effect() -> None:
-    refuse_unsupported(finetune_params())
-    assert without_effect(finetune_params()) == []
+BERT = ModelFacts("bert", "BertForQuestionAnswering", False, True, ("BertLayer",), True)
+OUT = Path("out")
+LORA_IN_4BIT: dict[str, Any] = {"apply_lora": True, "finetune_in_4bit": True}
+STEPS: dict[str, Any] = {"evaluation_strategy": "steps"}
+
+
+def tuned(machine: World = Machine(), model: ModelFacts | None = None, **changed: Any) -> Case[Any]:
+    return Case(finetune_params(**changed), machine, known_model=model)
+
+
+def scored(model: ModelFacts | None = None, **given: Any) -> Case[Any]:
+    return Case(QuestionAnsweringEvaluationParams(evaluation_result=OUT, **given), known_model=model)
+
+
+# For each row of the table, in its order: a case of it alone, and what is said.
+SAMPLES: tuple[tuple[Case[Any], str], ...] = (
+    (Case(ModelImportParams(output_dir=OUT)), "no model is given"),
+    (Case(QuestionAnsweringPreprocessParams(model_selector_output=OUT, output_dir=OUT)), "there are no training rows"),
+    (scored(mlflow_model_folder=OUT), "no --preprocess_output or --test_data"),
+    (
+        scored(test_data=OUT, mlflow_model_folder=OUT, pytorch_model_folder=OUT),
+        "--mlflow_model_folder and --pytorch_model_folder are both given",
+    ),
+    (scored(replace(BERT, model_type="deberta"), precision="bf16"), "--precision bf16 for a deberta"),
+    (tuned(**STEPS, eval_steps=-1), "--evaluation_strategy steps needs --eval_steps of at least 1, not -1"),
+    (tuned(lr_scheduler_type="polynomial", learning_rate=0.0), "--lr_scheduler_type polynomial falls from"),
+    (tuned(Machine(2), apply_deepspeed=True, apply_fsdp=True), "--apply_deepspeed true and --apply_fsdp true are two"),
+    (tuned(apply_ort=True), "--apply_ort true"),
+    (tuned(**LORA_IN_4BIT, lora_type="dora"), "--finetune_in_4bit true with --lora_type dora"),
+    (
+        Case(finetune_params(apply_deepspeed=True, auto_find_batch_size=True), Machine(), zero_stage=3),
+        "--auto_find_batch_size true with ZeRO-3",
+    ),
+    (tuned(apply_deepspeed=True, **LORA_IN_4BIT), "--finetune_in_4bit true with DeepSpeed"),
+    (tuned(apply_deepspeed=True, torch_compile=True), "--torch_compile true with DeepSpeed"),
+    (tuned(Machine(2), apply_fsdp=True, auto_find_batch_size=True), "--auto_find_batch_size true with FSDP"),
+    (tuned(Machine(2), apply_fsdp=True, **LORA_IN_4BIT), "--finetune_in_4bit true with FSDP"),
+    (tuned(Machine(deepspeed=False), apply_deepspeed=True), "--apply_deepspeed true\n  why: the package deepspeed"),
+    (tuned(Machine(gpu=False), precision="16"), "--precision 16\n  why: fp16 needs a GPU"),
+    (tuned(Machine(bf16=False), precision="bf16"), "--precision bf16\n  why: Tesla V100 has no bf16"),
+    (tuned(Machine(gpu=False, compiler=False), torch_compile=True), "--torch_compile true\n  why: torch.compile needs"),
+    (
+        tuned(Machine(flash_attention=False), attn_implementation="flash_attention_2"),
+        "--attn_implementation flash_attention_2\n  why: it needs an NVIDIA GPU",
+    ),
+    (
+        tuned(attn_implementation="flash_attention_2"),
+        "--attn_implementation flash_attention_2\n  why: FlashAttention computes in 16 bits alone",
+    ),
+    (tuned(Machine(gpu=False), **LORA_IN_4BIT), "--finetune_in_4bit true\n  why: no GPU is visible here"),
+    (tuned(Machine(bitsandbytes=False), **LORA_IN_4BIT), "--finetune_in_4bit true\n  why: it needs the package"),
+    (tuned(Machine(2, gpu=False), apply_fsdp=True), "--apply_fsdp true\n  why: no GPU is visible here"),
+    (tuned(apply_fsdp=True), "--apply_fsdp true\n  why: there is one process"),
+    (tuned(model=replace(BERT, model_type="deberta"), precision="16"), "--precision 16 for a deberta"),
+    (
+        tuned(model=replace(BERT, supports_gradient_checkpointing=False), gradient_checkpointing=True),
+        "--gradient_checkpointing true\n  why: transformers can't compute the layers of BertForQuestionAnswering again",
+    ),
+    (
+        tuned(model=replace(BERT, has_linear_layers=False), apply_lora=True),
+        "--apply_lora true\n  why: a bert has no linear layers",
+    ),
+    (
+        tuned(model=replace(BERT, model_type="t5", is_encoder_decoder=True), apply_fsdp=True),
+        "--apply_fsdp true\n  why: encoder and decoder of a t5 share weights",
+    ),
+    (
+        tuned(model=replace(BERT, sharded_layers=()), apply_fsdp=True),
+        "--apply_fsdp true\n  why: transformers does not name the layers of a bert",
+    ),
+    (tuned(merge_lora_weights=False), "merge_lora_weights false has no effect with apply_lora false"),
+    (tuned(lora_alpha=16), "lora_alpha 16 has no effect with apply_lora false"),
+    (tuned(lora_r=16), "lora_r 16 has no effect with apply_lora false"),
+    (tuned(lora_dropout=0.1), "lora_dropout 0.1 has no effect with apply_lora false"),
+    (tuned(lora_type="dora"), "lora_type dora has no effect with apply_lora false"),
+    (tuned(finetune_in_4bit=True), "finetune_in_4bit true has no effect with apply_lora false"),
+    (tuned(early_stopping_patience=3), "early_stopping_patience 3 has no effect with apply_early_stopping false"),
+    (tuned(early_stopping_threshold=0.1), "early_stopping_threshold 0.1 has no effect with apply_early_stopping false"),
+    (tuned(eval_steps=10), "eval_steps 10 has no effect with evaluation_strategy epoch"),
+    (
+        tuned(evaluation_steps_interval=0.5),
+        "evaluation_steps_interval 0.5 has no effect with evaluation_strategy epoch",
+    ),
+    (tuned(logging_steps=10), "logging_steps 10 has no effect with logging_strategy epoch"),
+    (tuned(adam_beta1=0.5, optim="adafactor"), "adam_beta1 0.5 has no effect with optim adafactor"),
+    (tuned(adam_beta2=0.5, optim="adafactor"), "adam_beta2 0.5 has no effect with optim adafactor"),
+    (tuned(adam_epsilon=0.5, optim="adafactor"), "adam_epsilon 0.5 has no effect with optim adafactor"),
+    (tuned(deepspeed=Path("zero2.json")), "deepspeed zero2.json has no effect with apply_deepspeed false"),
+    (tuned(deepspeed_stage="3"), "deepspeed_stage 3 has no effect with apply_deepspeed false"),
+    (
+        tuned(warmup_steps=9, lr_scheduler_type="constant"),
+        "warmup_steps 9 has no effect with lr_scheduler_type constant",
+    ),
+    (tuned(lr_scheduler_cycles=2), "lr_scheduler_cycles 2 has no effect with lr_scheduler_type linear"),
+    (tuned(lr_scheduler_power=2.0), "lr_scheduler_power 2.0 has no effect with lr_scheduler_type linear"),
+    (tuned(keep_global_batch_size=True), "keep_global_batch_size true has no effect with auto_find_batch_size false"),
+    (
+        tuned(**STEPS, evaluation_steps_interval=0.5, eval_steps=9),
+        "eval_steps 9 has no effect with evaluation_steps_interval",
+    ),
+    (
+        tuned(apply_deepspeed=True, deepspeed=Path("zero2.json"), deepspeed_stage="3"),
+        "deepspeed_stage 3 has no effect with deepspeed: the config says it",
+    ),
+    (tuned(num_train_epochs=3, max_steps=100), "num_train_epochs 3 has no effect with max_steps 100"),
+)
 
 
 @pytest.mark.parametrize(
-    ("changed", "enabled", "line"),
-    [
-        ({"lora_r": 16}, {"apply_lora": True}, "lora_r 16 has no effect with apply_lora false"),
-        ({"lora_alpha": 16}, {"apply_lora": True}, "lora_alpha 16 has no effect with apply_lora false"),
-        ({"lora_dropout": 0.1}, {"apply_lora": True}, "lora_dropout 0.1 has no effect with apply_lora false"),
-        ({"lora_type": "dora"}, {"apply_lora": True}, "lora_type dora has no effect with apply_lora false"),
-        (
-            {"merge_lora_weights": False},
-            {"apply_lora": True},
-            "merge_lora_weights false has no effect with apply_lora false",
-        ),
-        (
-            {"eval_steps": 10},
-            {"evaluation_strategy": "steps"},
-            "eval_steps 10 has no effect with evaluation_strategy epoch",
-        ),
-        (
-            {"evaluation_steps_interval": 0.5},
-            {"evaluation_strategy": "steps"},
-            "evaluation_steps_interval 0.5 has no effect with evaluation_strategy epoch",
-        ),
-        (
-            {"logging_steps": 10},
-            {"logging_strategy": "steps"},
-            "logging_steps 10 has no effect with logging_strategy epoch",
-        ),
-        (
-            {"early_stopping_patience": 3},
-            {"apply_early_stopping": True},
-            "early_stopping_patience 3 has no effect with apply_early_stopping false",
-        ),
-        (
-            {"early_stopping_threshold": 0.1},
-            {"apply_early_stopping": True},
-            "early_stopping_threshold 0.1 has no effect with apply_early_stopping false",
-        ),
-        (
-            {"lr_scheduler_cycles": 2},
-            {"lr_scheduler_type": "cosine_with_restarts"},
-            "lr_scheduler_cycles 2 has no effect with lr_scheduler_type linear",
-        ),
-        (
-            {"lr_scheduler_power": 2.0},
-            {"lr_scheduler_type": "polynomial"},
-            "lr_scheduler_power 2.0 has no effect with lr_scheduler_type linear",
-        ),
-        (
-            {"keep_global_batch_size": True},
-            {"auto_find_batch_size": True},
-            "keep_global_batch_size true has no effect with auto_find_batch_size false",
-        ),
-        (
-            {"deepspeed": Path("zero2.json")},
-            {"apply_deepspeed": True},
-            "deepspeed zero2.json has no effect with apply_deepspeed false",
-        ),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+    ("rule", "case", "said"),
+    [(rule, *sample) for rule, sample in zip(RULES, SAMPLES, strict=True)],
+    ids=[said.splitlines()[0] for _, said in SAMPLES],
 )
-def test_parameters_that_another_one_turns_off(changed: dict[str, Any], enabled: dict[str, Any], line: str) -> None:
-    assert without_effect(finetune_params(**changed)) == [line]
-    assert without_effect(finetune_params(**changed, **enabled)) == []
+def test_a_row_fires_for_its_case_and_no_other_does(rule: Rule[Any], case: Case[Any], said: str) -> None:
+    assert firing(case) == [rule]
+    fault = rule.fault(case)
+    assert str(fault).startswith(said)
+    if rule.kind is None:
+        assert (notes(case), errors(case)) == ([said], []) and not fault.why and not fault.fix
+    else:
+        (error,) = errors(case)
+        assert type(error) is rule.kind and error.faults == (fault,) and fault.fix
+        assert fault.why or rule.kind is ParameterError
 
 
-@pytest.mark.parametrize("name", ["adam_beta1", "adam_beta2", "adam_epsilon"])
-def test_adam_settings_have_no_effect_with_adafactor(name: str) -> None:
-    lines = [f"{name} 0.5 has no effect with optim adafactor"]
-    assert without_effect(finetune_params(**{name: 0.5}, optim="adafactor")) == lines
-    assert without_effect(finetune_params(**{name: 0.5}, optim="adamw_torch")) == []
-    assert without_effect(finetune_params(**{name: 0.5}, optim="adamw_hf")) == []
+@pytest.mark.parametrize("machine", [World(), Machine(), Machine(2, 2), Machine(1, 1, *6 * [False])], ids=str)
+def test_defaults_go_together_everywhere(machine: World) -> None:
+    """And so do the other components, with what they need."""
+    assert firing(tuned(machine)) == firing(tuned(machine, BERT)) == []
+    preprocess = QuestionAnsweringPreprocessParams(model_selector_output=OUT, output_dir=OUT, dataset_name="squad")
+    assert firing(Case(ModelImportParams(output_dir=OUT, huggingface_id="x"), machine)) == []
+    assert firing(Case(preprocess, machine)) == []
+    assert firing(scored(test_data=OUT, mlflow_model_folder=OUT)) == []
 
 
-def test_max_steps_overrides_epochs() -> None:
-    lines = ["num_train_epochs 3 has no effect with max_steps 100"]
-    assert without_effect(finetune_params(num_train_epochs=3, max_steps=100)) == lines
-    assert without_effect(finetune_params(num_train_epochs=3, max_steps=-1)) == []
-    assert without_effect(finetune_params(max_steps=100)) == []
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"lora_r": 16, "lora_alpha": 16, "lora_dropout": 0.1, "lora_type": "dora", "merge_lora_weights": False,
+         "apply_lora": True},
+        {**LORA_IN_4BIT},
+        {"eval_steps": 10, **STEPS},
+        {"evaluation_steps_interval": 0.5, **STEPS},
+        {"logging_steps": 10, "logging_strategy": "steps"},
+        {"early_stopping_patience": 3, "early_stopping_threshold": 0.1, "apply_early_stopping": True},
+        {"lr_scheduler_cycles": 2, "lr_scheduler_type": "cosine_with_restarts"},
+        {"lr_scheduler_power": 2.0, "lr_scheduler_type": "polynomial"},
+        {"warmup_steps": 9},
+        {"keep_global_batch_size": True, "auto_find_batch_size": True},
+        {"deepspeed": Path("zero2.json"), "apply_deepspeed": True},
+        {"deepspeed_stage": "3", "apply_deepspeed": True},
+        {"adam_beta1": 0.5, "adam_beta2": 0.5, "adam_epsilon": 0.5, "optim": "adamw_torch"},
+        {"num_train_epochs": 3},
+        {"max_steps": 100},
+        {"precision": "16"},
+        {"precision": "bf16", "attn_implementation": "flash_attention_2", "torch_compile": True},
+        {"gradient_checkpointing": True},
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_what_goes_together(changed: dict[str, Any]) -> None:
+    assert firing(tuned(**changed)) == firing(tuned(model=BERT, **changed)) == []
 
 
-def test_one_line_for_each_parameter_without_effect() -> None:
-    changed = finetune_params(
-        lora_r=16, eval_steps=10, adam_beta1=0.5, optim="adafactor", num_train_epochs=3, max_steps=9
-    )
-    assert [line.split()[0] for line in without_effect(changed)] == [
-        "lora_r",
-        "eval_steps",
-        "adam_beta1",
-        "num_train_epochs",
-    ]
+@pytest.mark.parametrize("steps", [0, -1])
+def test_eval_steps_below_one_matter_only_where_they_are_used(steps: int) -> None:
+    assert errors(tuned(eval_steps=steps)) == []
+    assert errors(tuned(**STEPS, eval_steps=steps, evaluation_steps_interval=0.5)) == []
+    assert len(errors(tuned(**STEPS, eval_steps=steps))) == 1
+
+
+def test_all_rows_at_once() -> None:
+    changed: dict[str, Any] = {"lora_r": 16, "eval_steps": 10, "adam_beta1": 0.5, "optim": "adafactor"}
+    found = [line.split()[0] for line in notes(tuned(**changed, num_train_epochs=3, max_steps=9))]
+    assert found == ["lora_r", "eval_steps", "adam_beta1", "num_train_epochs"]
+    kinds = [type(error) for error in errors(tuned(**STEPS, eval_steps=0, apply_ort=True))]
+    assert kinds == [ParameterError, UnsupportedError]

@@ -9,11 +9,7 @@ from pathlib import Path
 import pytest
 from torch._inductor.exc import InvalidCxxCompiler
 
-from finetune.core.errors import UnsupportedError
-from finetune.training import schedule
-from finetune.training.schedule import refuse_unsupported_here
 from tests.conftest import build_tiny_model, finetune_words, prepare
-from tests.params.test_rules import finetune_params
 
 COMPILED = """
 import sys
@@ -49,9 +45,3 @@ def test_compiled(tmp_path: Path) -> None:
         log = json.loads((tmp_path / name / "pytorch" / "training.json").read_text())["log"]
         losses[name] = [entry["loss"] for entry in log if "loss" in entry]
     assert len(losses["true"]) == 3 and losses["true"] == pytest.approx(losses["false"], abs=1e-4)
-
-
-def test_refused_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedule, "_has_compiler", lambda: False)
-    with pytest.raises(UnsupportedError, match="fix: --torch_compile false, or install g"):
-        refuse_unsupported_here(finetune_params(torch_compile=True), 1)

@@ -4,13 +4,11 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.core.errors import ParameterError, UnsupportedError
-from finetune.params.rules import refuse_contradictions
-from finetune.training.schedule import refuse_unsupported_here, schedule, with_smaller_batch, without_effect_here
+from finetune.core.errors import ParameterError
+from finetune.training.schedule import schedule, with_smaller_batch, without_effect_here
 from tests.params.test_rules import finetune_params
 
 STEPS: dict[str, Any] = {"evaluation_strategy": "steps"}
@@ -43,19 +41,6 @@ def test_all_faults_of_a_cadence_at_once() -> None:
         schedule(finetune_params(**STEPS, eval_steps=11, throughput_warmup_steps=10), windows=10, processes=1)
     assert len(raised.value.faults) == 2
     assert "--throughput_warmup_steps 10 leaves out all 10 steps" in str(raised.value)
-
-
-@pytest.mark.parametrize("steps", [0, -1])
-def test_eval_steps_below_one(steps: int) -> None:
-    with pytest.raises(ParameterError, match="--evaluation_strategy steps needs --eval_steps of at least 1"):
-        refuse_contradictions(finetune_params(**STEPS, eval_steps=steps))
-    refuse_contradictions(finetune_params(**STEPS, eval_steps=steps, evaluation_steps_interval=0.5))
-    refuse_contradictions(finetune_params(eval_steps=steps))
-
-
-def test_a_polynomial_falls_from_somewhere() -> None:
-    with pytest.raises(ParameterError, match="fix: --learning_rate 2e-05, or --lr_scheduler_type constant"):
-        refuse_contradictions(finetune_params(lr_scheduler_type="polynomial", learning_rate=0.0))
 
 
 def sizes(batch: int, accumulation: int, keep: bool) -> list[tuple[int, int]]:
@@ -102,13 +87,3 @@ def test_what_never_comes_to_pass_is_said(changed: dict[str, Any], line: str) ->
 
 def test_nothing_to_say_of_defaults() -> None:
     assert without_effect_here(finetune_params(), schedule(finetune_params(), windows=10, processes=1)) == []
-
-
-def test_fsdp_without_a_gpu() -> None:
-    """accelerate would train with DDP and not say so."""
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    with pytest.raises(UnsupportedError) as raised:
-        refuse_unsupported_here(finetune_params(apply_fsdp=True, auto_find_batch_size=True), processes=1)
-    said = str(raised.value)
-    assert len(raised.value.faults) == 3 and "no GPU is visible" in said and "nothing to shard the model with" in said

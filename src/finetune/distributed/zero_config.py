@@ -6,7 +6,6 @@ What a config and the parameters come to together; zero_engine.py is what runs.
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +40,8 @@ def merge(params: FinetuneParams, processes: int) -> tuple[FinetuneParams, dict[
     """
     if not params.apply_deepspeed:
         return params, None, []
-    if find_spec("deepspeed") is None:
-        why, fix = "the package deepspeed is not installed", 'pip install ".[deepspeed]", or --apply_deepspeed false'
-        raise UnsupportedError(Fault("--apply_deepspeed true", why=why, fix=fix))
     config = read(params.deepspeed) if params.deepspeed else _bundled(params.deepspeed_stage)
-    refuse(params, config)
+    refuse(config)
     said = []
     if params.deepspeed and stage(config) != int(params.deepspeed_stage):
         said.append(Derived("deepspeed_stage", stage(config), "the deepspeed config"))
@@ -63,19 +59,12 @@ def _bundled(wanted: str) -> dict[str, Any]:
     return config
 
 
-def refuse(params: FinetuneParams, config: dict[str, Any]) -> None:
-    """Raises: UnsupportedError, with everything that does not go together with DeepSpeed."""
+def refuse(config: dict[str, Any]) -> None:
+    """Raises: UnsupportedError, with everything in the config that is not supported."""
     faults = []
     if stage(config) not in (1, 2, 3):
         why = f"the config has stage {stage(config)}, which shards nothing"
         faults.append(Fault("DeepSpeed without ZeRO", why=why, fix="--apply_deepspeed false, or a stage of 1, 2 or 3"))
-    if params.auto_find_batch_size and stage(config) == 3:
-        why = "ZeRO-3 shards the weights before a batch can be tried"
-        faults.append(Fault("--auto_find_batch_size true with ZeRO-3", why=why, fix="--auto_find_batch_size false"))
-    if params.apply_lora and params.finetune_in_4bit:
-        fix = "--finetune_in_4bit false, or --apply_deepspeed false"
-        why = "ZeRO shards weights of 16 or 32 bits"
-        faults.append(Fault("--finetune_in_4bit true with DeepSpeed", why=why, fix=fix))
     for key in sorted(NOT_HERE.keys() & config.keys()):
         what = f"{key!r} of a deepspeed config"
         faults.append(Fault(what, why="this suite does not train with it", fix=NOT_HERE[key]))
@@ -84,9 +73,6 @@ def refuse(params: FinetuneParams, config: dict[str, Any]) -> None:
             what = f"the {block} {config[block].get('type', 'without a type')} of a deepspeed config"
             fix = f"{', '.join(TYPES[block])}, or leave the block out"
             faults.append(Fault(what, why="this suite does not train with it", fix=fix))
-    if params.torch_compile:
-        fix = "--torch_compile false, or --apply_deepspeed false"
-        faults.append(Fault("--torch_compile true with DeepSpeed", why="its hooks break the compiled graph", fix=fix))
     if faults:
         raise UnsupportedError(*faults)
 

@@ -63,6 +63,7 @@ def cost(config: PreTrainedConfig, task: Task[State], params: FinetuneParams, ba
     plain = replace(params, finetune_in_4bit=False)  # which needs content
     with torch.device("meta"):
         model = adaptations.adapt(empty_model(config, task, params.attn_implementation), plain).model.train()
+    adaptations.recompute(model, params)
     with FakeTensorMode():
         tensors = {name: _like(tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
         weights |= {tensor.untyped_storage()._cdata for tensor in tensors.values()}

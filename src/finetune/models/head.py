@@ -53,7 +53,7 @@ def of_another_task(model: PreTrainedModel, architecture: str | None) -> bool:
     return saved_for != wanted and saved_for.endswith(OF_A_TASK)
 
 
-def carry_over(
+def fit_head(
     model: PreTrainedModel,
     source: Path,
     architecture: str | None,

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from finetune.core.errors import Fault, ModelError, UnsupportedError, first_line
-from finetune.models.head import carry_over, head_parameters, of_another_task
+from finetune.models.head import fit_head, head_parameters, of_another_task
 from finetune.tasks.task import State, Task
 
 STATE_KEY = "finetune"  # entry of config.json that holds {"task": …, "state": …}
@@ -116,7 +116,7 @@ def load_model(
     if (refused := mismatched.keys() - replaced) and not ignore_mismatched_sizes:
         raise ModelError(*_mismatched({name: mismatched[name] for name in refused}))
     classes = before if "id2label" in head else None
-    of_head = carry_over(model, source, saved_from, classes, set(missing), set(mismatched))
+    of_head = fit_head(model, source, saved_from, classes, set(missing), set(mismatched))
     return model, sorted(of_body | of_head)
 
 
@@ -127,14 +127,6 @@ def refuse_adapter_alone(folder: Path) -> None:
         why = f"it holds adapter_config.json, but no {BASE_MODEL}/ with the model that the adapter belongs to"
         fix = "give the pytorch_model_folder of a run, not one of its checkpoints, or merge the adapter with peft"
         raise ModelError(Fault(f"{folder} is an adapter alone", why=why, fix=fix))
-
-
-def refuse_16_bits(config: PreTrainedConfig, precision: str) -> None:
-    """Raises: UnsupportedError for a family that transformers can't compute in 16 bits."""
-    if config.model_type == "deberta" and precision != "32":
-        why = "transformers masks DeBERTa v1's attention with the least number of 32 bits, which 16 bits can't hold"
-        fault = Fault(f"--precision {precision} for a deberta", why=why, fix="--precision 32, or a DeBERTa v2 or v3")
-        raise UnsupportedError(fault)
 
 
 def _mismatched(shapes: dict[str, list[Any]]) -> list[Fault]:

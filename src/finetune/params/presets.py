@@ -1,40 +1,25 @@
-"""Recommended values, as ready presets.
-
-They are those of Optimum for Intel Gaudi's question answering examples, found for SQuAD in mixed precision.
-"""
+"""Recommended values, as ready presets: presets.yaml."""
 
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 from finetune.params.finetune import FinetuneParams
 from finetune.params.provenance import Derived
 
-
-def _values(learning_rate: float, epochs: int, train_batch: int, eval_batch: int) -> dict[str, Any]:
-    return {
-        "learning_rate": learning_rate,
-        "num_train_epochs": epochs,
-        "per_device_train_batch_size": train_batch,
-        "per_device_eval_batch_size": eval_batch,
-        "precision": "bf16",
-    }
+FILE = Path(__file__).with_name("presets.yaml")
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "none": {},
-    "bert-base": _values(3e-5, 2, 24, 8),
-    "bert-large": _values(3e-5, 2, 24, 8),
-    "roberta-base": _values(3e-5, 2, 12, 8),
-    "roberta-large": _values(3e-5, 2, 12, 8),
-    "albert-large": _values(5e-5, 2, 32, 4),
-    "albert-xxl": _values(5e-6, 2, 16, 2),
-    "distilbert": _values(5e-5, 3, 8, 8),
-    "llama-2-13b": _values(3e-5, 2, 8, 8),
-}
-ON_SEVERAL_DEVICES: dict[str, dict[str, Any]] = {
-    "albert-large": {"learning_rate": 6e-5},
-    "albert-xxl": {"learning_rate": 5e-5},
-}
+def load(processes: int) -> dict[str, dict[str, Any]]:
+    """Preset -> the values that it recommends for a run of so many processes."""
+    import yaml
+
+    presets: dict[str, dict[str, Any]] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    for values in presets.values():
+        on_several = values.pop("on_several_devices", {})
+        if processes > 1:
+            values.update(on_several)
+    return presets
 
 
 def with_preset(params: FinetuneParams, processes: int) -> tuple[FinetuneParams, list[Derived]]:
@@ -43,8 +28,10 @@ def with_preset(params: FinetuneParams, processes: int) -> tuple[FinetuneParams,
     A value given away from its default wins. One given at its default can't be told from one that isn't given: Azure
     ML puts every default into the command.
     """
+    if params.preset == "none":
+        return params, []
     defaults = {f.name: f.default for f in fields(params)}
-    wanted = PRESETS[params.preset] | (ON_SEVERAL_DEVICES.get(params.preset, {}) if processes > 1 else {})
+    wanted = load(processes)[params.preset]
     taken = {name: value for name, value in wanted.items() if vars(params)[name] == defaults[name]}
     reason = f"preset {params.preset}"
     return replace(params, **taken), [Derived(name, value, reason) for name, value in taken.items()]

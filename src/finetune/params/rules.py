@@ -1,19 +1,89 @@
-"""Combinations of parameters."""
+"""Which parameters do not go together, with one another, a launch, a machine or a model: a row for each combination.
 
-from dataclasses import fields
-from typing import Any
+A row names the class of parameters that it is about, when it fires, what is said, why, what to type instead, and
+whether that is an error of the user's, something that isn't supported, or a note. Adding a rule is adding a row.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any, Generic, TypeVar
 
 from finetune.core.errors import Fault, ParameterError, UnsupportedError
+from finetune.core.world import World
+from finetune.params.datapreprocess import DataFiles
+from finetune.params.evaluation import EvaluationParams
 from finetune.params.finetune import SCHEDULERS, FinetuneParams
+from finetune.params.model_import import ModelImportParams
 from finetune.params.schema import to_text
 
-# (parameter, value, why, what to type): valid requests whose machinery isn't there.
-UNSUPPORTED: tuple[tuple[str, Any, str, str], ...] = (
-    ("apply_ort", True, "ONNX Runtime training was deprecated upstream and isn't wired in", "--apply_ort false"),
-)
+P = TypeVar("P")
 
 
-# (parameters, the parameter they depend on, its values for which they have an effect)
+@dataclass(frozen=True)
+class ModelFacts:
+    """What rows ask of a model; models/facts.py reads it from an empty one."""
+
+    model_type: str
+    class_name: str
+    is_encoder_decoder: bool
+    supports_gradient_checkpointing: bool
+    sharded_layers: tuple[str, ...]  # classes of the layers that FSDP shards one by one
+    has_linear_layers: bool  # that adapters could be put on
+
+
+@dataclass(frozen=True)
+class Case(Generic[P]):
+    """What rows are about. Without the facts of a model those rows are skipped that need them, with them all others."""
+
+    params: P
+    world: World = World()
+    zero_stage: int | None = None  # of the DeepSpeed config
+    known_model: ModelFacts | None = None
+
+    @property
+    def model(self) -> ModelFacts:
+        """For the rows that need it."""
+        if self.known_model is None:
+            raise LookupError("the row lacks of_model=True")
+        return self.known_model
+
+
+@dataclass(frozen=True)
+class Rule(Generic[P]):
+    """One row. Text that depends on the case is a function of it."""
+
+    of: type[P]
+    fires: Callable[[Case[P]], bool]
+    what: str | Callable[[Case[P]], str]
+    why: str | Callable[[Case[P]], str] = ""
+    fix: str | Callable[[Case[P]], str] = ""
+    kind: type[ParameterError] | type[UnsupportedError] | None = UnsupportedError  # None: a note
+    of_model: bool = False
+
+    def fault(self, case: Case[P]) -> Fault:
+        what, why, fix = (text if isinstance(text, str) else text(case) for text in (self.what, self.why, self.fix))
+        return Fault(what, why=why, fix=fix)
+
+
+def firing(case: Case[Any]) -> list[Rule[Any]]:
+    """The rows that the case is a case of."""
+    with_model = case.known_model is not None
+    return [r for r in RULES if isinstance(case.params, r.of) and r.of_model == with_model and r.fires(case)]
+
+
+def errors(case: Case[Any]) -> list[ParameterError | UnsupportedError]:
+    """One for each row that refuses the case."""
+    return [rule.kind(rule.fault(case)) for rule in firing(case) if rule.kind]
+
+
+def notes(case: Case[Any]) -> list[str]:
+    """One line for each parameter that was set but that another one turns off."""
+    return [rule.fault(case).what for rule in firing(case) if not rule.kind]
+
+
+DEFAULTS = {f.name: f.default for f in fields(FinetuneParams)}
+
+# (parameters, the parameter they depend on, its values for which they have an effect): a note for each.
 NEEDS: tuple[tuple[tuple[str, ...], str, tuple[Any, ...]], ...] = (
     (
         ("merge_lora_weights", "lora_alpha", "lora_r", "lora_dropout", "lora_type", "finetune_in_4bit"),
@@ -32,48 +102,293 @@ NEEDS: tuple[tuple[tuple[str, ...], str, tuple[Any, ...]], ...] = (
 )
 
 
-def refuse_unsupported(params: FinetuneParams) -> None:
-    """Raises: UnsupportedError, with every request that can't be carried out and the value to set instead."""
-    given = vars(params)
-    faults = [
-        Fault(f"--{name} {to_text(given[name])}", why=why, fix=fix)
-        for name, value, why, fix in UNSUPPORTED
-        if given[name] == value
-    ]
-    if faults:
-        raise UnsupportedError(*faults)
+def _needs() -> Iterator[Rule[FinetuneParams]]:
+    for names, needed, values in NEEDS:
+        for name in names:
+            yield _need(name, needed, values)
 
 
-def refuse_contradictions(params: FinetuneParams) -> None:
-    """Raises: ParameterError, with all parameters that contradict each other."""
-    faults = []
-    if params.evaluation_strategy == "steps" and not params.evaluation_steps_interval and params.eval_steps < 1:
-        what = f"--evaluation_strategy steps needs --eval_steps of at least 1, not {params.eval_steps}"
-        why = "without an evaluation there is no best model, and evaluation_steps_interval is 0"
-        faults.append(Fault(what, why=why, fix="--eval_steps 500, or --evaluation_steps_interval 0.5"))
-    if params.lr_scheduler_type == "polynomial" and params.learning_rate == 0:
-        what = "--lr_scheduler_type polynomial falls from a learning rate above 0, and --learning_rate is 0"
-        faults.append(Fault(what, fix="--learning_rate 2e-05, or --lr_scheduler_type constant"))
-    if params.apply_deepspeed and params.apply_fsdp:
-        what = "--apply_deepspeed true and --apply_fsdp true are two ways to cut up the same model"
-        faults.append(Fault(what, fix="--apply_fsdp false, or --apply_deepspeed false"))
-    if faults:
-        raise ParameterError(*faults)
+def _need(name: str, needed: str, values: tuple[Any, ...]) -> Rule[FinetuneParams]:
+    def text(case: Case[FinetuneParams]) -> str:
+        given = vars(case.params)
+        return f"{name} {to_text(given[name])} has no effect with {needed} {to_text(given[needed])}"
+
+    def fires(case: Case[FinetuneParams]) -> bool:
+        given = vars(case.params)
+        return given[name] != DEFAULTS[name] and given[needed] not in values
+
+    return Rule(FinetuneParams, fires, text, kind=None)
 
 
-def without_effect(params: FinetuneParams) -> list[str]:
-    """One line for each parameter that was set but that another parameter turns off."""
-    given, defaults = vars(params), {f.name: f.default for f in fields(params)}
-    lines = [
-        f"{name} {to_text(given[name])} has no effect with {needed} {to_text(given[needed])}"
-        for names, needed, values in NEEDS
-        for name in names
-        if given[name] != defaults[name] and given[needed] not in values
-    ]
-    if params.evaluation_steps_interval and params.eval_steps != defaults["eval_steps"]:
-        lines.append(f"eval_steps {params.eval_steps} has no effect with evaluation_steps_interval")
-    if params.apply_deepspeed and params.deepspeed and params.deepspeed_stage != defaults["deepspeed_stage"]:
-        lines.append(f"deepspeed_stage {params.deepspeed_stage} has no effect with deepspeed: the config says it")
-    if params.max_steps > 0 and params.num_train_epochs != defaults["num_train_epochs"]:
-        lines.append(f"num_train_epochs {params.num_train_epochs} has no effect with max_steps {params.max_steps}")
-    return lines
+def _one_of(first: str, second: str) -> Rule[EvaluationParams]:
+    """A row for two parameters of which exactly one is needed."""
+
+    def given(case: Case[EvaluationParams]) -> list[str]:
+        return [name for name in (first, second) if vars(case.params)[name] is not None]
+
+    return Rule(
+        EvaluationParams,
+        lambda case: len(given(case)) != 1,
+        lambda case: f"--{first} and --{second} are both given" if given(case) else f"no --{first} or --{second}",
+        fix=f"give one of --{first} or --{second}",
+        kind=ParameterError,
+    )
+
+
+def _no_16_bits(of: type[Any]) -> Rule[Any]:
+    """A row for a family that transformers can't compute in 16 bits."""
+    return Rule(
+        of,
+        lambda case: case.model.model_type == "deberta" and case.params.precision != "32",
+        lambda case: f"--precision {case.params.precision} for a deberta",
+        "transformers masks DeBERTa v1's attention with the least number of 32 bits, which 16 bits can't hold",
+        "--precision 32, or a DeBERTa v2 or v3",
+        of_model=True,
+    )
+
+
+def _in_4bit(case: Case[FinetuneParams]) -> bool:
+    return case.params.apply_lora and case.params.finetune_in_4bit
+
+
+def _flash_attention(case: Case[FinetuneParams]) -> bool:
+    return case.params.attn_implementation == "flash_attention_2"
+
+
+RULES: tuple[Rule[Any], ...] = (
+    # --- model import, preprocess and evaluation ---
+    Rule(
+        ModelImportParams,
+        lambda case: (
+            not (
+                case.params.pytorch_model_path
+                or case.params.mlflow_model_path
+                or case.params.huggingface_id is not None
+            )
+        ),
+        "no model is given",
+        fix="give --pytorch_model_path, --mlflow_model_path or --huggingface_id",
+        kind=ParameterError,
+    ),
+    Rule(
+        DataFiles,
+        lambda case: not (case.params.train_file_path or case.params.train_mltable_path or case.params.dataset_name),
+        "there are no training rows",
+        fix="give --train_file_path, --train_mltable_path or --dataset_name",
+        kind=ParameterError,
+    ),
+    _one_of("preprocess_output", "test_data"),
+    _one_of("mlflow_model_folder", "pytorch_model_folder"),
+    _no_16_bits(EvaluationParams),
+    # --- finetune: what contradicts itself ---
+    Rule(
+        FinetuneParams,
+        lambda case: (
+            case.params.evaluation_strategy == "steps"
+            and not case.params.evaluation_steps_interval
+            and case.params.eval_steps < 1
+        ),
+        lambda case: f"--evaluation_strategy steps needs --eval_steps of at least 1, not {case.params.eval_steps}",
+        "without an evaluation there is no best model, and evaluation_steps_interval is 0",
+        "--eval_steps 500, or --evaluation_steps_interval 0.5",
+        ParameterError,
+    ),
+    Rule(
+        FinetuneParams,
+        lambda case: case.params.lr_scheduler_type == "polynomial" and case.params.learning_rate == 0,
+        "--lr_scheduler_type polynomial falls from a learning rate above 0, and --learning_rate is 0",
+        fix="--learning_rate 2e-05, or --lr_scheduler_type constant",
+        kind=ParameterError,
+    ),
+    Rule(
+        FinetuneParams,
+        lambda case: case.params.apply_deepspeed and case.params.apply_fsdp,
+        "--apply_deepspeed true and --apply_fsdp true are two ways to shard the same model",
+        fix="--apply_fsdp false, or --apply_deepspeed false",
+        kind=ParameterError,
+    ),
+    # --- what isn't supported anywhere ---
+    Rule(
+        FinetuneParams,
+        lambda case: case.params.apply_ort,
+        "--apply_ort true",
+        "ONNX Runtime training was deprecated upstream and isn't wired in",
+        "--apply_ort false",
+    ),
+    Rule(
+        FinetuneParams,
+        lambda case: _in_4bit(case) and case.params.lora_type == "dora",
+        "--finetune_in_4bit true with --lora_type dora",
+        "DoRA's norms are those of weights in full",
+        "--lora_type lora",
+    ),
+    Rule(
+        FinetuneParams,
+        lambda case: case.params.apply_deepspeed and case.params.auto_find_batch_size and case.zero_stage == 3,
+        "--auto_find_batch_size true with ZeRO-3",
+        "ZeRO-3 shards the weights before a batch can be tried",
+        "--auto_find_batch_size false",
+    ),
+    Rule(
+        FinetuneParams,
+        lambda case: case.params.apply_deepspeed and _in_4bit(case),
+        "--finetune_in_4bit true with DeepSpeed",
+        "ZeRO shards weights of 16 or 32 bits",
+        "--finetune_in_4bit false, or --apply_deepspeed false",
+    ),
+    Rule(
+        FinetuneParams,
+        lambda case: case.params.apply_deepspeed and case.params.torch_compile,
+        "--torch_compile true with DeepSpeed",
+        "its hooks break the compiled graph",
+        "--torch_compile false, or --apply_deepspeed false",
+    ),
+    Rule(
+        FinetuneParams,
+        lambda case: case.params.apply_fsdp and case.params.auto_find_batch_size,
+        "--auto_find_batch_size true with FSDP",
+        "it is not tried with it",
+        "--auto_find_batch_size false",
+    ),
+    Rule(
+        FinetuneParams,
+        lambda case: case.params.apply_fsdp and _in_4bit(case),
+        "--finetune_in_4bit true with FSDP",
+        "it shards weights of 16 or 32 bits",
+        "--finetune_in_4bit false",
+    ),
+    # --- what this machine or this launch can't do ---
+    Rule(
+        FinetuneParams,
+        lambda case: case.params.apply_deepspeed and not case.world.has_deepspeed(),
+        "--apply_deepspeed true",
+        "the package deepspeed is not installed",
+        'pip install ".[deepspeed]", or --apply_deepspeed false',
+    ),
+    Rule(
+        FinetuneParams,
+        # transformers would take it and compute in 32 bits.
+        lambda case: case.params.precision == "16" and not case.world.has_gpu(),
+        "--precision 16",
+        "fp16 needs a GPU, and none is visible here",
+        "--precision bf16",
+    ),
+    Rule(
+        FinetuneParams,
+        lambda case: case.params.precision == "bf16" and case.world.has_gpu() and not case.world.gpu_has_bf16(),
+        "--precision bf16",
+        lambda case: f"{case.world.gpu_name()} has no bf16",
+        "--precision 16",
+    ),
+    Rule(
+        FinetuneParams,
+        lambda case: case.params.torch_compile and not case.world.has_gpu() and not case.world.has_compiler(),
+        "--torch_compile true",
+        "torch.compile needs a C++ compiler, and none is found here",
+        "--torch_compile false, or install g++",
+    ),
+    Rule(
+        FinetuneParams,
+        lambda case: _flash_attention(case) and not case.world.has_flash_attention(),
+        "--attn_implementation flash_attention_2",
+        "it needs an NVIDIA GPU and the package flash-attn",
+        "--attn_implementation sdpa",
+    ),
+    Rule(
+        FinetuneParams,
+        lambda case: _flash_attention(case) and case.params.precision == "32" and case.world.has_flash_attention(),
+        "--attn_implementation flash_attention_2",
+        "FlashAttention computes in 16 bits alone",
+        "--precision bf16",
+    ),
+    Rule(
+        FinetuneParams,
+        lambda case: _in_4bit(case) and not case.world.has_gpu(),
+        "--finetune_in_4bit true",
+        "no GPU is visible here, and on a CPU bitsandbytes packs 4-bit weights so that they can't be trained on",
+        "--finetune_in_4bit false",
+    ),
+    Rule(
+        FinetuneParams,
+        lambda case: _in_4bit(case) and case.world.has_gpu() and not case.world.has_bitsandbytes(),
+        "--finetune_in_4bit true",
+        "it needs the package bitsandbytes",
+        'pip install ".[qlora]", or --finetune_in_4bit false',
+    ),
+    Rule(
+        FinetuneParams,
+        lambda case: case.params.apply_fsdp and not case.world.has_gpu(),
+        "--apply_fsdp true",
+        "no GPU is visible here, and on CPUs accelerate trains with DDP instead, without a word",
+        "--apply_fsdp false, or --apply_deepspeed true",
+    ),
+    Rule(
+        FinetuneParams,
+        lambda case: case.params.apply_fsdp and case.world.processes == 1,
+        "--apply_fsdp true",
+        "there is one process, and nothing to shard the model with",
+        "torchrun --nproc-per-node N, or --apply_fsdp false",
+    ),
+    # --- what a model can't do ---
+    _no_16_bits(FinetuneParams),
+    Rule(
+        FinetuneParams,
+        lambda case: case.params.gradient_checkpointing and not case.model.supports_gradient_checkpointing,
+        "--gradient_checkpointing true",
+        lambda case: f"transformers can't compute the layers of {case.model.class_name} again",
+        "--gradient_checkpointing false",
+        of_model=True,
+    ),
+    Rule(
+        FinetuneParams,
+        lambda case: case.params.apply_lora and not case.model.has_linear_layers,
+        "--apply_lora true",
+        lambda case: f"a {case.model.model_type} has no linear layers that adapters could be put on",
+        "--apply_lora false",
+        of_model=True,
+    ),
+    Rule(
+        FinetuneParams,
+        lambda case: case.params.apply_fsdp and case.model.is_encoder_decoder,
+        "--apply_fsdp true",
+        lambda case: (
+            f"encoder and decoder of a {case.model.model_type} share weights, which FSDP2 can't hold in two parts"
+        ),
+        "--apply_fsdp false, or --apply_deepspeed true",
+        of_model=True,
+    ),
+    Rule(
+        FinetuneParams,
+        lambda case: case.params.apply_fsdp and not case.model.is_encoder_decoder and not case.model.sharded_layers,
+        "--apply_fsdp true",
+        lambda case: f"transformers does not name the layers of a {case.model.model_type}",
+        "--apply_fsdp false, or --apply_deepspeed true",
+        of_model=True,
+    ),
+    # --- what has no effect ---
+    *_needs(),
+    Rule(
+        FinetuneParams,
+        lambda case: bool(case.params.evaluation_steps_interval) and case.params.eval_steps != DEFAULTS["eval_steps"],
+        lambda case: f"eval_steps {case.params.eval_steps} has no effect with evaluation_steps_interval",
+        kind=None,
+    ),
+    Rule(
+        FinetuneParams,
+        lambda case: (
+            case.params.apply_deepspeed
+            and case.params.deepspeed is not None
+            and case.params.deepspeed_stage != DEFAULTS["deepspeed_stage"]
+        ),
+        lambda case: f"deepspeed_stage {case.params.deepspeed_stage} has no effect with deepspeed: the config says it",
+        kind=None,
+    ),
+    Rule(
+        FinetuneParams,
+        lambda case: case.params.max_steps > 0 and case.params.num_train_epochs != DEFAULTS["num_train_epochs"],
+        lambda case: (
+            f"num_train_epochs {case.params.num_train_epochs} has no effect with max_steps {case.params.max_steps}"
+        ),
+        kind=None,
+    ),
+)

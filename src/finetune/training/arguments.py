@@ -6,6 +6,7 @@ import torch
 from transformers import EarlyStoppingCallback, TrainingArguments
 
 from finetune.core.launch import world_size
+from finetune.models.adapt.adaptations import RECOMPUTE
 from finetune.params.finetune import FinetuneParams
 from finetune.params.provenance import Derived
 from finetune.training.schedule import Schedule
@@ -28,7 +29,7 @@ def scheduler_kwargs(params: FinetuneParams) -> dict[str, Any]:
 def training_arguments(
     params: FinetuneParams, steps: Schedule, engine: dict[str, Any] | None = None
 ) -> TrainingArguments:
-    """What the Trainer is told. Batches, loss, evaluation, recomputation, and when checkpoints come and go are ours.
+    """What the Trainer is told. Batches, loss, evaluation, and when checkpoints come and go are ours.
 
     `engine` is a DeepSpeed config or what FSDP needs.
     """
@@ -55,6 +56,8 @@ def training_arguments(
         seed=params.seed,
         full_determinism=params.enable_full_determinism,
         torch_compile=params.torch_compile,
+        gradient_checkpointing=params.gradient_checkpointing,
+        gradient_checkpointing_kwargs=RECOMPUTE,
         **(engine or {}),
         ddp_find_unused_parameters=True,  # some models have weights that no forward pass uses
         dataloader_num_workers=params.dataloader_num_workers,

@@ -19,6 +19,7 @@ from finetune.core.memory import out_of_memory, return_freed_memory
 from finetune.data.folders import Preprocessed, SelectedModel, read_rows
 from finetune.distributed import zero_engine
 from finetune.distributed.preemption import noted
+from finetune.distributed.settlement import Settled
 from finetune.models.adapt import adaptations, four_bit
 from finetune.models.head import describe_new, head_parameters
 from finetune.models.loading import load_model, store_state
@@ -36,8 +37,8 @@ from finetune.training.trainer import FinetuneTrainer
 class Attempt(NamedTuple):
     """One try to train: with auto_find_batch_size there may be several."""
 
-    params: FinetuneParams
-    wanted: FinetuneParams  # the same before any batch was too large
+    params: FinetuneParams  # those of the settled command line, but that the batch may be smaller
+    settled: Settled[FinetuneParams]
     steps: Schedule
     trainer: FinetuneTrainer
     fresh: Callable[[], Any]  # the adapted model as it was before training
@@ -46,19 +47,13 @@ class Attempt(NamedTuple):
 
 
 def train(
-    asked: FinetuneParams,
-    params: FinetuneParams,
-    given: list[Derived],
-    deepspeed: dict[str, Any] | None,
-    task: Task[State],
-    preprocessed: Preprocessed,
-    checkpoint: Path | None,
+    settled: Settled[FinetuneParams], task: Task[State], preprocessed: Preprocessed, checkpoint: Path | None
 ) -> tuple[Attempt, dict[str, float]]:
     """Train; where memory runs out and auto_find_batch_size is true, shrink the batch and start from the first weights.
 
-    `asked` is the command line, `params` what it came to by what is `given`, `deepspeed` a config.
     -> (the attempt that reached the end, its speed).
     """
+    params = settled.params
     data = load_windows(params)
     tried = resume.with_found_batch(params, checkpoint) if checkpoint else params
     together = world_size() > 1 or params.apply_deepspeed
@@ -66,8 +61,8 @@ def train(
         tried = probed(params, task, preprocessed, data["train"])
     said: list[Derived] = []
     while True:
-        attempt = build(tried, params, given, deepspeed, task, preprocessed, data)
-        tell(attempt, asked, said)
+        attempt = build(tried, settled, task, preprocessed, data)
+        tell(attempt, said)
         try:
             speed = fit(attempt, checkpoint)
         except (RuntimeError, MemoryError) as error:
@@ -90,7 +85,11 @@ def probed(params: FinetuneParams, task: Task[State], preprocessed: Preprocessed
     state = task.state(**preprocessed.state)
     tokenizer = load_tokenizer(Preprocessed.tokenizer_folder(params.preprocess_output), task)
 
-    fresh = partial(fresh_model, task=task, state=state)
+    def fresh(tried: FinetuneParams) -> Any:
+        model = fresh_model(tried, task, state)
+        adaptations.recompute(model, tried)  # no Trainer does it
+        return model
+
     return batch_that_fits(params, fresh, train, task, task.data.padding(tokenizer))
 
 
@@ -117,13 +116,13 @@ def batch_text(params: FinetuneParams) -> str:
     return f"{params.per_device_train_batch_size}{accumulated if params.keep_global_batch_size else ''}"
 
 
-def tell(attempt: Attempt, asked: FinetuneParams, said: list[Derived]) -> None:
+def tell(attempt: Attempt, said: list[Derived]) -> None:
     """One line for each value that is not what the command line says, and all of them in resolved_config.yaml."""
     for item in attempt.derived:
         if item not in said:
             say(str(item))
     if is_main_process():
-        write_resolved(asked, attempt.derived, asked.pytorch_model_folder)
+        write_resolved(attempt.settled.asked, attempt.derived, attempt.params.pytorch_model_folder)
     args = attempt.trainer.args
     where = f"{world_size()} x {args.device.type}, precision {attempt.params.precision}"
     windows = len(attempt.trainer.train_dataset)
@@ -132,14 +131,13 @@ def tell(attempt: Attempt, asked: FinetuneParams, said: list[Derived]) -> None:
 
 def build(
     params: FinetuneParams,
-    wanted: FinetuneParams,
-    given: list[Derived],
-    deepspeed: dict[str, Any] | None,
+    settled: Settled[FinetuneParams],
     task: Task[State],
     preprocessed: Preprocessed,
     data: dict[str, Any],
 ) -> Attempt:
-    """The model from the imported weights, adapted, in a Trainer. The batch of `params` may be smaller than wanted."""
+    """The model from the imported weights, adapted, in a Trainer. The batch of `params` may be smaller than settled."""
+    wanted, deepspeed = settled.params, settled.deepspeed
     steps = schedule(params, len(data["train"]), world_size())
     set_seed(params.seed)  # for the new head; the Trainer sets it again, and what full determinism needs
     state = task.state(**preprocessed.state)
@@ -167,8 +165,8 @@ def build(
         throughput_warmup_steps=params.throughput_warmup_steps,
         callbacks=arguments.callbacks(params, task.scoring.main_metric(state)),
     )
-    derived = [*given, *arguments.derived(params, wanted, steps, attention, "optimizer" in (deepspeed or {}))]
-    return Attempt(params, wanted, steps, trainer, partial(fresh_model, params, task, state), adapted.restore, derived)
+    derived = [*settled.given, *arguments.derived(params, wanted, steps, attention, "optimizer" in (deepspeed or {}))]
+    return Attempt(params, settled, steps, trainer, partial(fresh_model, params, task, state), adapted.restore, derived)
 
 
 def adapted_model(params: FinetuneParams, task: Task[State], state: State) -> tuple[adaptations.Adapted, list[str]]:

@@ -1,10 +1,9 @@
-"""How many steps a run has on how many processes, and what this machine refuses."""
+"""How many steps a run has on how many processes, and which of its cadences never come to pass."""
 
 import math
 from dataclasses import dataclass, replace
 
-from finetune.core.errors import Fault, ParameterError, UnsupportedError
-from finetune.distributed import fsdp
+from finetune.core.errors import Fault, ParameterError
 from finetune.params.finetune import FinetuneParams
 
 
@@ -64,66 +63,3 @@ def without_effect_here(params: FinetuneParams, steps: Schedule) -> list[str]:
             f"early_stopping_patience {params.early_stopping_patience} can't run out in {evaluations} evaluations"
         )
     return lines
-
-
-def refuse_unsupported_here(params: FinetuneParams, processes: int) -> None:
-    """Raises: UnsupportedError for what this machine or this launch can't do."""
-    import torch
-
-    faults = []
-    if params.precision == "16" and not torch.cuda.is_available():
-        # transformers would take it and compute in 32 bits.
-        why = "fp16 needs a GPU, and none is visible here"
-        faults.append(Fault("--precision 16", why=why, fix="--precision bf16"))
-    if params.precision == "bf16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported(False):
-        why = f"{torch.cuda.get_device_name()} has no bf16"
-        faults.append(Fault("--precision bf16", why=why, fix="--precision 16"))
-    if params.torch_compile and not torch.cuda.is_available() and not _has_compiler():
-        why = "torch.compile needs a C++ compiler, and none is found here"
-        faults.append(Fault("--torch_compile true", why=why, fix="--torch_compile false, or install g++"))
-    if params.attn_implementation == "flash_attention_2":
-        if not _has_flash_attention():
-            why = "it needs an NVIDIA GPU and the package flash-attn"
-            faults.append(Fault("--attn_implementation flash_attention_2", why=why, fix="--attn_implementation sdpa"))
-        elif params.precision == "32":
-            why = "FlashAttention computes in 16 bits alone"
-            faults.append(Fault("--attn_implementation flash_attention_2", why=why, fix="--precision bf16"))
-    if params.apply_lora and params.finetune_in_4bit:
-        faults += _faults_of_4bit(params)
-    if params.apply_fsdp:
-        faults += fsdp.faults(params, processes)
-    if faults:
-        raise UnsupportedError(*faults)
-
-
-def _faults_of_4bit(params: FinetuneParams) -> list[Fault]:
-    import torch
-    from transformers.utils.import_utils import is_bitsandbytes_available
-
-    without, what = "--finetune_in_4bit false", "--finetune_in_4bit true"
-    if not torch.cuda.is_available():
-        why = "no GPU is visible here, and on a CPU bitsandbytes packs 4-bit weights so that they can't be trained on"
-        return [Fault(what, why=why, fix=without)]
-    if not is_bitsandbytes_available():
-        return [Fault(what, why="it needs the package bitsandbytes", fix=f'pip install ".[qlora]", or {without}')]
-    if params.lora_type == "dora":
-        why = "DoRA's norms are those of weights in full"
-        return [Fault(f"{what} with --lora_type dora", why=why, fix="--lora_type lora")]
-    return []
-
-
-def _has_compiler() -> bool:
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    try:
-        get_cpp_compiler()
-    except InvalidCxxCompiler:
-        return False
-    return True
-
-
-def _has_flash_attention() -> bool:
-    from transformers.utils.import_utils import is_flash_attn_2_available
-
-    return bool(is_flash_attn_2_available())

@@ -7,13 +7,12 @@ from typing import Any
 import bitsandbytes
 import pytest
 import torch
-import transformers
 from datasets import load_from_disk
 from safetensors.torch import load_file
 from transformers import BertConfig, BitsAndBytesConfig
 
 from finetune import run
-from finetune.core.errors import UnsupportedError
+from finetune.core.world import World
 from finetune.data.batches import as_windows, batches_by_length
 from finetune.data.folders import Preprocessed, Trained
 from finetune.model_selector import rename_body
@@ -25,7 +24,6 @@ from finetune.models.prediction import predict
 from finetune.models.tokenizers import load_tokenizer
 from finetune.params.finetune import QuestionAnsweringParams
 from finetune.tasks import load_task
-from finetune.training import schedule
 from tests.conftest import finetune_words
 from tests.families import FAMILIES, build_family
 
@@ -38,7 +36,7 @@ IDS = torch.arange(20, 44).reshape(2, 12)
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bitsandbytes.nn.modules, "has_avx512bf16", lambda: False)
-    monkeypatch.setattr(schedule, "_faults_of_4bit", lambda params: [])
+    monkeypatch.setattr(World, "has_gpu", lambda self: True)
 
 
 @torch.no_grad()
@@ -132,18 +130,3 @@ def test_memory_is_that_of_4_bits() -> None:
     )
     linear = 2 * 768 * (4 * 768 + 2 * 3072)
     assert plain.state_bytes - packed.state_bytes == pytest.approx(linear * (4 - 0.52), rel=1e-6)
-
-
-def test_refused_where_it_can_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(params: Any) -> str:
-        with pytest.raises(UnsupportedError) as raised:
-            schedule.refuse_unsupported_here(params, 1)
-        return str(raised.value)
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "no GPU is visible here, and on a CPU bitsandbytes packs" in refused(PARAMS)
-    schedule.refuse_unsupported_here(replace(PARAMS, apply_lora=False), 1)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert "DoRA" in refused(replace(PARAMS, lora_type="dora"))
-    monkeypatch.setattr(transformers.utils, "is_bitsandbytes_available", lambda: False)
-    assert 'pip install ".[qlora]"' in refused(PARAMS)

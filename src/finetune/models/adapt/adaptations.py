@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from finetune.models.adapt import four_bit, lora, recompute
+from finetune.models.adapt import four_bit, lora
 from finetune.params.finetune import FinetuneParams
 
 
@@ -15,13 +15,7 @@ class Adapted(NamedTuple):
     said: list[str]  # a line for each adaptation that has something to tell
 
 
-ORDER = (recompute, lora, four_bit)
-
-
-def refuse(params: FinetuneParams, model: Any) -> None:
-    """Raises: UnsupportedError, before any weights are loaded: `model` may be empty."""
-    for adaptation in ORDER:
-        adaptation.refuse(params, model)
+ORDER = (lora, four_bit)
 
 
 def adapt(model: Any, params: FinetuneParams) -> Adapted:
@@ -40,3 +34,14 @@ def adapt(model: Any, params: FinetuneParams) -> Adapted:
         return adapted
 
     return Adapted(model, restore, said)
+
+
+# How layers are computed again (gradient checkpointing, Chen et al. 2016).
+RECOMPUTE = {"use_reentrant": False}
+
+
+def recompute(model: Any, params: FinetuneParams) -> None:
+    """As the Trainer does it, where a model is run without one."""
+    if params.gradient_checkpointing:
+        # Its new name, activation_checkpointing_enable, isn't in all of transformers 5.
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=RECOMPUTE)

@@ -21,10 +21,6 @@ def wanted(params: FinetuneParams) -> bool:
     return params.apply_lora and params.finetune_in_4bit
 
 
-def refuse(params: FinetuneParams, model: PreTrainedModel) -> None:
-    """The machine is what may lack it: see schedule.refuse_unsupported_here."""
-
-
 def frozen_layers(model: PreTrainedModel) -> Iterator[tuple[str, Any]]:
     """(name, layer) of the linear layers that are not trained, those under adapters among them.
 

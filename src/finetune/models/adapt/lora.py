@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from finetune.core.console import say, some
-from finetune.core.errors import Fault, ModelError, UnsupportedError
+from finetune.core.errors import Fault, ModelError
 from finetune.models.head import head_modules, head_parameters
 from finetune.params.finetune import FinetuneParams
 
@@ -53,13 +53,6 @@ def _linear_layers(model: PreTrainedModel) -> list[str]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D) and name.partition(".")[0] not in head
     ]
-
-
-def refuse(params: FinetuneParams, model: PreTrainedModel) -> None:
-    """Raises: UnsupportedError for a model without linear layers."""
-    if params.apply_lora and not targets(model):
-        why = f"a {model.config.model_type} has no linear layers that adapters could be put on"
-        raise UnsupportedError(Fault("--apply_lora true", why=why, fix="--apply_lora false"))
 
 
 def apply(model: PreTrainedModel, params: FinetuneParams) -> tuple[Any, list[str]]:

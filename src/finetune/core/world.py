@@ -1,0 +1,59 @@
+"""Where a run happens: its processes, and what this machine has. torch is imported only when somebody asks for that."""
+
+import os
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from finetune.core.launch import world_size
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run, one for each device; the rest is asked of this machine."""
+
+    processes: int = 1  # of the whole run
+    per_machine: int = 1
+
+    @classmethod
+    def here(cls) -> "World":
+        """That of this process, once its launcher is adopted."""
+        return cls(world_size(), int(os.environ.get("LOCAL_WORLD_SIZE", world_size())))
+
+    def has_gpu(self) -> bool:
+        import torch
+
+        return torch.cuda.is_available()
+
+    def gpu_name(self) -> str:
+        import torch
+
+        return torch.cuda.get_device_name()
+
+    def gpu_has_bf16(self) -> bool:
+        import torch
+
+        return bool(torch.cuda.is_bf16_supported(False))
+
+    def has_compiler(self) -> bool:
+        """For torch.compile on a CPU."""
+        from torch._inductor.cpp_builder import get_cpp_compiler
+        from torch._inductor.exc import InvalidCxxCompiler
+
+        try:
+            get_cpp_compiler()
+        except InvalidCxxCompiler:
+            return False
+        return True
+
+    def has_flash_attention(self) -> bool:
+        from transformers.utils.import_utils import is_flash_attn_2_available
+
+        return bool(is_flash_attn_2_available())
+
+    def has_bitsandbytes(self) -> bool:
+        from transformers.utils.import_utils import is_bitsandbytes_available
+
+        return bool(is_bitsandbytes_available())
+
+    def has_deepspeed(self) -> bool:
+        return find_spec("deepspeed") is not None

@@ -1,0 +1,67 @@
+"""What a command line comes to: parsed, its preset and DeepSpeed config taken in, and every rule asked.
+
+The one place where that is decided: for a component that runs, for `finetune check` and for `finetune pipeline`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from finetune.core.errors import ParameterError, UnsupportedError
+from finetune.core.world import World
+from finetune.distributed import zero_config, zero_schema
+from finetune.params.finetune import FinetuneParams
+from finetune.params.presets import with_preset
+from finetune.params.provenance import Derived
+from finetune.params.rules import Case, ModelFacts, errors, notes
+from finetune.params.schema import parse
+
+P = TypeVar("P")
+
+
+@dataclass(frozen=True)
+class Settled(Generic[P]):
+    """A command line that nothing is wrong with."""
+
+    asked: P  # the command line
+    params: P  # what it comes to by what is given
+    given: tuple[Derived, ...]  # by a preset or a DeepSpeed config
+    deepspeed: dict[str, Any] | None  # the config; None without DeepSpeed
+    notes: tuple[str, ...]  # what has no effect
+
+
+def settle(component: type[P], argv: Sequence[str], world: World, prog: str = "") -> Settled[P]:
+    """Parse the words of a component and see that they go together, here.
+
+    Raises: ParameterError or UnsupportedError, with everything that is wrong.
+    """
+    asked = parse(component, argv, prog)
+    params: Any = asked
+    given: list[Derived] = []
+    config = None
+    found: list[ParameterError | UnsupportedError] = []
+    if isinstance(params, FinetuneParams):
+        params, given = with_preset(params, world.processes)
+        try:
+            params, config, of_config = zero_config.merge(params, world.processes)
+            given += of_config
+        except (ParameterError, UnsupportedError) as error:
+            found.append(error)
+    case = Case(params, world, None if config is None else zero_schema.stage(config))
+    raise_together([*errors(case), *found])
+    return Settled(asked, params, tuple(given), config, tuple(notes(case)))
+
+
+def check_model(settled: Settled[Any], world: World, model: ModelFacts) -> None:
+    """Raises: UnsupportedError, with everything that is asked of the model and that it can't do."""
+    raise_together(errors(Case(settled.params, world, known_model=model)))
+
+
+def raise_together(found: Sequence[ParameterError | UnsupportedError]) -> None:
+    """Raises: the faults of all as one ParameterError if any is one, else as an UnsupportedError; nothing of none."""
+    wrong = [fault for error in found if isinstance(error, ParameterError) for fault in error.faults]
+    unsupported = [fault for error in found if isinstance(error, UnsupportedError) for fault in error.faults]
+    if wrong:
+        raise ParameterError(*wrong, *unsupported)
+    if unsupported:
+        raise UnsupportedError(*unsupported)

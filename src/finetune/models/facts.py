@@ -1,0 +1,19 @@
+"""What rules ask of a model, read from an empty one."""
+
+from typing import Any
+
+from finetune.distributed import fsdp
+from finetune.models.adapt import lora
+from finetune.params.rules import ModelFacts
+
+
+def facts_of(model: Any) -> ModelFacts:
+    """No weights are needed: `empty_model` will do."""
+    return ModelFacts(
+        model_type=model.config.model_type,
+        class_name=type(model).__name__,
+        is_encoder_decoder=model.config.is_encoder_decoder,
+        supports_gradient_checkpointing=model.supports_gradient_checkpointing,
+        sharded_layers=tuple(fsdp.layers(model)),
+        has_linear_layers=bool(lora.targets(model)),
+    )
