@@ -1,0 +1,83 @@
+"""The documents: every link, file, test and command that they name exists, and the README stays short."""
+
+import re
+import tomllib
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from finetune.cli import COMMANDS
+from tests.conftest import ROOT
+
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
+    (ROOT / "docs").glob("*.md")
+)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+CODE = re.compile(r"`([^`\n]+)`")
+FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+FOLDERS = "benchmarks|components|configs|docs|environments|examples|src|tests|tools"
+PATH = re.compile(rf"(?<![\w./-])(?:{FOLDERS})/[\w./-]*\w")
+TEST = re.compile(r"(tests/[\w/]+\.py)::(\w+)")
+MODULE = re.compile(r"python -m ((?:finetune|tests|tools)[\w.]*)")
+COMMAND = re.compile(r"(?<![\w./-])finetune ([a-z_]+)(?= [a-z-]|`)")
+
+
+def anchor(heading: str) -> str:
+    """Return what GitHub calls a heading in a link."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def anchors(page: Path) -> set[str]:
+    return {anchor(line.lstrip("#")) for line in page.read_text("utf-8").splitlines() if line.startswith("#")}
+
+
+def broken_links(page: Path) -> Iterator[str]:
+    for target in LINK.findall(FENCE.sub("", page.read_text("utf-8"))):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, part = target.partition("#")
+        file = page.parent / name if name else page
+        if not file.exists() or (part and part not in anchors(file)):
+            yield target
+
+
+def missing_names(page: Path) -> Iterator[str]:
+    """The files, tests, modules and commands that the page names and that don't exist."""
+    text = page.read_text("utf-8")
+    yield from (path for path in PATH.findall(text) if not (ROOT / path).exists())
+    for file, test in TEST.findall(text):
+        if f"def {test}(" not in (ROOT / file).read_text("utf-8"):
+            yield f"{file}::{test}"
+    yield from (module for module in MODULE.findall(text) if find_spec(module) is None)
+    for code in CODE.findall(text):
+        yield from (f"finetune {name}" for name in COMMAND.findall(f"{code}`") if name not in COMMANDS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links(page: Path) -> None:
+    assert not list(broken_links(page))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_names(page: Path) -> None:
+    assert not list(missing_names(page))
+
+
+def test_there_are_pages() -> None:
+    assert {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "design.md", "status.md"} < {page.name for page in PAGES}
+
+
+def test_readme_is_read_at_once() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 110
+
+
+def test_rooms_are_those_of_the_import_contract() -> None:
+    """docs/design.md has a row for each room of the package, and no other."""
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"][0][
+        "layers"
+    ]
+    rooms = {name.strip() for layer in layers[1:] for name in re.split(r"[|:]", layer)}
+    rows = re.findall(r"^\| `(\w+)/` \|", (ROOT / "docs" / "design.md").read_text("utf-8"), re.MULTILINE)
+    assert set(rows) == rooms
