@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from transformers import BertConfig
 
+from finetune import run
 from finetune.core.errors import ModelError
 from finetune.models.adapt import lora
 from finetune.models.adapt.adaptations import adapt, recompute
@@ -19,6 +21,7 @@ from finetune.params.finetune import QuestionAnsweringParams
 from finetune.params.rules import Case, errors
 from finetune.tasks import load_task
 from tests import families
+from tests.conftest import finetune_words
 from tests.families import build_family
 
 TASK = load_task("question_answering")
@@ -104,6 +107,19 @@ def test_trained_in_16_bits_with_layers_computed_twice(family: str, tmp_path: Pa
     assert all(gradient is not None for gradient in gradients.values())
     moved = [name for name, gradient in gradients.items() if gradient.any()]
     assert len([name for name in moved if ".lora_B." in name]) >= 2 and any("modules_to_save" in name for name in moved)
+
+
+@pytest.mark.slow
+def test_a_run_with_layers_computed_twice_gives_the_same_weights(prepared: Path, tmp_path: Path) -> None:
+    """The embeddings are frozen: without a graph through them, no layer below the head would learn."""
+    given = {"apply_lora": "true", "max_steps": 3, "per_device_train_batch_size": 8, "learning_rate": 1e-2}
+    for again in ("true", "false"):
+        run.main(finetune_words(prepared, tmp_path / again, **given, gradient_checkpointing=again))
+    imported = load_file(prepared / "model" / "model" / "model.safetensors")
+    twice, once = (load_file(tmp_path / again / "pytorch" / "model.safetensors") for again in ("true", "false"))
+    torch.testing.assert_close(twice, once, atol=1e-6, rtol=0)
+    name = "bert.encoder.layer.0.attention.self.query.weight"
+    assert not twice[name].equal(imported[name.removeprefix("bert.")])
 
 
 def test_layers_of_other_families_are_found(folder: Any, capsys: pytest.CaptureFixture[str]) -> None:
