@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import signal
 import socket
 import time
 from pathlib import Path
 
 import pytest
+from torch.distributed import HashStore
 
 from finetune.core.errors import HandoffError, PeerError
 from finetune.distributed import failure
@@ -14,6 +16,7 @@ from tests.conftest import finetune_words
 from tests.launching import launch
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+PAUSE = 40  # seconds
 
 
 def test_an_error_of_all_is_said_once(prepared: Path, tmp_path: Path) -> None:
@@ -41,6 +44,63 @@ def test_an_error_of_one_is_said_by_the_main_process(prepared: Path, tmp_path: P
     said = run.said(1 - failing)
     assert said.count("run ended: ") == 1 and f"process {failing} of 2" in said
     assert f"failed: hand-off error: {tmp_path} has no preprocess.json" in said and "fix: " in said
+
+
+SLOW_TO_ADMIT = """
+import time
+from finetune import run
+from finetune.core import process
+from finetune.distributed.failure import Peers
+
+admit = Peers._admit
+
+def slowly(*arguments):
+    time.sleep(3)
+    admit(*arguments)
+
+Peers._admit = slowly
+process.run_main(run.main)
+"""
+
+
+def test_an_error_right_after_the_rendezvous(prepared: Path, tmp_path: Path) -> None:
+    """The others know it, however late the main process came to read their greetings."""
+    words = finetune_words(prepared, tmp_path, max_steps=2)
+    broken = [*words]
+    broken[broken.index("--preprocess_output") + 1] = str(tmp_path)
+    run = launch(tmp_path, [broken, words], code=("-c", SLOW_TO_ADMIT))
+    assert run.codes(90) == [HandoffError.exit_code] * 2, run.said(1)
+
+
+BUSY = """
+import ctypes
+from finetune import run
+from finetune.core import process
+from finetune.training import checkpoints
+
+finish = checkpoints.finish
+
+def busily(*arguments):
+    checkpoints.finish = finish  # the first time alone
+    print("holding the GIL", flush=True)
+    ctypes.PyDLL(None).sleep(SECONDS)
+    finish(*arguments)
+
+checkpoints.finish = busily
+process.run_main(run.main)
+"""
+
+
+@pytest.mark.thorough
+def test_a_process_that_is_busy_or_paused_is_not_lost(prepared: Path, tmp_path: Path) -> None:
+    """Though no thread of it runs for longer than the 30 s in which a lost one is noticed."""
+    code = BUSY.replace("SECONDS", str(PAUSE))
+    run = launch(tmp_path, finetune_words(prepared, tmp_path, max_steps=2), code=("-c", code))
+    run.until(lambda: "holding the GIL" in run.said())
+    run.running[1].send_signal(signal.SIGSTOP)
+    time.sleep(PAUSE)
+    run.running[1].send_signal(signal.SIGCONT)
+    assert run.codes() == [0, 0], run.said()
 
 
 def test_an_unexpected_error_leaves_its_traceback_in_a_log(prepared: Path, tmp_path: Path) -> None:
@@ -126,28 +186,24 @@ def test_an_output_folder_that_no_process_can_write(prepared: Path, tmp_path: Pa
     assert ours.count("\nstorage error: ") == 1 and "exitcode  : 8" in theirs
 
 
-class Store(dict[str, str]):
-    set = dict.__setitem__
-
-
-@pytest.mark.parametrize("greeting", [b"", b"hello\n", b"[" * 5000 + b"\n", b"x" * 5000, b'{"token": 1}\n', b"[]\n"])
+@pytest.mark.parametrize("greeting", [b"", b"hello\n", b"x" * 5000, b"\xff 1 here\n", b" 1 here\n", b"\n"])
 def test_strangers_at_the_door(monkeypatch: pytest.MonkeyPatch, greeting: bytes) -> None:
     """They are turned away, and keep no process of the run out."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    main, store = failure.Watch(), Store()
+    main, store = failure.Peers(), HashStore()
     main.listen(store)
-    port, token = json.loads(store["watch"])
+    port, token, _ = json.loads(store.get("peers"))
     with (
         socket.create_connection(("127.0.0.1", port)) as stranger,
         socket.create_connection(("127.0.0.1", port)) as one,
     ):
         stranger.sendall(greeting)
-        one.sendall(json.dumps({"token": token, "rank": 1, "host": "here"}).encode() + b"\n")
+        one.sendall(f"{token} 1 here\n".encode())
         until = time.monotonic() + 5
-        while not main.links and time.monotonic() < until:
+        while not main.connections and time.monotonic() < until:
             time.sleep(0.01)
-        assert [*main.links] == [1]
-        one.sendall(b'"bye"\n')
+        assert [*main.connections] == [1]
+        one.sendall(b"null\n")
 
 
 def test_a_port_that_is_taken(prepared: Path, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_machine_that_vanishes(prepared: Path, tmp_path: Path, machines: list[
     print(f"both had ended after {waited:.0f} s")
     assert waited < 45
     for rank in (0, 1):
-        assert f"process {1 - rank} of 2" in run.said(rank) and "is gone without a word" in run.said(rank)
+        assert f"process {1 - rank} of 2" in run.said(rank) and "was lost without an error message" in run.said(rank)
         assert run.said(rank).count("run ended: ") == 1 and "Traceback" not in run.said(rank)
 
     ip("-n", machines[1], "link", "set", "wire1", "up")

@@ -152,7 +152,7 @@ def test_sigkill_of_a_rank(prepared: Path, tmp_path: Path, how: str, lost: int) 
     if how == "azure":
         assert codes[lost] == -signal.SIGKILL and codes[1 - lost] == PeerError.exit_code
         assert said.count("run ended: ") == 1 and "Traceback" not in said
-    assert f"process {lost} of 2" in said and "is gone without a word" in said
+    assert f"process {lost} of 2" in said and "was lost without an error message" in said
     assert "--resume_from_checkpoint true" in said and 0 not in codes
 
 

@@ -107,8 +107,8 @@ def test_a_folder_that_only_one_machine_sees(prepared: Path, tmp_path: Path) -> 
         [
             "from finetune import run",
             "from finetune.core.process import run_main",
-            "from finetune.distributed import process_group",
-            "process_group.SEEN = 2.0",
+            "from finetune.core import timing",
+            "timing.SEEN = 2.0",
             "run_main(run.main)",
         ]
     )

@@ -170,10 +170,11 @@ def test_a_stale_lock_does_not_hold_up_a_run(tmp_path: Path, monkeypatch: pytest
     import threading
     import time
 
+    from finetune.core import timing
     from finetune.distributed import zero_engine
 
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    monkeypatch.setattr(zero_engine, "STALE_AFTER", 4.0)
+    monkeypatch.setattr(timing, "STALE", 4.0)
     locks = {name: tmp_path / "py311_cpu" / name / "lock" for name in ("stale", "done", "young", "building")}
     for name, lock in locks.items():
         lock.parent.mkdir(parents=True)

@@ -10,11 +10,10 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+from finetune.core import timing
 from finetune.core.errors import Fault, StepError
 from finetune.core.launch import free_port
 
-# Seconds between asking processes to end and ending them: a SIGTERM lets them save.
-GRACE = {signal.SIGINT: 15.0, signal.SIGTERM: 60.0}
 LOG_LINES_SHOWN = 12
 
 
@@ -50,7 +49,7 @@ def execute(name: str, command: str, processes: int, world: int, home: Path, out
     finally:
         stop(running)
     for reader in readers:
-        reader.join(timeout=GRACE[signal.SIGINT])
+        reader.join(timeout=timing.STOP[signal.SIGINT])
     if failed is not None:
         rank, code = failed
         last = logs[rank].read_text(errors="replace").replace("\r", "\n").splitlines()[-LOG_LINES_SHOWN:]
@@ -101,7 +100,7 @@ def first_failure(running: list[subprocess.Popen[bytes]]) -> tuple[int, int] | N
                 return rank, code
         if all(code == 0 for code in codes):
             return None
-        time.sleep(0.05)
+        time.sleep(timing.STEP_POLL)
 
 
 def stop(running: list[subprocess.Popen[bytes]], kind: signal.Signals = signal.SIGINT) -> None:
@@ -110,9 +109,9 @@ def stop(running: list[subprocess.Popen[bytes]], kind: signal.Signals = signal.S
         alive = [process for process in running if process.poll() is None]
         for process in alive:
             os.killpg(process.pid, kind)
-        until = time.monotonic() + GRACE[kind]
+        until = time.monotonic() + timing.STOP[kind]
         while any(process.poll() is None for process in alive) and time.monotonic() < until:
-            time.sleep(0.05)
+            time.sleep(timing.STEP_POLL)
     except KeyboardInterrupt:
         pass
     for process in running:

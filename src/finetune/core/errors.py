@@ -27,7 +27,7 @@ class FinetuneError(Exception):
 
     exit_code = 1
     title = "error"
-    known_to_all = False  # the processes of the run have told one another (watch.py)
+    known_to_all = False  # the processes of the run have told one another (failure.py)
 
     def __init__(self, *faults: Fault) -> None:
         super().__init__(*faults)

@@ -13,9 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from finetune.core import timing
 from finetune.core.errors import FinetuneError, storage_error
-
-TURN = 10.0  # seconds in which the main process finds and says what is wrong, before launchers end all because of one
 
 
 def run_main(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
@@ -56,7 +55,7 @@ def _say(error: FinetuneError) -> int:
     if speaks():
         print(error, file=sys.stderr, flush=True)
     elif not error.known_to_all:
-        time.sleep(TURN)
+        time.sleep(timing.TURN)
     return error.exit_code
 
 

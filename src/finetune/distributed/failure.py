@@ -1,7 +1,7 @@
 """How the processes of a run end together: an error, or the loss of one, ends all with one message and one exit code.
 
-Beside PyTorch's process group, each holds a connection to the main process. The system closes it when a process ends,
-however it ends: a loss is known at once, where the next collective might wait for hours.
+Beside PyTorch's process group, each process has a TCP connection to the main one. The kernel closes it when a process
+ends, however it ends, and answers for one that is busy or paused: why these are no heartbeats is in docs/design.md.
 """
 
 import contextlib
@@ -19,17 +19,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
+from finetune.core import timing
 from finetune.core.console import back_to_terminal, log_to
 from finetune.core.errors import Fault, FinetuneError, PeerError, StoppedError, first_line, storage_error
 from finetune.core.launch import is_main_process, local_rank, rank, shares_terminal, world_size
 from finetune.distributed.preemption import ignored
 
-HELLO = 10.0  # seconds for a process to say who it is
-GRACE = 5.0  # seconds in which a process may leave by itself once another is lost
-HURRIED = 0.5  # seconds for word of what a SIGTERM follows from: launchers end all processes when one has failed
-LINE = 1000  # characters of a greeting at most
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
+
+LINE = 1000  # bytes of a greeting at most
 LOGS = "logs"
 
 
@@ -39,8 +40,8 @@ class Ending:
 
     rank: int
     host: str
-    text: str  # its error; '' if it is gone without a word
-    code: int
+    text: str = ""  # its error; '' if it was lost
+    code: int = PeerError.exit_code
 
     def error(self) -> PeerError:
         """What the others leave with."""
@@ -48,117 +49,113 @@ class Ending:
         if self.text:
             return PeerError(Fault(f"{who} failed: {self.text}"), code=self.code)
         why = "it was killed from outside, ran out of memory, or its machine is gone"
-        fix = "look at the machine's own log, then the same command with --resume_from_checkpoint true"
-        return PeerError(Fault(f"{who} is gone without a word", why=why, fix=fix))
+        fix = "look at the system log of that machine, then run the same command with --resume_from_checkpoint true"
+        return PeerError(Fault(f"{who} was lost without an error message", why=why, fix=fix))
 
 
-class Watch:
-    """The connections between the main process and the others, and the first ending that came to be known."""
+class Peers:
+    """The connections between the main process and the others, and the first ending that became known."""
 
     def __init__(self) -> None:
+        self.connections: dict[int, socket.socket] = {}  # by rank
         self.ending: Ending | None = None
         self.known = threading.Event()
-        self.links: dict[int, socket.socket] = {}
         self.leaving = False
         self.lock = threading.Lock()
 
-    def listen(self, store: Any) -> None:
-        """On the main process: wait for the others' connections, which know the token from the store."""
+    def listen(self, store: "Store") -> None:
+        """On the main process: wait for the others, which know the token from the store."""
         dual = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if dual else socket.AF_INET
         server = socket.create_server(("", 0), family=family, dualstack_ipv6=dual, backlog=world_size())
         token = secrets.token_hex(16)
-        store.set("watch", json.dumps([server.getsockname()[1], token]))
-        threading.Thread(target=self._accept, args=(server, token), daemon=True).start()
+        store.set("peers", json.dumps([server.getsockname()[1], token, platform.node()]))
+        threading.Thread(target=self._accept, args=(server, token.encode()), daemon=True).start()
 
-    def connect(self, store: Any) -> None:
+    def connect(self, store: "Store") -> None:
         """On the other processes. A network that forbids it leaves only the collectives' own timeouts."""
-        port, token = json.loads(store.get("watch"))
+        port, token, host = json.loads(store.get("peers"))
         try:
-            link = socket.create_connection((os.environ["MASTER_ADDR"], port), timeout=30)
+            main = socket.create_connection((os.environ["MASTER_ADDR"], port), timeout=timing.CONNECT)
+            main.sendall(f"{token} {rank()} {platform.node()}\n".encode())
+            lines = main.makefile("rb")
+            lines.readline()  # from here on the main process tells this one of any error
         except OSError as error:
-            print(f"note: no watch over process 0: {error}", file=sys.stderr)
+            print(f"note: no connection to process 0, whose loss will be noticed late: {error}", file=sys.stderr)
             return
-        link.settimeout(None)
-        self.links[0] = link
-        self._send(link, {"token": token, "rank": rank(), "host": platform.node()})
-        self._follow(link, link.makefile("r"), 0, "the machine of process 0")
+        self.connections[0] = main
+        threading.Thread(target=self._follow, args=(main, lines, 0, host), daemon=True).start()
 
-    def _accept(self, server: socket.socket, token: str) -> None:
+    def _accept(self, server: socket.socket, token: bytes) -> None:
         server.settimeout(1.0)
-        while len(self.links) < world_size() - 1:
+        while len(self.connections) < world_size() - 1:
             with contextlib.suppress(OSError):
-                link, _ = server.accept()
-                threading.Thread(target=self._admit, args=(link, token), daemon=True).start()
+                threading.Thread(target=self._admit, args=(server.accept()[0], token), daemon=True).start()
         server.close()
 
-    def _admit(self, link: socket.socket, token: str) -> None:
-        """If it knows the token: whoever else knocks must not keep the processes out, nor harm this one."""
-        link.settimeout(HELLO)
-        lines = link.makefile("r")
-        try:
-            hello = json.loads(lines.readline(LINE))
-            known = secrets.compare_digest(hello["token"], token)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            known = False
-        if not known:
-            link.close()
+    def _admit(self, peer: socket.socket, token: bytes) -> None:
+        """If it greets with the token: a stranger must neither keep the processes out nor harm this one."""
+        peer.settimeout(timing.GREETING)
+        lines = peer.makefile("rb")
+        greeting = [b""]
+        with contextlib.suppress(OSError):
+            greeting = lines.readline(LINE).split(b" ", 2)
+        if not secrets.compare_digest(greeting[0], token):
+            peer.close()
             return
-        link.settimeout(None)
-        self.links[hello["rank"]] = link
-        self._follow(link, lines, hello["rank"], hello["host"])
+        self.connections[int(greeting[1])] = peer
+        self._send(peer, "welcome")
+        self._follow(peer, lines, int(greeting[1]), greeting[2].decode().strip())
 
-    def _follow(self, link: socket.socket, lines: TextIO, other: int, host: str) -> None:
-        link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if hasattr(socket, "TCP_KEEPIDLE"):  # a machine without power closes nothing: it is missed within 25 s
-            for option, value in ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3)):
-                link.setsockopt(socket.IPPROTO_TCP, option, value)
-        threading.Thread(target=self._read, args=(lines, other, host), daemon=True).start()
-
-    def _read(self, lines: TextIO, other: int, host: str) -> None:
-        """Until the other says goodbye, tells of an ending, or is gone."""
-        ending = Ending(other, host, "", PeerError.exit_code)
+    def _follow(self, peer: socket.socket, lines: BinaryIO, other: int, host: str) -> None:
+        """Until the other process says that it is done, tells of an ending, or is lost."""
+        peer.settimeout(None)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a machine without power closes nothing
+        options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        for option, value in zip(options, timing.KEEPALIVE, strict=True):
+            peer.setsockopt(socket.IPPROTO_TCP, option, value)
+        ending = Ending(other, host)
         with contextlib.suppress(OSError, ValueError):
-            message = json.loads(lines.readline())
-            if message == "bye":
+            told = json.loads(lines.readline())
+            if told is None:
                 return
-            ending = Ending(**message)
+            ending = Ending(**told)
         self.conclude(ending)
 
     def conclude(self, ending: Ending) -> None:
-        """The first ending counts. The main process passes it on; whoever does not leave by itself is ended."""
+        """The first ending counts. The main process passes it on; a process that does not leave by itself is ended."""
         with self.lock:
             if self.leaving or self.ending:
                 return
             self.ending = ending
         if ending.rank == 0 and not ending.text and (rank() == 1 or local_rank() == 0):
-            back_to_terminal()  # somebody has to say it
+            back_to_terminal()  # which process 0 no longer writes to
         self.known.set()
-        self.tell(asdict(ending))
-        time.sleep(GRACE)
+        self.tell(ending)
+        time.sleep(timing.LEAVE)
         if not self.leaving:
             print(ending.error(), file=sys.stderr, flush=True)
             os._exit(ending.code)
 
-    def tell(self, message: Any) -> None:
-        """To the processes that this one is connected with."""
-        for link in list(self.links.values()):
-            self._send(link, message)
+    def tell(self, ending: Ending | None) -> None:
+        """Send it to the processes that this one is connected with; None means that all is done."""
+        for peer in list(self.connections.values()):
+            self._send(peer, json.dumps(ending and asdict(ending)))
 
     def leave(self, own: Ending | None) -> None:
-        """Say goodbye, or what went wrong here; the main process ends first, since it speaks for all."""
+        """Say that all is done, or what went wrong here; the main process ends first, since it speaks for all."""
         self.leaving = True
-        self.tell(asdict(own) if own else "bye")
-        if own and not is_main_process() and 0 in self.links:
-            self.links[0].settimeout(3 * GRACE)
+        self.tell(own)
+        if own and not is_main_process() and 0 in self.connections:
+            self.connections[0].settimeout(timing.SPEAK)
             with contextlib.suppress(OSError):
-                while self.links[0].recv(4096):
+                while self.connections[0].recv(4096):
                     pass
 
     @staticmethod
-    def _send(link: socket.socket, message: Any) -> None:
+    def _send(peer: socket.socket, line: str) -> None:
         with contextlib.suppress(OSError):
-            link.sendall((json.dumps(message) + "\n").encode())
+            peer.sendall(f"{line}\n".encode())
 
 
 @contextmanager
@@ -175,40 +172,37 @@ def joined(folder: Path) -> Iterator[None]:
             log_to(folder / LOGS / f"rank{rank()}.txt")
     from finetune.distributed import process_group
 
-    watch = Watch()
+    peers = Peers()
     try:
-        process_group.join(watch.listen if is_main_process() else watch.connect)
+        process_group.join(peers.listen if is_main_process() else peers.connect)
         yield
         with ignored():
             process_group.barrier()  # all end together
     except BaseException as error:
-        raise_known(watch, error, folder)
-    watch.leave(None)
+        end_together(peers, error, folder)
+    peers.leave(None)
     process_group.leave()
 
 
-def raise_known(watch: Watch, error: BaseException, folder: Path) -> None:
-    """Tell the other processes. Raises: the error, or the one that it follows from."""
+def end_together(peers: Peers, error: BaseException, folder: Path) -> NoReturn:
+    """Tell the other processes. Raises: the error, or that of another process which it follows from."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun hurries those that have not left yet, to the very end
+    stopped = isinstance(error, StoppedError)
     expected = isinstance(error, FinetuneError | KeyboardInterrupt)
-    if not expected:
-        watch.known.wait(GRACE / 2)  # a collective fails before it is known whom it has lost
-    elif isinstance(error, StoppedError):
-        watch.known.wait(HURRIED)
-    hurried = isinstance(error, StoppedError) and watch.ending and watch.ending.code != error.exit_code
-    if watch.ending and (hurried or not expected):
-        watch.leaving = True
-        raise _told(watch.ending.error()) from None
-    known = error if expected else (isinstance(error, Exception) and storage_error(error)) or unexpected(error, folder)
-    code = known.exit_code if isinstance(known, FinetuneError) else 130
-    watch.leave(Ending(rank(), platform.node(), str(known) or "interrupted", code))
-    raise _told(known) from None
-
-
-def _told(error: BaseException) -> BaseException:
-    if isinstance(error, FinetuneError):
-        error.known_to_all = True
-    return error
+    if stopped or not expected:
+        peers.known.wait(timing.HURRIED if stopped else timing.KNOWN)
+    first = peers.ending
+    if first and (not expected or (stopped and first.code != StoppedError.exit_code)):
+        peers.leaving = True
+        known: BaseException = first.error()
+    else:
+        of_disk = storage_error(error) if isinstance(error, Exception) else None
+        known = error if expected else of_disk or unexpected(error, folder)
+        code = known.exit_code if isinstance(known, FinetuneError) else 130
+        peers.leave(Ending(rank(), platform.node(), str(known) or "interrupted", code))
+    if isinstance(known, FinetuneError):
+        known.known_to_all = True
+    raise known from None
 
 
 def unexpected(error: BaseException, folder: Path) -> FinetuneError:

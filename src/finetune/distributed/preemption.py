@@ -12,9 +12,9 @@ AGAIN = "the same command with --resume_from_checkpoint true"
 
 
 class _Sigterm:
-    """What this process has heard. A handler belongs to the whole process, and so does this."""
+    """What this process has received. A handler belongs to the whole process, and so does this."""
 
-    heard = False
+    received = False
     training = False
 
 
@@ -22,14 +22,14 @@ class _Sigterm:
 def listening() -> Iterator[None]:
     """Within, SIGTERM ends the process with the exit code of StoppedError: in training, after a save."""
     owner = os.getpid()
-    _Sigterm.heard = False
+    _Sigterm.received = False
 
     def handle(number: int, _: Any) -> None:
         if os.getpid() != owner:  # another process that was forked off
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        first, _Sigterm.heard = not _Sigterm.heard, True
+        first, _Sigterm.received = not _Sigterm.received, True
         if first and not _Sigterm.training:
             raise StoppedError(Fault("stopped by SIGTERM outside of training", fix=AGAIN))
 
@@ -37,21 +37,21 @@ def listening() -> Iterator[None]:
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGTERM) is handle:  # whoever leaves with an error has other plans (watch.py)
+        if signal.getsignal(signal.SIGTERM) is handle:  # failure.py ignores it once an error is known
             signal.signal(signal.SIGTERM, before)
 
 
-def deaf_to_sigterm(begin: Callable[[int], None] | None, worker: int) -> None:
-    """What a process that prepares batches begins with. Launchers signal whole groups of processes, and a step that has
-    lost its worker can't be saved; workers end with the process that they work for."""
+def ignore_sigterm(begin: Callable[[int], None] | None, worker: int) -> None:
+    """What a worker of a DataLoader begins with. Launchers signal whole groups of processes, and a step that has lost
+    its worker can't be saved; workers end with the process that they work for."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if begin:
         begin(worker)
 
 
-def heard() -> bool:
-    """Whether this process was told to stop."""
-    return _Sigterm.heard
+def received() -> bool:
+    """Whether this process has received SIGTERM."""
+    return _Sigterm.received
 
 
 @contextmanager
@@ -62,7 +62,7 @@ def noted() -> Iterator[None]:
         yield
     finally:
         _Sigterm.training = False
-    if _Sigterm.heard:
+    if _Sigterm.received:
         raise StoppedError(Fault("stopped by SIGTERM after the last step", fix=AGAIN))
 
 

@@ -1,4 +1,4 @@
-"""What the processes of a run do together: form a group, agree, hand values over. Alone, each is its own group."""
+"""The process group of a run, and its collectives on the CPU. Alone, a process is a group of its own."""
 
 import os
 import secrets
@@ -10,33 +10,36 @@ from typing import Any
 
 import torch
 from torch import distributed
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from finetune.core import timing
 from finetune.core.errors import Fault, PeerError, StorageError, first_line
 from finetune.core.launch import is_main_process, local_rank, rank, world_size
 
-JOIN = timedelta(minutes=10)  # for all processes to be there
-SEEN = 60.0  # seconds for a mounted folder to show another machine a new file
-COLLECTIVE = timedelta(hours=2)  # one process may save a large model while the others wait
 
+def join(meet: Callable[[Store], None]) -> None:
+    """Form PyTorch's process group; `meet` is called before, with the store that all processes share.
 
-def join(meet: Callable[[Any], None]) -> None:
-    """Form PyTorch's process group; `meet` is called first, with a store that all processes see.
-
-    Raises: PeerError if a process doesn't come.
+    Raises: PeerError if a process doesn't come to the rendezvous.
     """
     gpu = torch.cuda.is_available()
     if gpu:
         torch.cuda.set_device(local_rank())
     try:
-        store, _, _ = next(rendezvous("env://", timeout=JOIN))
+        store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=timing.JOIN)))
         meet(PrefixStore("finetune", store))
-        backend = "cpu:gloo,cuda:nccl" if gpu else "gloo"
-        distributed.init_process_group(backend, store=store, rank=rank(), world_size=world_size(), timeout=COLLECTIVE)
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if gpu else "gloo",
+            store=store,
+            rank=rank(),
+            world_size=world_size(),
+            timeout=timedelta(seconds=timing.COLLECTIVE),
+        )
     except (distributed.DistError, OSError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} (MASTER_ADDR, MASTER_PORT)"
-        what, fix = f"process {rank()} of {world_size()} can't join the others", "another MASTER_PORT, if it is taken"
+        what = f"process {rank()} of {world_size()} can't join the process group"
+        fix = "set another MASTER_PORT if that one is in use"
         raise PeerError(Fault(what, where=where, why=first_line(error), fix=fix)) from None
 
 
@@ -72,6 +75,11 @@ def gather_to_main(value: Any) -> list[Any]:
     return found
 
 
+def barrier() -> None:
+    """Wait for all processes; on the CPU, where distributed.barrier would take the GPU and NCCL."""
+    all_reduce_any(False)
+
+
 def refuse_other_folders(folder: Path) -> None:
     """Raises: StorageError where a process does not see what the main one writes in the folder."""
     if not distributed.is_initialized() or world_size() == 1:
@@ -81,19 +89,14 @@ def refuse_other_folders(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         note.touch()
     barrier()
-    until = time.monotonic() + SEEN
+    until = time.monotonic() + timing.SEEN
     while not (seen := note.exists()) and time.monotonic() < until:
-        time.sleep(0.5)
-    lost = all_reduce_any(not seen)
+        time.sleep(timing.SEEN_POLL)
+    unseen_by_any = all_reduce_any(not seen)
     if is_main_process():
         note.unlink()
     if not seen:
         why = "processes on several machines need an output folder that all of them see; in Azure ML, mode rw_mount"
         raise StorageError(Fault(f"process {rank()} does not see what process 0 writes in {folder}", why=why))
-    if lost:
-        barrier()  # for the error of another one
-
-
-def barrier() -> None:
-    """For all processes."""
-    all_reduce_any(False)
+    if unseen_by_any:
+        barrier()  # which ends with the error of another process

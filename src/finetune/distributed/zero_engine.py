@@ -9,9 +9,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from finetune.core import timing
 from finetune.core.console import say
-
-STALE_AFTER = 30.0  # seconds that a lock of a build must be old
 
 
 def gather(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -53,7 +52,7 @@ def clear_stale_locks() -> None:
     for lock in root.glob("**/lock"):
         with contextlib.suppress(FileNotFoundError):  # once it is gone, the build is done
             while not any(process.info["cwd"] == str(lock.parent) for process in psutil.process_iter(["cwd"])):
-                if time.time() - lock.stat().st_mtime > STALE_AFTER:
+                if time.time() - lock.stat().st_mtime > timing.STALE:
                     lock.unlink()
                     say(f"removed {lock}, left by a build that was killed")
-                time.sleep(0.5)  # a build that has just begun may not have its compiler yet
+                time.sleep(timing.STALE_POLL)

@@ -41,7 +41,7 @@ class SaveEvery(TrainerCallback):
 
 
 class StopTogether(TrainerCallback):
-    """Once any process has heard a SIGTERM, all save after the same step and leave.
+    """Once any process has received SIGTERM, all save after the same step and leave.
 
     Where an evaluation follows the step, the checkpoint waits for it, since the run goes on behind what a whole
     checkpoint says.
@@ -52,13 +52,13 @@ class StopTogether(TrainerCallback):
         self.stopping = False
 
     def on_step_end(self, args: object, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        self.stopping = process_group.all_reduce_any(preemption.heard())
+        self.stopping = process_group.all_reduce_any(preemption.received())
         control.should_save |= self.stopping and not evaluated_now(state, self.evaluation_steps)
 
     def on_evaluate(self, args: object, state: TrainerState, control: object, **_: object) -> None:
-        self.stopping = process_group.all_reduce_any(preemption.heard())
+        self.stopping = process_group.all_reduce_any(preemption.received())
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: object, **_: object) -> None:
-        if self.stopping or process_group.all_reduce_any(preemption.heard()):
+        if self.stopping or process_group.all_reduce_any(preemption.received()):
             what = f"stopped by SIGTERM after step {state.global_step} of {state.max_steps}, which is saved"
             raise StoppedError(Fault(what, where=str(args.output_dir), fix=preemption.AGAIN))

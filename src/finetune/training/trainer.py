@@ -27,7 +27,7 @@ from finetune.data.batches import Batch, as_windows, collate
 from finetune.data.sampler import LengthGroupedSampler, by_length, window_lengths
 from finetune.data.table import Row
 from finetune.distributed import process_group
-from finetune.distributed.preemption import deaf_to_sigterm
+from finetune.distributed.preemption import ignore_sigterm
 from finetune.models.prediction import predict
 from finetune.tasks.answering import forward
 from finetune.tasks.task import State, Task
@@ -124,7 +124,7 @@ class FinetuneTrainer(Trainer):
     def _get_dataloader(self, *arguments: Any, **given: Any) -> Any:
         loader: Any = super()._get_dataloader(*arguments, **given)
         of_torch = loader.base_dataloader  # accelerate's has its own round it
-        of_torch.worker_init_fn = partial(deaf_to_sigterm, of_torch.worker_init_fn)
+        of_torch.worker_init_fn = partial(ignore_sigterm, of_torch.worker_init_fn)
         return loader
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> list[int]:  # type: ignore[override]  # any iterable will do

@@ -1,0 +1,29 @@
+"""How long processes wait for one another and for what they share: all in seconds, each with its reason."""
+
+import signal
+
+# A process group (distributed/process_group.py)
+JOIN = 600.0  # for all processes at the rendezvous: machines of one job start minutes apart
+COLLECTIVE = 7200.0  # for an all-reduce, broadcast or gather: one process may save a large model while the others wait
+SEEN = 60.0  # for a mounted folder to show another machine a new file
+SEEN_POLL = 0.5  # between two looks at that folder: each is a request over the network
+
+# How its processes end together (distributed/failure.py)
+CONNECT = 30.0  # for a connection to the main process, which is listening before it says where
+GREETING = 10.0  # for whoever connects to the main process to show the token: one packet, sent at once
+KEEPALIVE = (10, 5, 3)  # quiet before the kernel probes, between probes, number of probes: lost after 10 + 5 x 3 = 25
+KNOWN = 2.5  # for word of a lost process: a collective may fail before it is known whom it has lost
+HURRIED = 0.5  # for word of what a SIGTERM follows from: launchers end all processes when one has failed
+LEAVE = 5.0  # for a process to end by itself once another is lost; 25 + 5 keep to the 30 that are promised
+SPEAK = 15.0  # for the main process to end first, which speaks for all: LEAVE and what it has to close
+
+# An entry point as a process (core/process.py)
+TURN = 10.0  # for the main process to find and say what is wrong, before launchers end all because of one
+
+# A step of a pipeline (azure/processes.py)
+STOP = {signal.SIGINT: 15.0, signal.SIGTERM: 60.0}  # between a signal and SIGKILL: after a SIGTERM processes save
+STEP_POLL = 0.05  # between two looks at the processes of a step: no user notices it
+
+# A build of DeepSpeed's kernels (distributed/zero_engine.py)
+STALE = 30.0  # that a lock must be old: a build that has just begun may not have its compiler yet
+STALE_POLL = 0.5  # between two looks at it: builds take a minute
