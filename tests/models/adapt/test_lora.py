@@ -143,6 +143,9 @@ class Bag(nn.Module):
         self.config.model_type = "bag"
         self.embeddings, self.qa_outputs = nn.Embedding(9, 4), nn.Linear(4, 2)
 
+    def get_output_embeddings(self) -> None:
+        return None
+
 
 def test_a_model_without_linear_layers_is_refused() -> None:
     (error,) = errors(Case(PARAMS, known_model=facts_of(Bag())))
