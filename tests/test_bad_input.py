@@ -140,7 +140,7 @@ LONG = ("A dull sentence about nothing. " * 1600) + "Ada wrote it."
 SEPARATORS = "By\u2028Ada\u2029and\x85no\x0bone"
 OFF = "answer_start was off; the answer stands near by"
 GONE = "the answer is not in the context"
-SURROGATE = "half a surrogate pair is no character; U+FFFD instead"
+SURROGATE = "half a surrogate pair is not a character; U+FFFD instead"
 
 CASES = [
     # files
@@ -233,11 +233,11 @@ CASES = [
     same("answers as NumPy's repr in CSV, as pandas writes them", delimited(GOOD, ",", as_pandas_writes), "rows.csv"),
     dropped("answers that are neither", but(answers="Ada"), "answers are neither JSON nor a Python literal"),
     dropped("answers of another shape", but(answers={"span": [0, 3]}),
-            "answers are no object with 'text' and 'answer_start'"),
+            "answers are not an object with 'text' and 'answer_start'"),
     dropped("more texts than offsets", answer(["Ada", "1843"], [0]),
             "answers have another number of texts than of offsets"),
     dropped("an offset that is no number", answer(["Ada"], ["first"]),
-            "an answer text is no string or its offset no number"),
+            "an answer's text is not a string, or its offset is not a number"),
     repaired("an offset a little off", answer(["1843"], [20]), answer(["1843"], [31]), OFF),
     dropped("an answer that stands nowhere near its offset", answer(["Grace"], [0]), GONE),
     repaired(

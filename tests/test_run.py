@@ -263,7 +263,7 @@ def test_resume_without_a_checkpoint_starts_anew(
     prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     finetune(prepared, tmp_path, resume_from_checkpoint="true")
-    assert "no whole checkpoint: starting anew" in capsys.readouterr().out
+    assert "no complete checkpoint: starting anew" in capsys.readouterr().out
 
 
 def test_earlier_checkpoints_are_moved_aside(

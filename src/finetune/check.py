@@ -179,7 +179,7 @@ def look_at_training(step: Settlement, task: "Task[State]", config: Any, lengths
     parts = f"{gigabytes(need.state_bytes)} of it weights, gradients and optimizer"
     say(f"memory: about {gigabytes(wanted)} for each process, {parts}; {gigabytes(free)} are free here")
     if params.apply_deepspeed or params.apply_fsdp:
-        say("  (counted whole: it is cut up among the processes, in ways that are not counted here)")
+        say("  (counted whole: its shards are not counted here)")
     if not estimate.on_gpu():
         say("  (on a CPU, gaps in the heap between batches of other lengths may add half as much again)")
     if wanted * sharing_memory(step.world) > free:

@@ -96,7 +96,7 @@ def find_files(folder: Path) -> ModelFiles:
     Raises: ModelError if there is no config or no weights.
     """
     if not folder.is_dir():
-        raise ModelError(Fault(f"{folder} is no folder", fix="give the folder that holds config.json"))
+        raise ModelError(Fault(f"{folder} is not a folder", fix="give the folder that holds config.json"))
     # Checkpoints of an earlier run lie in sub-folders: a folder with a config of its own is taken alone.
     top = (folder / "config.json").is_file()
     config, tokenizer = _matching(folder, ("config.json",), top), _matching(folder, TOKENIZER, top)
@@ -184,7 +184,9 @@ def merge_adapter(folder: Path, target: Path) -> None:
     name = stored_task(folder)
     if name is None:
         why = "its config.json doesn't say for which task it was trained"
-        raise ModelError(Fault(f"{folder} is no folder of an earlier run", why=why, fix="merge the adapter with peft"))
+        raise ModelError(
+            Fault(f"{folder} is not the folder of an earlier run", why=why, fix="merge the adapter with peft")
+        )
     model, _ = load_model(folder, load_task(name), None)
     prefix = f"{model.base_model_prefix}."
     weights = {name.removeprefix(prefix): (name, tensor) for name, tensor in model.state_dict().items()}
@@ -213,7 +215,7 @@ def save_as_safetensors(pickled: list[Path], target: Path) -> None:
             why = f"{type(error).__name__}: {first_line(error)}"
             raise ModelError(Fault(f"{path} can't be read as plain tensors", why=why, fix=fix)) from None
         if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
-            raise ModelError(Fault(f"{path} is no mapping of names to tensors", fix=fix))
+            raise ModelError(Fault(f"{path} is not a mapping of names to tensors", fix=fix))
         tensors |= content
     # Tied weights share memory, which safetensors refuses.
     save_file(

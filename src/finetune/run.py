@@ -79,7 +79,7 @@ def refuse_other_model(selected: SelectedModel, preprocessed: Preprocessed) -> N
 
 
 def checkpoint_to_resume(params: FinetuneParams) -> Path | None:
-    """The newest whole checkpoint if asked for; else old ones are moved out of the way."""
+    """The newest complete checkpoint if asked for; else old ones are moved out of the way."""
     from finetune.distributed import process_group
     from finetune.training import checkpoints
 
@@ -90,7 +90,7 @@ def checkpoint_to_resume(params: FinetuneParams) -> Path | None:
             checkpoints.move_aside(folder)
         return None
     newest: Path | None = process_group.broadcast_from_main(lambda: checkpoints.newest_whole(folder))
-    nothing = "resume_from_checkpoint is true, but there is no whole checkpoint: starting anew"
+    nothing = "resume_from_checkpoint is true, but there is no complete checkpoint: starting anew"
     say(f"going on from {newest.name}" if newest else nothing)
     return newest
 

@@ -141,7 +141,7 @@ def test_declare_outside_a_checkout(checkout: Path) -> None:
     (checkout / "pyproject.toml").unlink()
     result = declare(checkout)
     assert result.returncode == 2
-    assert "this is no checkout of the project" in result.stderr
+    assert "this is not a checkout of the project" in result.stderr
 
 
 def test_unexpected_words(checkout: Path) -> None:

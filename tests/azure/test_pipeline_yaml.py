@@ -122,13 +122,13 @@ CASES: dict[str, tuple[str, Any, str, str]] = {
         "inputs.folder",
         "${{parent.job.first.outputs.result}}",
         ".inputs.folder",
-        "${{parent.job.first.outputs.result}} is no binding that can be followed",
+        "${{parent.job.first.outputs.result}} is not a binding that can be followed",
     ),
     "unknown_pipeline_output": (
         "outputs.result",
         "${{parent.outputs.resutl}}",
         ".outputs.result",
-        "${{parent.outputs.resutl}} is no output of the pipeline; did you mean result?",
+        "${{parent.outputs.resutl}} is not an output of the pipeline; did you mean result?",
     ),
     "unknown_child_output": (
         "outputs.reslut",
@@ -215,7 +215,7 @@ def test_command_that_names_what_the_component_lacks(tmp_path: Path) -> None:
     path = write_pipeline(tmp_path, PARENT)
     child = tmp_path / "child.yaml"
     child.write_text(yaml.safe_dump({**yaml.safe_load(child.read_text()), "command": "run ${{inputs.sise}}"}))
-    assert "${{inputs.sise}} is no input or output of the component; did you mean inputs.size?" in {
+    assert "${{inputs.sise}} is not an input or output of the component; did you mean inputs.size?" in {
         fault.what for fault in faults_of(path)
     }
 
@@ -266,7 +266,7 @@ def test_a_missing_component_is_reported_with_the_other_faults(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("text", "what"),
-    [("- a\n", "is no component"), ("a: [", "is not valid YAML"), ("type: command\n", "has no jobs")],
+    [("- a\n", "is not a component"), ("a: [", "is not valid YAML"), ("type: command\n", "has no jobs")],
 )
 def test_a_file_that_is_no_pipeline(tmp_path: Path, text: str, what: str) -> None:
     path = tmp_path / "pipeline.yaml"

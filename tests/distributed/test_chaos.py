@@ -130,4 +130,6 @@ def test_faults(prepared: Path, tmp_path: Path, unbroken: dict[str, Path], disk:
     assert weights[0].read_bytes() == weights[1].read_bytes(), befell
     assert history(disk) == history(unbroken[how]), befell
     left = checkpoints.checkpoints(disk / "pytorch")
-    assert len(left) <= SETTINGS["save_total_limit"] and [checkpoints.torn(path) for path in left] == [""] * len(left)
+    assert len(left) <= SETTINGS["save_total_limit"] and [checkpoints.why_incomplete(path) for path in left] == [
+        ""
+    ] * len(left)

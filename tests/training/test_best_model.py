@@ -206,7 +206,7 @@ def test_resume_that_would_mean_nothing_is_refused_with_the_list(train: Train) -
 
 
 def test_killed_in_the_evaluation_of_an_epoch(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """save_steps leaves no whole checkpoint that the evaluation of its own step isn't part of."""
+    """save_steps leaves no complete checkpoint that the evaluation of its own step isn't part of."""
     whole = {"evaluation_strategy": "epoch", "max_steps": -1, "num_train_epochs": 2, "per_device_train_batch_size": 38}
     given = {**whole, "save_steps": 2}
     train("unbroken", **given)

@@ -67,7 +67,7 @@ def test_a_checkpoint_of_others_stays(tmp_path: Path, capsys: pytest.CaptureFixt
     assert steps(tmp_path) == [7, 3]
 
 
-def test_one_whose_best_is_torn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_whose_best_is_why_incomplete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The run that goes on from it could not give back the best model."""
     write(tmp_path, 5, best=5)
     write(tmp_path, 10, best=10)
@@ -75,7 +75,9 @@ def test_one_whose_best_is_torn(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (tmp_path / "checkpoint-10" / "model.safetensors").write_bytes(b"")
     assert checkpoints.newest_whole(tmp_path) == tmp_path / "checkpoint-5"
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("skip checkpoint-15: without the best model up to it, in checkpoint-10, which is torn: ")
+    assert said[0].startswith(
+        "skip checkpoint-15: without the best model up to it, in checkpoint-10, which is incomplete: "
+    )
     assert said[1].startswith("skip checkpoint-10: model.safetensors has 0 bytes") and steps(tmp_path) == [5]
     assert steps(tmp_path / "skipped-1") == [15, 10]  # nothing that was whole is lost
 
@@ -111,7 +113,7 @@ def test_nothing_of_an_earlier_try_is_left(tmp_path: Path) -> None:
     checkpoint = write(tmp_path, 5)
     (checkpoint / "stale.pt").touch()
     write(tmp_path, 5)
-    assert not (checkpoint / "stale.pt").exists() and checkpoints.torn(checkpoint) == ""
+    assert not (checkpoint / "stale.pt").exists() and checkpoints.why_incomplete(checkpoint) == ""
 
 
 @pytest.mark.parametrize(("limit", "best", "left"), [(1, 10, [40, 10]), (2, 10, [40, 10]), (3, 10, [40, 30, 10])])
@@ -139,7 +141,7 @@ def test_what_is_left_of_a_removal_is_torn_and_ours(
         checkpoints.remove(checkpoint)
     monkeypatch.undo()
     if checkpoint.exists():
-        assert checkpoints.torn(checkpoint) and checkpoints._is_ours(checkpoint)
+        assert checkpoints.why_incomplete(checkpoint) and checkpoints._is_ours(checkpoint)
         assert checkpoints.newest_whole(tmp_path) is None
     assert not checkpoint.exists()
 
@@ -168,4 +170,4 @@ def test_a_checkpoint_of_another_program_is_moved_out_of_the_way(
     write(tmp_path, 7)
     assert capsys.readouterr().out == "checkpoint-7 was written by another program: moved to others-1/\n"
     assert (tmp_path / "others-1" / "checkpoint-7" / "model.safetensors").read_bytes() == b"theirs"
-    assert checkpoints.torn(tmp_path / "checkpoint-7") == ""
+    assert checkpoints.why_incomplete(tmp_path / "checkpoint-7") == ""

@@ -92,7 +92,7 @@ def main(argv: list[str]) -> None:
     if not (ROOT / "pyproject.toml").is_file():
         raise ParameterError(
             Fault(
-                "this is no checkout of the project",
+                "this is not a checkout of the project",
                 why="declare writes into its folders",
                 fix="pip install -e . in a clone",
             )

@@ -76,7 +76,7 @@ def load_pipeline(path: Path) -> Pipeline:
                 broken += [Fault(f.what, f.where or f"{path.name}, {name}", f.why, f.fix) for f in error.faults]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ParameterError(
-            Fault(f"{path} is no pipeline component", why=f"{type(error).__name__}: {error}")
+            Fault(f"{path} is not a pipeline component", why=f"{type(error).__name__}: {error}")
         ) from None
     faults = broken + [
         Fault(what, where=f"{path.name}, {where}") for where, what in _faults(inputs, outputs, steps, set(jobs))
@@ -96,7 +96,7 @@ def _read(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ParameterError(Fault(f"{path} is not valid YAML", why=str(error))) from None
     if not isinstance(spec, dict):
-        raise ParameterError(Fault(f"{path} is no component", why="its YAML is no mapping"))
+        raise ParameterError(Fault(f"{path} is not a component", why="its YAML is not a mapping"))
     return spec
 
 
@@ -162,7 +162,7 @@ def _command_faults(step: Step) -> Iterator[str]:
     known = {f"inputs.{name}" for name in step.inputs} | {f"outputs.{name}" for name in step.outputs}
     for name in _REFERENCE.findall(command):
         if name not in known:
-            yield f"${{{{{name}}}}} is no input or output of the component{did_you_mean(name, sorted(known))}"
+            yield f"${{{{{name}}}}} is not an input or output of the component{did_you_mean(name, sorted(known))}"
     outside = _REFERENCE.findall(_GROUP.sub("", command))
     for name, param in step.inputs.items():
         if f"inputs.{name}" in outside and not param.required and param.default is None:
@@ -193,7 +193,7 @@ def _input_faults(
         elif job in steps:
             yield from _type_faults(steps[job].outputs[output], target)
     elif "${{" in text:
-        yield f"{text} is no binding that can be followed"
+        yield f"{text} is not a binding that can be followed"
     else:
         try:
             target.convert(text)
@@ -211,7 +211,7 @@ def _output_faults(step: Step, name: str, text: str, outputs: dict[str, Param]) 
     if name not in step.outputs:
         yield f"the component has no output {name!r}{did_you_mean(name, list(step.outputs))}"
     elif match is None or match[1] not in outputs:
-        yield f"{text} is no output of the pipeline{did_you_mean(match[1] if match else '', list(outputs))}"
+        yield f"{text} is not an output of the pipeline{did_you_mean(match[1] if match else '', list(outputs))}"
     else:
         yield from _type_faults(step.outputs[name], outputs[match[1]])
 

@@ -108,7 +108,7 @@ def prepare(pipeline: Pipeline, given: dict[str, str], output: Path) -> tuple[li
     """Every step's command, outputs and key; and what is wrong with the values given."""
     inputs, faults = pipeline_inputs(pipeline, given)
     if output.exists() and not output.is_dir():
-        faults.append(Fault(f"{output} is no folder", fix="--output with another name"))
+        faults.append(Fault(f"{output} is not a folder", fix="--output with another name"))
     folders = {(s.name, name): output_path(output, s, name) for s in pipeline.steps for name in s.outputs}
     keys: dict[str, str] = {}
     prepared = []

@@ -29,7 +29,7 @@ def execute(name: str, command: str, processes: int, world: int, home: Path, out
     try:
         for rank, log in enumerate(logs):
             env = environment(rank, processes, world, port, output)
-            # A shell's background jobs are started deaf to interrupts, and would pass that on.
+            # A shell's background jobs are started with interrupts ignored, and would pass that on.
             words = ["env", "--default-signal=INT", "bash", "-c", command]
             process = subprocess.Popen(
                 words,

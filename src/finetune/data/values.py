@@ -56,7 +56,7 @@ def clean(text: str, repairs: list[str]) -> str:
     """`without_surrogates`, counted."""
     cleaned = without_surrogates(text)
     if cleaned != text:
-        repairs.append("half a surrogate pair is no character; U+FFFD instead")
+        repairs.append("half a surrogate pair is not a character; U+FFFD instead")
     return cleaned
 
 

@@ -1,4 +1,4 @@
-"""A model that DeepSpeed has cut up, made whole again."""
+"""A model that DeepSpeed has sharded, gathered into one."""
 
 import contextlib
 import os
@@ -36,7 +36,7 @@ def gather(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 
 def forget() -> None:
-    """Models that are loaded from now on are not cut up."""
+    """Models that are loaded from now on are not sharded."""
     unset_hf_deepspeed_config()
 
 

@@ -110,7 +110,9 @@ def mlflow_weights(folder: Path) -> Path:
     if len(found) != 1:
         why = f"{len(found)} folders in it hold config.json and safetensors"
         raise ModelError(
-            Fault(f"{folder} is no MLflow model of one model", why=why, fix="give the mlflow_model_folder of a run")
+            Fault(
+                f"{folder} is not the MLflow folder of one model", why=why, fix="give the mlflow_model_folder of a run"
+            )
         )
     return found[0]
 

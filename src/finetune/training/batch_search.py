@@ -20,7 +20,7 @@ from finetune.tasks.task import State, Task
 from finetune.training.schedule import with_smaller_batch
 
 # Bytes for each trained weight besides itself and its gradient: AdamW's two averages, and DDP's copy of the gradients
-# or ZeRO's weights in 32 bits, none of which is cut up here.
+# or ZeRO's weights in 32 bits, none of which is sharded here.
 STATES = 12
 
 

@@ -28,7 +28,7 @@ class ReturnMemory(TrainerCallback):
 class SaveEvery(TrainerCallback):
     """A checkpoint after so many steps, besides those of the best evaluations.
 
-    Where an evaluation follows, the checkpoint waits for it: the run goes on behind what a whole checkpoint says.
+    Where an evaluation follows, the checkpoint waits for it: the run goes on behind what a complete checkpoint says.
     """
 
     def __init__(self, save_steps: int, evaluation_steps: int) -> None:

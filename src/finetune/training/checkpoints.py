@@ -1,4 +1,4 @@
-"""Checkpoint folders: how one is written so that it is whole or known to be torn, and which are kept."""
+"""Checkpoint folders: how one is written so that it is whole or known to be incomplete, and which are kept."""
 
 import contextlib
 import json
@@ -69,9 +69,9 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: -int(path.name.removeprefix("checkpoint-")))
 
 
-def torn(checkpoint: Path) -> str:
+def why_incomplete(checkpoint: Path) -> str:
     """Why one can't go on from it; '' if it and the best one up to it are whole."""
-    why = _torn(checkpoint)
+    why = _why_incomplete(checkpoint)
     if why:
         return why
     try:
@@ -79,12 +79,12 @@ def torn(checkpoint: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         return f"its {STATE} can't be read"
     best = checkpoint.parent / f"checkpoint-{step}"
-    if not step or best == checkpoint or not (why := _torn(best)):
+    if not step or best == checkpoint or not (why := _why_incomplete(best)):
         return ""
-    return f"without the best model up to it, in {best.name}, which is torn: {why}"
+    return f"without the best model up to it, in {best.name}, which is incomplete: {why}"
 
 
-def _torn(checkpoint: Path) -> str:
+def _why_incomplete(checkpoint: Path) -> str:
     if not (checkpoint / WHOLE).is_file():
         return "it was not written to its end"
     try:
@@ -108,7 +108,7 @@ def newest_whole(folder: Path) -> Path | None:
     skipped = []
     whole = None
     for path in checkpoints(folder):
-        why = torn(path)
+        why = why_incomplete(path)
         if not why:
             whole = path
             break
@@ -128,7 +128,7 @@ def _is_ours(checkpoint: Path) -> bool:
 
 
 def remove(checkpoint: Path) -> None:
-    """What is left of it if this is interrupted is known as ours, and as torn."""
+    """What is left of it if this is interrupted is known as ours, and as incomplete."""
     _empty(checkpoint)
     (checkpoint / WRITING).unlink()
     checkpoint.rmdir()

@@ -45,7 +45,7 @@ class FinetuneTrainer(Trainer):
     """Hugging Face's loop with four parts of our own.
 
     - The loss is the sum over items divided by the items of the whole optimizer step, over all processes and
-      accumulated batches, so that it does not depend on how a step is cut up. (transformers 5.23 multiplies the loss
+      accumulated batches, so that it does not depend on how a step is divided. (transformers 5.23 multiplies the loss
       of heads that ignore num_items_in_batch by processes x accumulation steps.)
     - Training batches are grouped by length; their order depends on the global batch alone.
     - Evaluation reduces each batch on the device and decodes with the task's one decoder; it draws nothing from the

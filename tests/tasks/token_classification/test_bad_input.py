@@ -108,18 +108,18 @@ CASES = [
     dropped("a null tag", ["a", "b"], ["O", None], "a tag is missing"),
     dropped("an empty tag", ["a", "b"], ["O", ""], "a tag is missing"),
     dropped("a list for a token", [["a"], "b"], ["O", "O"], "a token is a list or an object"),
-    dropped("a number for the tokens", 5, ["O"], "the tokens are no list"),
+    dropped("a number for the tokens", 5, ["O"], "the tokens are not a list"),
     dropped("a list as text, cut off", '["a", "b', ["O", "O"], "the tokens are neither JSON nor a Python literal"),
     repaired("an empty token", ["a", ""], ["O", "O"], (["a", ""], ["O", "O"])),
     repaired("tokens no tokenizer sees", ["\u200b", "\ufe0f"], ["O", "O"], (["\u200b", "\ufe0f"], ["O", "O"])),
     repaired("a null token", ["a", None], ["O", "O"], (["a", ""], ["O", "O"]), "a token is null; empty instead"),
     repaired(
         "a number among tokens", ["in", 1843], ["O", "O"], (["in", "1843"], ["O", "O"]),
-        "a token is no string; its text instead",
+        "a token is not a string; its text instead",
     ),
     repaired(
         "half a surrogate pair", ["a", "\ud83d"], ["O", "O"], (["a", "\ufffd"], ["O", "O"]),
-        "half a surrogate pair is no character; U+FFFD instead",
+        "half a surrogate pair is not a character; U+FFFD instead",
     ),
     repaired("white space around a tag", ["a"], [" O\n"], (["a"], ["O"]), "white space around a tag"),
     repaired(

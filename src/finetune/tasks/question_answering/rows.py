@@ -77,7 +77,7 @@ def _answers(value: Any, columns: QuestionAnsweringColumns) -> list[tuple[str, i
     found: list[tuple[Any, Any]] = []
     for part in value if isinstance(value, list) else [value]:
         if not isinstance(part, dict) or keys[0] not in part or keys[1] not in part:
-            raise Unusable(f"answers are no object with {keys[0]!r} and {keys[1]!r}")
+            raise Unusable(f"answers are not an object with {keys[0]!r} and {keys[1]!r}")
         texts, starts = (_listed(part[key]) for key in keys)
         if len(texts) != len(starts):
             raise Unusable("answers have another number of texts than of offsets")
@@ -88,7 +88,7 @@ def _answers(value: Any, columns: QuestionAnsweringColumns) -> list[tuple[str, i
 def _answer(text: Any, start: Any) -> tuple[str, int]:
     offset = None if isinstance(start, bool) else _OFFSET.fullmatch(str(start))
     if not isinstance(text, str) or offset is None:
-        raise Unusable("an answer text is no string or its offset no number")
+        raise Unusable("an answer's text is not a string, or its offset is not a number")
     return without_surrogates(text), int(offset[1])
 
 

@@ -59,7 +59,7 @@ def _listed(value: Any, what: str, repairs: list[str]) -> list[Any] | None:
         repairs.append(f"{what} are text, not a list; split at white space")
         value = value.split()
     if not isinstance(value, list | tuple):
-        raise Unusable(f"{what} are no list")
+        raise Unusable(f"{what} are not a list")
     return list(value)
 
 
@@ -71,7 +71,7 @@ def _token(value: Any, repairs: list[str]) -> str:
         return ""
     if isinstance(value, list | tuple | dict):
         raise Unusable("a token is a list or an object")
-    repairs.append("a token is no string; its text instead")
+    repairs.append("a token is not a string; its text instead")
     return str(value)
 
 
