@@ -277,7 +277,7 @@ def test_earlier_checkpoints_are_moved_aside(
 
 
 def test_no_answer_threshold_is_calibrated(prepared: Path, tmp_path: Path) -> None:
-    """Evaluation decodes with the threshold of the official sweep: on the same rows it gives the sweep's best F1."""
+    """Evaluation decodes between two values of the official sweep: on the same rows it gives the sweep's best F1."""
     for split in ("train", "validation"):
         rows = sample_rows(split)[:48]
         for row in rows[::3]:
@@ -293,7 +293,7 @@ def test_no_answer_threshold_is_calibrated(prepared: Path, tmp_path: Path) -> No
         e for e in state(folder)["log_history"] if e["step"] == state(folder)["best_global_step"] and "eval_f1" in e
     )
     stored = json.loads((folder / "config.json").read_text())["finetune"]["state"]
-    assert stored["no_answer"] and stored["null_threshold"] == best["eval_best_f1_thresh"]
+    assert stored["no_answer"] and stored["null_threshold"] == best["eval_calibrated_threshold"]
     words = ["--task", "question_answering", "--preprocess_output", str(tmp_path / "data")]
     evaluation.main([*words, "--pytorch_model_folder", str(folder), "--evaluation_result", str(tmp_path / "scores")])
     scores = json.loads((tmp_path / "scores" / "metrics.json").read_text())
@@ -381,7 +381,7 @@ def test_proof_catches_a_model_that_was_not_saved_as_trained(trained: Path, prep
     from finetune.data.folders import read_rows
     from finetune.models.loading import load_model, stored_state
     from finetune.models.tokenizers import load_tokenizer
-    from finetune.results import saving
+    from finetune.results import proof
     from finetune.tasks import load_task
 
     task = load_task("question_answering")
@@ -389,20 +389,21 @@ def test_proof_catches_a_model_that_was_not_saved_as_trained(trained: Path, prep
     rows = read_rows(prepared / "data" / "validation" / "rows.jsonl")
     arguments = (
         load_tokenizer(trained, task),
-        rows,
+        rows[:8],
         task,
         stored_state(trained, task),
         trained,
         trained.parent / "mlflow",
     )
-    assert saving.prove(model, *arguments) == 8
+    proof.prove(model, *arguments)
     kept = weights(trained)
     try:
         save_file(
             {**kept, "qa_outputs.weight": -kept["qa_outputs.weight"]}, trained / "model.safetensors", {"format": "pt"}
         )
-        with pytest.raises(ModelError, match="is not the model that was trained"):
-            saving.prove(model, *arguments)
+        with pytest.raises(ModelError, match="is not the model that was trained") as error:
+            proof.prove(model, *arguments)
+        assert [str(trained) in fault.what for fault in error.value.faults] == [True]
     finally:
         save_file(kept, trained / "model.safetensors", {"format": "pt"})
 

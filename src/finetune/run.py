@@ -131,7 +131,7 @@ def earlier_speed(params: FinetuneParams, task: str) -> dict[str, float]:
 def save_and_prove(attempt: "Attempt", adapted: Any, task: "Task[State]", trained: Trained) -> None:
     """Write both model folders and load them again."""
     from finetune.models.loading import store_state
-    from finetune.results import saving
+    from finetune.results import proof, saving
 
     params, trainer = attempt.params, attempt.trainer
     state = task.decoding.calibrate(trained.validation, trainer.task_state)
@@ -152,19 +152,12 @@ def save_and_prove(attempt: "Attempt", adapted: Any, task: "Task[State]", traine
         saving.save_pytorch(model, tokenizer, params.pytorch_model_folder)
     saving.document(params.pytorch_model_folder, task, state, trained)
     saving.save_mlflow(model, tokenizer, task, state, trained, params.mlflow_model_folder)
-    rows = saving.prove(
-        model,
-        tokenizer,
-        trainer.validation_rows,
-        task,
-        state,
-        params.pytorch_model_folder,
-        params.mlflow_model_folder,
-    )
+    rows = proof.choose(trainer.validation_rows, trainer.eval_dataset, task)
+    proof.prove(model, tokenizer, rows, task, state, params.pytorch_model_folder, params.mlflow_model_folder)
     kinds = (", adapters beside the frozen model", ", adapters merged") if unmerged else ("", "")
     say(f"PyTorch model: {params.pytorch_model_folder}{kinds[0]}")
     say(f"MLflow model:  {params.mlflow_model_folder}{kinds[1]}")
-    say(f"both loaded afresh and equal to the trained model on {rows} rows")
+    say(f"both loaded afresh and equal to the trained model on {len(rows)} rows")
 
 
 def keep_the_best(attempt: "Attempt") -> None:

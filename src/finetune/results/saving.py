@@ -1,10 +1,8 @@
-"""The trained model as a PyTorch folder and as an MLflow model, each proved by loading it afresh."""
+"""The trained model as a PyTorch folder and as an MLflow model."""
 
-import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,15 +10,10 @@ from typing import Any
 from finetune import __version__
 from finetune.core.errors import Fault, ModelError
 from finetune.data.folders import Trained
-from finetune.data.table import Row
-from finetune.models.loading import BASE_MODEL, STATE_KEY, load_model
-from finetune.models.prediction import predict_rows
-from finetune.models.tokenizers import load_tokenizer
+from finetune.models.loading import BASE_MODEL, STATE_KEY
 from finetune.results import card
 from finetune.tasks.task import State, Task
 
-PROOF_ROWS = 8
-SCORE_TOLERANCE = 1e-4
 # What the served model imports; torch and transformers would be guessed wrong by MLflow's own inference.
 SERVING_PACKAGES = ("mlflow", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas")
 MLFLOW_TYPES = {bool: "boolean", int: "long", float: "double", str: "string"}
@@ -115,49 +108,3 @@ def mlflow_weights(folder: Path) -> Path:
             )
         )
     return found[0]
-
-
-def prove(
-    model: Any, tokenizer: Any, rows: Sequence[Row], task: Task[State], state: State, pytorch: Path, mlflow_folder: Path
-) -> int:
-    """Load both folders and compare their answers on some rows with the trained model's. -> how many rows.
-
-    Raises: ModelError.
-    """
-    chosen = list(rows[:PROOF_ROWS])
-    expected = predict_rows(model, tokenizer, chosen, task, state, PROOF_ROWS)
-    reloaded, new = load_model(pytorch, task, state)
-    if new:
-        raise ModelError(Fault(f"{pytorch} lacks weights", why=", ".join(new)))
-    got = predict_rows(reloaded.to(model.device), load_tokenizer(pytorch, task), chosen, task, state, PROOF_ROWS)
-    _compare(pytorch, [task.serving.present(p) for p in expected], [task.serving.present(p) for p in got])
-    _compare(mlflow_folder, [task.serving.present(p) for p in expected], _served(mlflow_folder, chosen, task))
-    return len(chosen)
-
-
-def _served(folder: Path, rows: Sequence[Row], task: Task[State]) -> list[dict[str, Any]]:
-    import mlflow
-    import pandas as pd
-
-    records = pd.DataFrame([task.serving.request(row) for row in rows])
-    served: list[dict[str, Any]] = mlflow.pyfunc.load_model(str(folder)).predict(records).to_dict("records")
-    return served
-
-
-def _compare(folder: Path, expected: list[dict[str, Any]], got: list[dict[str, Any]]) -> None:
-    for i, (wanted, answer) in enumerate(zip(expected, got, strict=True)):
-        if not _alike(wanted, answer):
-            why = f"validation row {i}: the trained model gives {wanted}, the saved one {answer}"
-            fix = "run again; if it persists, report it with resolved_config.yaml"
-            raise ModelError(Fault(f"{folder} is not the model that was trained", why=why, fix=fix))
-
-
-def _alike(one: Any, other: Any) -> bool:
-    """Equal, but for rounding of floats."""
-    if isinstance(one, float):
-        return math.isclose(one, other, abs_tol=SCORE_TOLERANCE)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(map(_alike, one, other))
-    return bool(one == other)

@@ -196,7 +196,7 @@ class Scoring(Generic[S]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serving:
+class Serving(Generic[S]):
     """What the MLflow model takes and gives."""
 
     inputs: dict[str, Json]
@@ -222,6 +222,10 @@ class Serving:
 
     present: Callable[[Prediction], Json]
     """One prediction as a record of the output columns."""
+
+    tied: Callable[[Prediction, Json, S, float], bool]
+    """(prediction, what another computation of the same model presents, state, tolerance) -> whether that is an answer
+    which the predicted one beats by no more than the tolerance, so that rounding decides between them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,6 +275,6 @@ class Task(Generic[S]):
 
     decoding: Decoding[S]
     scoring: Scoring[S]
-    serving: Serving
+    serving: Serving[S]
     report: Report[S]
     card: Card[S]

@@ -7,7 +7,14 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 
-from finetune.tasks.question_answering.metrics import Squad, best_threshold, f1_score, normalize_answer, squad_scores
+from finetune.tasks.question_answering.metrics import (
+    Squad,
+    amid,
+    best_threshold,
+    f1_score,
+    normalize_answer,
+    squad_scores,
+)
 
 
 def score(predictions: list[tuple[str, float]], golds: list[list[str]]) -> dict[str, Any]:
@@ -126,6 +133,14 @@ def test_first_of_equal_thresholds() -> None:
     scores, null, has_answer = [1.0, 0.0, 1.0], [1.0, 2.0, 3.0], [True, False, True]
     best, threshold = best_threshold(scores, null, has_answer, answered=[True, True, True])
     assert (best, threshold) == (pytest.approx(200 / 3), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "expected"), [(-5.0, -3.0), (-1.0, 1.0), (-2.0, -3.0), (3.0, 4.0), (7.0, 4.0), (-9.0, -6.0)]
+)
+def test_amid_the_values(threshold: float, expected: float) -> None:
+    """Between the last value that is let through and the next; 1 below or above all."""
+    assert amid([3.0, -5.0, -1.0, -5.0], threshold) == expected
 
 
 def test_batches_add_up() -> None:

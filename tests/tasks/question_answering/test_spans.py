@@ -217,3 +217,60 @@ def test_show_and_serve() -> None:
     assert qa_spans.show(found, served) == "Q: Who?\nA: … It was [[Ada]], in London. …"
     assert "(no answer)" in qa_spans.show({**found, "text": "", "start": -1, "end": -1}, served)
     assert qa_spans.present(found) == {"answer": "Ada", "score": 0.5, "start": 7, "end": 10}
+
+
+# --- rounding ---
+
+
+def test_rounding_flips_no_row_at_the_calibrated_threshold() -> None:
+    """The sweep's own threshold is the null score of a row: 1e-6 more, and its answer is withheld."""
+    rows = [row("aa bb", text="aa"), row("aa bb"), row("cc", text="cc")]
+
+    def answers(shift: float, made: qa_windows.State) -> list[dict[str, Any]]:
+        nulls = (1.0, 3.0, 0.5)
+        windows = [(i, [(0, 2, 2.0)], 2.0 + null + shift) for i, null in enumerate(nulls)]
+        return qa_spans.decode(reduced_windows(*windows), rows, made)
+
+    metrics = qa_spans.metrics(answers(0, state(no_answer=True)), rows, state(no_answer=True))
+    assert (metrics["best_f1"], metrics["best_f1_thresh"]) == (100, 1.0)
+    calibrated = qa_spans.calibrate(metrics, state(no_answer=True))
+    assert calibrated.null_threshold == 2.0
+    for shift in (-1e-6, 0, 1e-6):
+        found = answers(shift, calibrated)
+        assert [p["text"] for p in found] == ["aa", "", "cc"]
+        assert qa_spans.metrics(found, rows, calibrated)["f1"] == 100
+    assert qa_spans.calibrate({"f1": 3.0}, calibrated) == calibrated
+
+
+def asked(
+    *scores: float, null: float = -9.0, threshold: float = 0.0, n_best: int = 2
+) -> tuple[dict[str, Any], qa_windows.State]:
+    """(prediction of a model that gives the letters of "abcd" these scores, the state)."""
+    made = state(no_answer=True, null_threshold=threshold, n_best_size=n_best)
+    spans = [(i, i + 1, score) for i, score in enumerate(scores)]
+    return qa_spans.decode(reduced_windows((0, spans, null)), [row("abcd")], made)[0], made
+
+
+@pytest.mark.parametrize(
+    ("expected", "got", "alike"),
+    [
+        (asked(2.0, 1.9999), asked(1.9999, 2.0), True),
+        (asked(2.0, 1.99), asked(1.99, 2.0), False),
+        (asked(2.0, 1.99, 1.98), asked(1.98, 1.99, 2.0), False),  # none of the n best, of which the last is beaten
+        (asked(2.0, 2.0, 2.0), asked(1.9999, 1.9999, 2.0), True),  # none of the n best, which all tie
+        (asked(2.0, 1.0, null=2.0001), asked(2.0001, 1.0, null=2.0), True),  # at the threshold
+        (asked(2.0, 1.0, null=2.01), asked(2.01, 1.0, null=2.0), False),
+        (asked(2.0, 1.0, null=7.0001, threshold=5.0), asked(2.0001, 1.0, null=7.0, threshold=5.0), True),
+        (asked(2.0, null=2.0001, n_best=1), asked(2.0001, null=2.0, n_best=1), True),
+        (asked(2.0, 1.9999, n_best=1), asked(1.9999, 2.0, n_best=1), False),  # nobody knows how close that was
+        (asked(2.0, 1.0), asked(2.0, 1.9), False),  # the same answer with another score
+        (asked(-np.inf), asked(2.0), False),
+        # The null answer takes all the probability: spans are compared with one another all the same.
+        (asked(2.0, 1.0, null=30.0, threshold=99.0), asked(1.0, 2.0, null=30.0, threshold=99.0), False),
+    ],
+)
+def test_ties(expected: Any, got: Any, alike: bool) -> None:
+    prediction, made = expected
+    served = qa_spans.present(got[0])
+    assert served != qa_spans.present(prediction)
+    assert qa_spans.tied(prediction, served, made, 1e-3) == alike

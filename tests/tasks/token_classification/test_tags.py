@@ -246,3 +246,21 @@ def test_limits_name_the_tags() -> None:
     assert "B-PER, I-PER, O" in tc_tags.limits(state())[0]
     assert "IOB2" in tc_tags.limits(state())[-1]
     assert not any("scheme" in sentence for sentence in tc_tags.limits(state(scheme="")))
+
+
+@pytest.mark.parametrize(
+    ("tags", "scores", "alike"),
+    [
+        (["B-P", "I-P"], [0.5, 0.9], True),  # two that share the probability
+        (["O", "O"], [0.5, 0.9], False),  # no other tag can have 0.9 too
+        (["B-P", "O"], [0.52, 0.9], False),
+        (["O", "I-P"], [0.5, 0.8], False),
+        (["O", "I-P"], [0.5, 0.9001], True),
+    ],
+)
+def test_ties(tags: list[str], scores: list[float], alike: bool) -> None:
+    given_row = row("a", "b")
+    expected, _ = unsure(["O", "I-P"], [0.5, 0.9], given_row)
+    served = tc_tags.present(unsure(tags, scores, given_row)[0])
+    assert tc_tags.tied(expected, served, state(), 1e-3) == alike
+    assert not tc_tags.tied(expected, {**served, "spans": [[0, 1], [2, 9]]}, state(), 1e-3)

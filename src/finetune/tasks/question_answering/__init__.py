@@ -75,6 +75,7 @@ TASK = Task(
         rows=rows.serve,
         request=lambda row: {"question": row["question"], "context": row["context"]},
         present=spans.present,
+        tied=spans.tied,
     ),
     report=Report(examine=spans.examine, show=spans.show),
     card=Card(pipeline_tag="question-answering", usage=USAGE, limits=spans.limits),

@@ -15,6 +15,7 @@ import evaluate
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+BEYOND = 1.0  # logits between a threshold and the last value, where it lets all answers through or none
 
 
 def normalize_answer(text: str) -> str:
@@ -57,6 +58,18 @@ def best_threshold(
         if current > best:
             best, threshold = current, no_answer[i]
     return 100.0 * best / max(len(scores), 1), threshold
+
+
+def amid(no_answer: Sequence[float], threshold: float) -> float:
+    """Return a threshold that withholds the same answers, as far as can be from the values: rounding flips none.
+
+    The threshold of the sweep is itself the value of the last answer that is let through.
+    """
+    through = [value for value in no_answer if value <= threshold]
+    withheld = [value for value in no_answer if value > threshold]
+    if not through or not withheld:
+        return max(through) + BEYOND if through else min(withheld) - BEYOND
+    return (max(through) + min(withheld)) / 2
 
 
 class Squad(evaluate.Metric):  # type: ignore[misc]

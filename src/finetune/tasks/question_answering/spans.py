@@ -1,5 +1,6 @@
 """Outputs -> loss, the best spans, predictions and their metrics."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -123,8 +124,8 @@ def _candidate(context: str, span: tuple[int, int], score: float) -> Prediction:
 
 
 def metrics(predictions: Sequence[Prediction], rows: Sequence[Row], _state: State) -> dict[str, float]:
-    """exact, f1, total, HasAns_*, NoAns_*, and best_* where there are unanswerable rows."""
-    from finetune.tasks.question_answering.metrics import Squad
+    """exact, f1, total, HasAns_*, NoAns_*, and where there are unanswerable rows best_* and calibrated_threshold."""
+    from finetune.tasks.question_answering.metrics import Squad, amid
 
     result: dict[str, float] = Squad().compute(
         predictions=[
@@ -133,12 +134,14 @@ def metrics(predictions: Sequence[Prediction], rows: Sequence[Row], _state: Stat
         ],
         references=[{"texts": row["answers"]["text"]} for row in rows],
     )
+    if "best_f1_thresh" in result:
+        result["calibrated_threshold"] = amid([p["null_score"] for p in predictions], result["best_f1_thresh"])
     return result
 
 
 def calibrate(metrics: dict[str, float], state: State) -> State:
-    """The threshold that gave the best F1 on validation, where the data hold unanswerable questions."""
-    return replace(state, null_threshold=metrics["best_f1_thresh"]) if "best_f1_thresh" in metrics else state
+    """The threshold that gives the best F1 on validation, where the data hold unanswerable questions."""
+    return replace(state, null_threshold=metrics.get("calibrated_threshold", state.null_threshold))
 
 
 def show(prediction: Prediction, row: Row) -> str:
@@ -196,3 +199,19 @@ def limits(state: State) -> list[str]:
 def present(prediction: Prediction) -> dict[str, Any]:
     """The answer as it is served."""
     return {"answer": prediction["text"], **{key: prediction[key] for key in ("score", "start", "end")}}
+
+
+def tied(prediction: Prediction, served: dict[str, Any], state: State, tolerance: float) -> bool:
+    """Return whether the answer served is as good a choice: a null score at the threshold, a span as good as the best.
+
+    A relative difference of two probabilities is a difference of their logits. A span that isn't among the n best has
+    at most the score of the last of these; where there is but one, it isn't known how far it is ahead.
+    """
+    scores = {(c["start"], c["end"]): float(c["score"]) for c in prediction["n_best"]}
+    spans = [score for (start, _), score in scores.items() if start != NO_SPAN]
+    withheld, at_threshold = served["start"] == NO_SPAN, prediction["null_score"] - state.null_threshold
+    if not spans or (withheld != (prediction["start"] == NO_SPAN) and abs(at_threshold) > tolerance):
+        return False
+    score = scores.get((served["start"], served["end"]), spans[-1] if len(spans) > 1 else 0.0)
+    good = withheld or score >= spans[0] * (1 - tolerance)
+    return good and math.isclose(score, served["score"], abs_tol=tolerance)

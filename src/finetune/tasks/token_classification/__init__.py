@@ -82,6 +82,7 @@ TASK = Task(
         rows=rows.serve,
         request=lambda row: {"input_string": row["tokens"]},
         present=tags.present,
+        tied=tags.tied,
     ),
     report=Report(examine=tags.examine, show=tags.show),
     card=Card(pipeline_tag="token-classification", usage=USAGE, limits=tags.limits),

@@ -190,6 +190,17 @@ def present(prediction: Prediction) -> dict[str, Any]:
     return {"words": prediction["tokens"], **{key: prediction[key] for key in ("tags", "scores", "spans", "entities")}}
 
 
+def tied(prediction: Prediction, served: dict[str, Any], _state: State, tolerance: float) -> bool:
+    """Return whether all scores are alike, and other tags stand only where two can tie: two that do share 1."""
+    if (prediction["tokens"], prediction["spans"]) != (served["words"], served["spans"]):
+        return False
+    words = zip(prediction["tags"], served["tags"], prediction["scores"], served["scores"], strict=True)
+    return all(
+        abs(score - other) <= tolerance and (tag == another or score <= 0.5 + tolerance)
+        for tag, another, score, other in words
+    )
+
+
 def limits(state: State) -> list[str]:
     sentences = [
         f"It knows {len(state.labels)} tags: {', '.join(state.labels)}.",

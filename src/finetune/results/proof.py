@@ -1,0 +1,110 @@
+"""Whether what was saved is what was trained: both folders are loaded afresh and asked some rows of validation."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from finetune.core.console import some
+from finetune.core.errors import Fault, ModelError
+from finetune.data.sampler import window_lengths
+from finetune.data.table import Row
+from finetune.models.loading import load_model
+from finetune.models.prediction import predict_rows
+from finetune.models.tokenizers import load_tokenizer
+from finetune.tasks.task import Json, Prediction, State, Task
+
+ROWS, AT_MOST = 8, 12  # more than ROWS only where it takes more to have all kinds
+BATCH_SIZE = 8
+# How far another attention or device may move a score, be it a probability or a difference of logits. On a BERT of 24
+# layers, eager instead of sdpa moved logits by 2e-5; weights rounded to 16 bits moved them by 1e-2 (fp16) and 2e-1.
+TOLERANCE = 1e-3
+WINDOWS = ("no window", "one window", "several windows")
+FIX = (
+    "--resume_from_checkpoint true saves the best checkpoint again and proves it, without training; if it persists, "
+    "report it with resolved_config.yaml"
+)
+
+
+def choose(rows: Sequence[Row], windows: Dataset, task: Task[State]) -> list[Row]:
+    """Return the longest row, and rows of each kind: the task's kinds, and one, several or no windows.
+
+    `windows` are those of all rows. The row that adds most kinds comes next, and the first of equals.
+    """
+    owner = windows.with_format("arrow")[:]["row"].to_numpy()
+    counts = np.bincount(owner, minlength=len(rows))
+    tokens = np.bincount(owner, window_lengths(windows), len(rows))
+    kinds = [{*task.data.kinds(row), WINDOWS[min(n, 2)]} for row, n in zip(rows, counts.tolist(), strict=True)]
+    chosen = [int(tokens.argmax())]
+    missing = set().union(*kinds) - kinds[chosen[0]]
+    while missing and len(chosen) < AT_MOST:
+        chosen.append(max(range(len(rows)), key=lambda i: len(missing & kinds[i])))
+        missing -= kinds[chosen[-1]]
+    others = [i for i in range(min(ROWS, len(rows))) if i not in chosen]
+    return [rows[i] for i in sorted([*chosen, *others[: max(0, ROWS - len(chosen))]])]
+
+
+def prove(
+    model: Any, tokenizer: Any, rows: Sequence[Row], task: Task[State], state: State, pytorch: Path, mlflow_folder: Path
+) -> None:
+    """Load both folders and compare their answers with the trained model's.
+
+    Raises: ModelError with every row that differs, in either folder; nothing is deleted.
+    """
+    expected = predict_rows(model, tokenizer, rows, task, state, BATCH_SIZE)
+    answers = {
+        pytorch: _reloaded(pytorch, rows, task, state, model.device),
+        mlflow_folder: _served(mlflow_folder, rows, task),
+    }
+    found = {folder: differences(rows, expected, got, task, state) for folder, got in answers.items()}
+    faults = [
+        Fault(f"{folder} is not the model that was trained; it is kept, and so are the checkpoints", why=why, fix=FIX)
+        for folder, lines in found.items()
+        if (why := "\n    ".join(lines))
+    ]
+    if faults:
+        raise ModelError(*faults)
+
+
+def _reloaded(folder: Path, rows: Sequence[Row], task: Task[State], state: State, device: Any) -> list[Json]:
+    model, new = load_model(folder, task, state)
+    if new:
+        raise ModelError(Fault(f"{folder} lacks weights", why=", ".join(new), fix=FIX))
+    predictions = predict_rows(model.to(device), load_tokenizer(folder, task), rows, task, state, BATCH_SIZE)
+    return [task.serving.present(prediction) for prediction in predictions]
+
+
+def _served(folder: Path, rows: Sequence[Row], task: Task[State]) -> list[Json]:
+    import mlflow
+    import pandas as pd
+
+    records = pd.DataFrame([task.serving.request(row) for row in rows])
+    served: list[Json] = mlflow.pyfunc.load_model(str(folder)).predict(records).to_dict("records")
+    return served
+
+
+def differences(
+    rows: Sequence[Row], expected: Sequence[Prediction], got: Sequence[Json], task: Task[State], state: State
+) -> list[str]:
+    """Return a line for each row whose answer differs by more than rounding: the trained model's / the saved one's."""
+    lines = []
+    for row, prediction, answer in zip(rows, expected, got, strict=True):
+        different = list(_different(task.serving.present(prediction), answer))
+        if different and not task.serving.tied(prediction, answer, state, TOLERANCE):
+            lines.append(f"validation row {row['row']}, trained / saved: {some(different)}")
+    return lines
+
+
+def _different(one: Any, other: Any, place: str = "") -> Iterator[str]:
+    """Where two answers differ by more than the rounding of floats."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        for key in one:
+            yield from _different(one[key], other[key], f"{place} {key}".strip())
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for i, pair in enumerate(zip(one, other, strict=True)):
+            yield from _different(*pair, f"{place} {i}")
+    elif not (math.isclose(one, other, abs_tol=TOLERANCE) if isinstance(one, float) else one == other):
+        yield f"{place} {one!r} / {other!r}"

@@ -1,0 +1,169 @@
+"""The proof of what is saved: answers that tie may differ, since rounding decides them; other weights are found."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from finetune.data.tables import Row
+from transformers import BertForQuestionAnswering, BertForTokenClassification
+
+from finetune import model_selector, preprocess
+from finetune.core.errors import ModelError
+from finetune.data.folders import Preprocessed, read_rows
+from finetune.models.loading import load_model, stored_state
+from finetune.models.prediction import predict_rows
+from finetune.models.tokenizers import load_tokenizer
+from finetune.results import proof
+from finetune.tasks import load_task
+from tests.conftest import finetune_words, sample_rows, write_jsonl
+
+QA, TAGS = "question_answering", "token_classification"
+
+
+def prepared_ties(task: str, tiny_model: Path, folder: Path) -> Path:
+    """Data in windows of 48 tokens, some questions unanswerable, and a model whose answers are rounding alone.
+
+    What LayerNorm puts out has the sum 0, but for rounding, and the head takes nothing but that sum.
+    """
+    rows = {split: sample_rows(split, task)[:24] for split in ("train", "validation", "test")}
+    if task == QA:
+        for i, row in enumerate(row for some in rows.values() for row in some):
+            if i % 8:  # six words that are all the answer, so that any part of them scores
+                row["context"] = " ".join(row["context"].split()[:6])
+            row["answers"] = (
+                {"text": [row["context"]], "answer_start": [0]} if i % 8 else {"text": [], "answer_start": []}
+            )
+        model = BertForQuestionAnswering.from_pretrained(tiny_model)
+    else:
+        labels = sorted({tag for some in rows.values() for row in some for tag in row["ner_tags"]})
+        classes = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+        model = BertForTokenClassification.from_pretrained(tiny_model, **classes)
+    head = model.get_submodule("qa_outputs" if task == QA else "classifier")
+    with torch.no_grad():
+        head.bias.zero_()
+        head.weight.copy_(10 * torch.linspace(-1, 1, len(head.weight))[:, None].expand_as(head.weight))
+    shutil.copytree(tiny_model, folder / "source")
+    model.save_pretrained(folder / "source")
+    given = ["--task", task, "--model_selector_output", str(folder / "model"), "--output_dir", str(folder / "data")]
+    for split, some in rows.items():
+        given += [f"--{split}_file_path", str(write_jsonl(folder / f"{split}.jsonl", some))]
+    source = ["--pytorch_model_path", str(folder / "source"), "--output_dir", str(folder / "model")]
+    model_selector.main(["--task", task, *source])
+    preprocess.main([*given, "--max_seq_length", "48", "--doc_stride", "12"])
+    return folder
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module", params=[QA, TAGS])
+def ties(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepared_ties(request.param, tiny_model, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.mark.slow
+def test_ties_are_no_difference(ties: Path) -> None:
+    """Trained with one attention, loaded with another: the answers differ, and are alike."""
+    given = {"max_steps": 1, "learning_rate": 1e-9, "attn_implementation": "eager"}
+    ran = command("-m", "finetune.run", *finetune_words(ties, ties, **given))
+    assert ran.returncode == 0, ran.stderr
+    assert re.search(r"equal to the trained model on \d+ rows", ran.stdout + ran.stderr)
+    task = load_task(TAGS if ties.name.startswith(TAGS) else QA)
+    folder, rows = ties / "pytorch", read_rows(Preprocessed.rows_file(ties / "data", "validation"))
+    state, tokenizer = stored_state(folder, task), load_tokenizer(folder, task)
+    answers, threads = {}, torch.get_num_threads()
+    try:
+        for attention, count in (("eager", 1), ("sdpa", 1), ("sdpa", 2)):
+            torch.set_num_threads(count)
+            model, _ = load_model(folder, task, state, attn_implementation=attention)
+            answers[attention, count] = predict_rows(model, tokenizer, rows, task, state, 8)
+    finally:
+        torch.set_num_threads(threads)
+    served = {how: [task.serving.present(p) for p in predictions] for how, predictions in answers.items()}
+    kept = ("answer",) if task.name == QA else ("words", "tags")
+    texts = {how: [[answer[name] for name in kept] for answer in found] for how, found in served.items()}
+    assert texts["eager", 1] != texts["sdpa", 1]
+    for expected in answers.values():
+        for got in served.values():
+            assert proof.differences(rows, expected, got, task, state) == []
+
+
+TAMPERED = """
+import sys
+from finetune import run
+from finetune.core.process import run_main
+from finetune.results import proof
+from safetensors.torch import load_file, save_file
+
+prove = proof.prove
+
+def tampered(*arguments):
+    for folder in arguments[-2:]:
+        (file,) = folder.glob("model.safetensors") if folder.name == "pytorch" else folder.rglob("model.safetensors")
+        weights = load_file(file)
+        save_file({**weights, "qa_outputs.weight": -weights["qa_outputs.weight"]}, file, {"format": "pt"})
+    prove(*arguments)
+
+proof.prove = tampered
+run_main(run.main)
+"""
+
+
+@pytest.mark.slow
+def test_other_weights_are_found_and_all_is_kept(prepared: Path, tmp_path: Path) -> None:
+    given = finetune_words(prepared, tmp_path, max_steps=2, eval_steps=1, evaluation_strategy="steps")
+    ran = command("-c", TAMPERED, *given)
+    assert ran.returncode == ModelError.exit_code
+    faults = ran.stderr.split("model error: ")[1:]
+    assert [fault.split(" is not the model that was trained; it is kept")[0] for fault in faults] == [
+        str(tmp_path / "pytorch"), str(tmp_path / "mlflow"),
+    ]  # fmt: skip
+    found = [re.findall(r"validation row (\d+), trained / saved: .*score [\d.]+ / [\d.]+", fault) for fault in faults]
+    assert found[0] == found[1] and len(found[0]) > 4
+    assert (tmp_path / "pytorch" / "model.safetensors").is_file() and (tmp_path / "mlflow" / "MLmodel").is_file()
+    assert len(list(tmp_path.glob("pytorch/checkpoint-*/complete"))) == 2
+    assert all("fix: --resume_from_checkpoint true" in fault for fault in faults)
+    again = command("-m", "finetune.run", *given, "--resume_from_checkpoint", "true")
+    assert again.returncode == 0, again.stderr
+    assert "nothing is left to train" in again.stdout + again.stderr
+
+
+# --- which rows ---
+
+
+def chosen(rows: list[Row], lengths: list[list[int]], task: str = QA) -> list[int]:
+    """The places of the rows that are chosen, of rows with windows of these lengths."""
+    windows = {
+        "input_ids": [[0] * length for of_row in lengths for length in of_row],
+        "row": [i for i, of_row in enumerate(lengths) for _ in of_row],
+    }
+    found = proof.choose(rows, Dataset.from_dict(windows).with_format("numpy"), load_task(task))
+    return [row["row"] for row in found]
+
+
+def questions(count: int, unanswerable: tuple[int, ...] = ()) -> list[Row]:
+    return [{"row": i, "answers": {"text": [] if i in unanswerable else ["a"]}} for i in range(count)]
+
+
+def test_rows_of_all_kinds_are_chosen() -> None:
+    """Row 30 is the longest, 25 the first of several windows without an answer, 20 the only one without any."""
+    lengths = [[9]] * 40
+    lengths[20], lengths[25], lengths[28], lengths[30] = [], [9, 3], [9, 3], [40]
+    assert chosen(questions(40, (25, 35)), lengths) == [0, 1, 2, 3, 4, 20, 25, 30]
+    assert chosen(questions(40, (25, 35)), [[9]] * 40) == [0, 1, 2, 3, 4, 5, 6, 25]
+    assert chosen(questions(3), [[9]] * 3) == [0, 1, 2]
+
+
+def test_rows_of_all_tags_are_chosen() -> None:
+    """The row with most of what is missing comes first; more than 12 are never asked."""
+    tagged = [{"row": i, "tags": ["O"]} for i in range(50)]
+    tagged[40]["tags"], tagged[41]["tags"], tagged[42]["tags"] = ["A"], ["A", "B", "C"], ["D"]
+    assert chosen(tagged, [[5]] * 50, TAGS) == [0, 1, 2, 3, 4, 5, 41, 42]
+    each = [{"row": i, "tags": [f"T{i}"]} for i in range(50)]
+    assert chosen(each, [[5]] * 49 + [[6]], TAGS) == [*range(11), 49]
