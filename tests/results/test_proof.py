@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from finetune.data.tables import Row
 from transformers import BertForQuestionAnswering, BertForTokenClassification
 
 from finetune import model_selector, preprocess
 from finetune.core.errors import ModelError
 from finetune.data.folders import Preprocessed, read_rows
+from finetune.data.table import Row
 from finetune.models.loading import load_model, stored_state
 from finetune.models.prediction import predict_rows
 from finetune.models.tokenizers import load_tokenizer

@@ -52,10 +52,10 @@ def _say(error: FinetuneError) -> int:
         traceback.print_exc()
     if "TORCHELASTIC_ERROR_FILE" in os.environ:  # torchrun shows it below its own account of what failed
         Path(os.environ["TORCHELASTIC_ERROR_FILE"]).write_text(json.dumps({"message": str(error)}), encoding="utf-8")
-    if speaks():
+    if not speaks() and not error.known_to_all:
+        time.sleep(timing.TURN)  # an error of all processes is said by the main one, and launchers then end the others
+    if speaks() or not error.known_to_all:
         print(error, file=sys.stderr, flush=True)
-    elif not error.known_to_all:
-        time.sleep(timing.TURN)
     return error.exit_code
 
 
