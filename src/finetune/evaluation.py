@@ -14,6 +14,7 @@ from finetune.cli import settle_task
 from finetune.core.console import progress, quiet_libraries, say, start
 from finetune.core.errors import DataError, Fault
 from finetune.core.process import run_main
+from finetune.core.types import Json
 from finetune.core.world import World
 from finetune.data.folders import SPLITS, Preprocessed, Trained, read_rows
 from finetune.data.readers import read_table
@@ -144,7 +145,7 @@ def write_predictions(
 
 
 def write_metrics(
-    path: Path, rows: list[Row], kept: list["Prediction"], task: "Task[State]", state: "State", facts: dict[str, Any]
+    path: Path, rows: list[Row], kept: list["Prediction"], task: "Task[State]", state: "State", facts: Json
 ) -> tuple[dict[str, float], "Breakdown"]:
     """metrics.json if any row has gold. -> the metrics and where they come from; none without."""
     from finetune.tasks.task import Breakdown

@@ -13,6 +13,7 @@ from finetune.cli import settle_task
 from finetune.core.console import quiet_libraries, say, start
 from finetune.core.errors import Fault, ModelError, first_line
 from finetune.core.process import run_main
+from finetune.core.types import Json
 from finetune.data.folders import SelectedModel
 from finetune.params.model_import import ModelImportParams
 
@@ -206,7 +207,7 @@ def save_as_safetensors(pickled: list[Path], target: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    tensors: dict[str, Any] = {}
+    tensors: Json = {}
     fix = "convert it to safetensors on a machine where you trust it"
     for path in pickled:
         try:

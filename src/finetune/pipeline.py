@@ -12,13 +12,13 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from finetune.azure import processes, snapshot
 from finetune.azure.pipeline_yaml import Pipeline, load_pipeline, needs
 from finetune.azure.plan import USAGE, Prepared, Words, prepare, read_words
 from finetune.check import commands_of, settle_steps
 from finetune.core.process import run_main
+from finetune.core.types import Json
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def finished(record: Path, item: Prepared) -> bool:
     return there and bool(json.loads(record.read_text())["key"] == item.key)
 
 
-def save_record(record: Path, values: dict[str, Any]) -> None:
+def save_record(record: Path, values: Json) -> None:
     """In one piece: a record that exists is whole."""
     part = record.with_suffix(".part")
     part.write_text(json.dumps(values, indent=2) + "\n")

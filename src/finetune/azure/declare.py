@@ -14,6 +14,7 @@ from finetune import __version__
 from finetune.azure.interface import command_line, yaml_input, yaml_inputs, yaml_outputs
 from finetune.core.errors import Fault, ParameterError
 from finetune.core.process import run_main
+from finetune.core.types import Json
 from finetune.params.components import TASKS, ComputeParams, TaskComponents
 from finetune.params.schema import params_of
 
@@ -127,7 +128,7 @@ def generated() -> dict[Path, str]:
     return files
 
 
-def command_component(task: str, classes: TaskComponents, c: Component) -> dict[str, Any]:
+def command_component(task: str, classes: TaskComponents, c: Component) -> Json:
     """A `type: command` component."""
     params = vars(classes)[c.name]
     component = {
@@ -151,7 +152,7 @@ def command_component(task: str, classes: TaskComponents, c: Component) -> dict[
     return component
 
 
-def pipeline_component(task: str, classes: TaskComponents) -> dict[str, Any]:
+def pipeline_component(task: str, classes: TaskComponents) -> Json:
     """The four components wired, every input of theirs at the top."""
     inputs = {p.name: yaml_input(p) for p in params_of(ComputeParams)}
     for c in COMPONENTS:
@@ -174,7 +175,7 @@ def pipeline_component(task: str, classes: TaskComponents) -> dict[str, Any]:
     }
 
 
-def node(task: str, classes: TaskComponents, c: Component) -> dict[str, Any]:
+def node(task: str, classes: TaskComponents, c: Component) -> Json:
     """One job of the pipeline."""
     bound = {}
     for p in params_of(vars(classes)[c.name]):
@@ -183,7 +184,7 @@ def node(task: str, classes: TaskComponents, c: Component) -> dict[str, Any]:
             bound[p.name] = f"${{{{parent.jobs.{task}_{component}.outputs.{output}}}}}"
         elif not p.output and (c.name, p.name) not in NOT_IN_PIPELINE:
             bound[p.name] = f"${{{{parent.inputs.{p.name}}}}}"
-    job: dict[str, Any] = {
+    job: Json = {
         "type": "command",
         "component": f"file:./{c.name}.yaml",
         "compute": f"${{{{parent.inputs.compute_{c.step}}}}}",
@@ -205,7 +206,7 @@ def node(task: str, classes: TaskComponents, c: Component) -> dict[str, Any]:
     return {key: value for key, value in job.items() if value}
 
 
-def environment(device: str) -> dict[str, Any]:
+def environment(device: str) -> Json:
     """An Azure ML environment given as a file, so that components can be submitted before anything is registered."""
     return {
         "$schema": f"{SCHEMAS}/environment.schema.json",
@@ -217,7 +218,7 @@ def environment(device: str) -> dict[str, Any]:
     }
 
 
-def conda(device: str) -> dict[str, Any]:
+def conda(device: str) -> Json:
     """The package's dependencies at the versions of constraints.txt."""
     import tomllib
 
@@ -233,7 +234,7 @@ def conda(device: str) -> dict[str, Any]:
     }
 
 
-def dump(value: dict[str, Any]) -> str:
+def dump(value: Json) -> str:
     """YAML; the one long command is folded, which leaves it a single line."""
     import yaml
 

@@ -1,18 +1,17 @@
 """Parameters as the inputs, the outputs and the command of a component YAML, and back."""
 
-from typing import Any
-
+from finetune.core.types import Json
 from finetune.params.schema import BOOLEAN, Param, params_of, to_text
 
 
-def yaml_inputs(cls: type) -> dict[str, dict[str, Any]]:
+def yaml_inputs(cls: type) -> dict[str, Json]:
     """The `inputs:` block of the component YAML."""
     return {p.name: yaml_input(p) for p in params_of(cls) if not p.output}
 
 
-def yaml_input(p: Param) -> dict[str, Any]:
+def yaml_input(p: Param) -> Json:
     """One entry of an `inputs:` block. Booleans are string enums, as in the published components."""
-    entry: dict[str, Any] = {"type": "string" if p.kind == "boolean" else p.kind, "description": p.doc}
+    entry: Json = {"type": "string" if p.kind == "boolean" else p.kind, "description": p.doc}
     if not p.required:
         entry["optional"] = True
     if p.default is not None:
@@ -26,7 +25,7 @@ def yaml_input(p: Param) -> dict[str, Any]:
     return entry
 
 
-def from_yaml(name: str, entry: dict[str, Any]) -> Param:
+def from_yaml(name: str, entry: Json) -> Param:
     """The parameter that an entry of a component YAML's `inputs:` or `outputs:` declares."""
     enum = tuple(str(value) for value in entry.get("enum", ()))
     kind = "boolean" if set(enum) == set(BOOLEAN) else entry["type"]
@@ -37,7 +36,7 @@ def from_yaml(name: str, entry: dict[str, Any]) -> Param:
     )
 
 
-def yaml_outputs(cls: type) -> dict[str, dict[str, Any]]:
+def yaml_outputs(cls: type) -> dict[str, Json]:
     """The `outputs:` block of the component YAML."""
     return {p.name: {"type": p.kind, "description": p.doc} for p in params_of(cls) if p.output}
 

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from finetune.azure import snapshot
 from finetune.azure.interface import from_yaml
 from finetune.core.errors import Fault, ParameterError
+from finetune.core.types import Json
 from finetune.params.schema import Param, did_you_mean, to_text
 
 _PARENT_INPUT = re.compile(r"\$\{\{\s*parent\.inputs\.(\w+)\s*\}\}")
@@ -42,12 +42,12 @@ class Step:
     """One job of the pipeline and its component."""
 
     name: str
-    component: dict[str, Any]
+    component: Json
     inputs: dict[str, Param]
     outputs: dict[str, Param]
     bound_inputs: dict[str, str]
     bound_outputs: dict[str, str]
-    settings: dict[str, Any]  # compute, resources, distribution
+    settings: Json  # compute, resources, distribution
     snapshot: snapshot.Snapshot
 
 
@@ -88,7 +88,7 @@ def load_pipeline(path: Path) -> Pipeline:
     return Pipeline(path, inputs, outputs, tuple(steps[name] for name in _order(steps)))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Json:
     if not path.is_file():
         raise ParameterError(Fault(f"{path} is missing", fix="give the path of a component YAML"))
     try:
@@ -100,11 +100,11 @@ def _read(path: Path) -> dict[str, Any]:
     return spec
 
 
-def _params(entries: dict[str, Any] | None) -> dict[str, Param]:
+def _params(entries: Json | None) -> dict[str, Param]:
     return {name: from_yaml(name, entry) for name, entry in (entries or {}).items()}
 
 
-def _step(pipeline: Path, name: str, job: dict[str, Any]) -> Step:
+def _step(pipeline: Path, name: str, job: Json) -> Step:
     path = (pipeline.parent / str(job.get("component", "")).removeprefix("file:")).resolve()
     component = _read(path)
     if "command" not in component:

@@ -13,6 +13,7 @@ from typing import IO, Any
 from finetune.core import timing
 from finetune.core.errors import Fault, StepError
 from finetune.core.launch import free_port
+from finetune.core.types import Json
 
 LOG_LINES_SHOWN = 12
 
@@ -60,7 +61,7 @@ def execute(name: str, command: str, processes: int, world: int, home: Path, out
 
 def environment(rank: int, processes: int, world: int, port: int, output: Path) -> dict[str, str]:
     """The variables that Azure ML sets for one process of a PyTorch job."""
-    own: dict[str, Any] = {
+    own: Json = {
         "RANK": rank,
         "LOCAL_RANK": rank % processes,
         "NODE_RANK": rank // processes,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.core.errors import DataError, Fault
+from finetune.core.types import Json
 from finetune.data.table import Row, Table
 
 
@@ -26,7 +27,7 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Row]]:
         yield number, _with_names(row, names)
 
 
-def _class_names(features: dict[str, Any]) -> dict[str, list[str]]:
+def _class_names(features: Json) -> dict[str, list[str]]:
     """Column -> names of its classes, of those that the datasets library keeps as numbers."""
     inner = {column: kind.get("feature", kind) for column, kind in features.items() if isinstance(kind, dict)}
     return {column: kind["names"] for column, kind in inner.items() if kind.get("_type") == "ClassLabel"}

@@ -6,11 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from finetune.core.types import Json
+
 Columns = dict[str, list[Any]]
 Batch = dict[str, Any]  # name -> tensor
 
 
-def collate(windows: Sequence[dict[str, Any]], padding: dict[str, int]) -> Batch:
+def collate(windows: Sequence[Json], padding: dict[str, int]) -> Batch:
     """Windows of unequal length -> tensors (B, L) padded on the right to the longest, and (B,) for plain numbers."""
     batch: Batch = {}
     for name, first in windows[0].items():
@@ -25,13 +27,13 @@ def collate(windows: Sequence[dict[str, Any]], padding: dict[str, int]) -> Batch
     return batch
 
 
-def as_windows(columns: Columns) -> list[dict[str, Any]]:
+def as_windows(columns: Columns) -> list[Json]:
     """Columns of equal length -> one dict for each window."""
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def batches_by_length(
-    windows: Sequence[dict[str, Any]], batch_size: int, padding: dict[str, int], device: Any
+    windows: Sequence[Json], batch_size: int, padding: dict[str, int], device: Any
 ) -> Iterator[Batch]:
     """Batches of windows of like length, so that little is padded. The "row" column says whose each is."""
     order = sorted(range(len(windows)), key=lambda i: -len(windows[i]["input_ids"]))

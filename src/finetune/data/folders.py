@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.core.errors import Fault, HandoffError
+from finetune.core.types import Json
 
 VERSION = 1
 SPLITS = ("train", "validation", "test")
@@ -52,7 +53,7 @@ class SplitReport:
     rows_left_out: int  # by max_train_samples or max_eval_samples
     rows_kept: int
     windows: int  # 0 for test: evaluation encodes it, for the model that it is given
-    problems: dict[str, dict[str, Any]]  # reason -> {"count", "action", "rows": first row numbers}
+    problems: dict[str, Json]  # reason -> {"count", "action", "rows": first row numbers}
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Preprocessed:
     """
 
     task: str
-    state: dict[str, Any]  # the task's own: how rows are encoded and decoded
+    state: Json  # the task's own: how rows are encoded and decoded
     splits: dict[str, SplitReport]
     model_type: str
     split_source: str  # where validation and test come from
@@ -119,7 +120,7 @@ class Trained:
     device: str
     speed: dict[str, float]  # train_seconds, train_samples_per_second, train_tokens_per_second
     splits: dict[str, SplitReport]
-    parameters: dict[str, Any]  # those away from their defaults
+    parameters: Json  # those away from their defaults
     versions: dict[str, str]  # package -> version
 
     FILE = "training.json"
@@ -152,7 +153,7 @@ class Trained:
         return Path(self.base_model).name
 
 
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_rows(path: Path, rows: list[Json]) -> None:
     """One JSON object per line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
@@ -160,7 +161,7 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
             file.write(json.dumps(row, ensure_ascii=True) + "\n")  # half a surrogate pair can't be written as UTF-8
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[Json]:
     """The rows that `write_rows` wrote."""
     with path.open(encoding="utf-8", newline="\n") as file:
         return [json.loads(line) for line in file]
@@ -174,14 +175,14 @@ def _write(path: Path, record: Any) -> None:
     part.replace(path)
 
 
-def _read(path: Path, task: str, port: str, module: str) -> dict[str, Any]:
+def _read(path: Path, task: str, port: str, module: str) -> Json:
     if not path.is_file():
         fix = f"pass the output folder of `python -m finetune.{module}` as --{port}"
         raise HandoffError(
             Fault(f"{path.parent} has no {path.name}", why="the component before this one writes it last", fix=fix)
         )
     try:
-        values: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+        values: Json = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         fix = f"run `python -m finetune.{module}` again"
         raise HandoffError(Fault(f"{path} is damaged", why=str(error), fix=fix)) from None

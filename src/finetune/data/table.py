@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune.core.errors import DataError, Fault
+from finetune.core.types import Json
 from finetune.params.schema import did_you_mean
 
 Row = dict[str, Any]
@@ -37,7 +38,7 @@ class Table:
 class Audit:
     """What was dropped, repaired or kept with a remark: reason -> action and row numbers."""
 
-    problems: dict[str, dict[str, Any]] = field(default_factory=dict)
+    problems: dict[str, Json] = field(default_factory=dict)
 
     def add(self, action: str, reason: str, number: int) -> None:
         entry = self.problems.setdefault(reason, {"action": action, "count": 0, "rows": []})

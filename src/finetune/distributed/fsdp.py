@@ -1,8 +1,8 @@
 """PyTorch's fully sharded data parallelism (FSDP2), by way of accelerate: GPUs only."""
 
-from typing import Any
-
 from transformers import PreTrainedModel
+
+from finetune.core.types import Json
 
 
 def layers(model: PreTrainedModel) -> list[str]:
@@ -10,7 +10,7 @@ def layers(model: PreTrainedModel) -> list[str]:
     return [name for name in model._no_split_modules or () if "Embed" not in name]
 
 
-def arguments(model: PreTrainedModel) -> dict[str, Any]:
+def arguments(model: PreTrainedModel) -> Json:
     """What the Trainer is told. Checkpoints hold whole weights."""
     config = {
         "version": 2,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from finetune.core.errors import ParameterError, UnsupportedError
+from finetune.core.types import Json
 from finetune.core.world import World
 from finetune.distributed import zero_config, zero_schema
 from finetune.params.finetune import FinetuneParams
@@ -26,7 +27,7 @@ class Settled(Generic[P]):
     asked: P  # the command line
     params: P  # what it comes to by what is given
     given: tuple[Derived, ...]  # by a preset or a DeepSpeed config
-    deepspeed: dict[str, Any] | None  # the config; None without DeepSpeed
+    deepspeed: Json | None  # the config; None without DeepSpeed
     notes: tuple[str, ...]  # what has no effect
 
 

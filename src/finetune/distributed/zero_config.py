@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from finetune.core.errors import Fault, ParameterError, UnsupportedError
+from finetune.core.types import Json
 from finetune.distributed.zero_schema import NOT_HERE, TYPES, filled, offloads, read, stage, type_of
 from finetune.params.finetune import FinetuneParams
 from finetune.params.provenance import Derived
@@ -33,7 +33,7 @@ BLOCKS = {
 }
 
 
-def merge(params: FinetuneParams, processes: int) -> tuple[FinetuneParams, dict[str, Any] | None, list[Derived]]:
+def merge(params: FinetuneParams, processes: int) -> tuple[FinetuneParams, Json | None, list[Derived]]:
     """(the parameters that run, the config or None without DeepSpeed, what is not as it was given).
 
     Raises: ParameterError for a config that can't be read or contradicts itself; UnsupportedError.
@@ -52,14 +52,14 @@ def merge(params: FinetuneParams, processes: int) -> tuple[FinetuneParams, dict[
     return params, config, said
 
 
-def _bundled(wanted: str) -> dict[str, Any]:
+def _bundled(wanted: str) -> Json:
     """The config of the stage, without DeepSpeed's import: tests read it as they read any other."""
     path = next(path for folder in CONFIGS if (path := folder / f"zero{wanted}.json").is_file())
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    config: Json = json.loads(path.read_text(encoding="utf-8"))
     return config
 
 
-def refuse(config: dict[str, Any]) -> None:
+def refuse(config: Json) -> None:
     """Raises: UnsupportedError, with everything in the config that is not supported."""
     faults = []
     if stage(config) not in (1, 2, 3):
@@ -77,12 +77,12 @@ def refuse(config: dict[str, Any]) -> None:
         raise UnsupportedError(*faults)
 
 
-def _with_blocks(params: FinetuneParams, config: dict[str, Any]) -> tuple[FinetuneParams, list[Derived]]:
+def _with_blocks(params: FinetuneParams, config: Json) -> tuple[FinetuneParams, list[Derived]]:
     """The parameters as the config's optimizer and scheduler have them, and their blocks as the parameters then are.
 
     Raises: ParameterError for two values of one parameter, and for those that it can't have.
     """
-    found: dict[str, Any] = {}
+    found: Json = {}
     said, faults = [], []
     for block, (name, keys) in BLOCKS.items():
         if block not in config:
@@ -112,7 +112,7 @@ def _with_blocks(params: FinetuneParams, config: dict[str, Any]) -> tuple[Finetu
     return replace(params, **found), said
 
 
-def _out_of_range(found: dict[str, Any]) -> Iterator[Fault]:
+def _out_of_range(found: Json) -> Iterator[Fault]:
     """The faults of values that the command line would refuse too."""
     known = {parameter.name: parameter for parameter in params_of(FinetuneParams)}
     for name, value in found.items():
@@ -122,7 +122,7 @@ def _out_of_range(found: dict[str, Any]) -> Iterator[Fault]:
             yield Fault(f"{name} {value} of the deepspeed config {error}")
 
 
-def _parameters_win(params: FinetuneParams, config: dict[str, Any], processes: int) -> list[Derived]:
+def _parameters_win(params: FinetuneParams, config: Json, processes: int) -> list[Derived]:
     """Let the Trainer fill in what the parameters say. -> where the config said something else.
 
     Those would be transformers' mismatches, at which it stops, but only once the model is loaded.
@@ -145,9 +145,9 @@ def _parameters_win(params: FinetuneParams, config: dict[str, Any], processes: i
     return said
 
 
-def sharding(config: dict[str, Any] | None, processes: int) -> dict[str, Any]:
+def sharding(config: Json | None, processes: int) -> Json:
     """How the run is sharded, as that of a checkpoint that it goes on from must be; nothing without DeepSpeed."""
     if config is None:
         return {}
-    blocks: dict[str, Any] = {name: config[name] for name in BLOCKS if name in config}
+    blocks: Json = {name: config[name] for name in BLOCKS if name in config}
     return {"ZeRO stage": stage(config), "processes": processes, "offload": offloads(config), **blocks}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from finetune.core.errors import Fault, ParameterError
+from finetune.core.types import Json
 from finetune.params.schema import did_you_mean
 
 if TYPE_CHECKING:
@@ -51,14 +52,14 @@ AUTO = {
 NEVER_AUTO = {f"zero_optimization.{key}" for key in ("stage", "offload_optimizer.device", "offload_param.device")}
 
 
-def read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> Json:
     """Return the config without what is `null`, which counts as left out.
 
     Raises: ParameterError, with every key that DeepSpeed does not know and every value that it can't take.
     """
     from deepspeed.runtime.config_utils import dict_raise_error_on_duplicate_keys
 
-    def block(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def block(pairs: list[tuple[str, Any]]) -> Json:
         return {key: value for key, value in dict_raise_error_on_duplicate_keys(pairs).items() if value is not None}
 
     try:
@@ -72,7 +73,7 @@ def read(path: Path) -> dict[str, Any]:
     return config
 
 
-def _faults(block: dict[str, Any], model: "type[BaseModel]", path: tuple[str, ...] = ()) -> list[Fault]:
+def _faults(block: Json, model: "type[BaseModel]", path: tuple[str, ...] = ()) -> list[Fault]:
     """The faults of the block and of those in it."""
     from deepspeed.runtime.config_utils import DeepSpeedConfigModel
 
@@ -158,7 +159,7 @@ def _model_in(field: "FieldInfo") -> "type[BaseModel] | None":
     return next((kind for kind in kinds if inspect.isclass(kind) and issubclass(kind, BaseModel)), None)
 
 
-def _model_of(config: dict[str, Any]) -> "type[BaseModel]":
+def _model_of(config: Json) -> "type[BaseModel]":
     """The model of a whole config: its blocks have models of DeepSpeed, or keys that its parser asks for."""
     from deepspeed.comm.config import CommsLoggerConfig
     from deepspeed.compile.config import CompileConfig
@@ -182,12 +183,12 @@ def _model_of(config: dict[str, Any]) -> "type[BaseModel]":
     }
     for block in TYPES:
         kind = type_of(block, config.get(block))
-        params = _model(arguments(kind)) if kind else dict[str, Any]
+        params = _model(arguments(kind)) if kind else Json
         kinds[block] = _model({**asked[block].kinds, "type": str, "params": params})
     return _model(kinds)
 
 
-def _model(kinds: dict[str, Any]) -> "type[BaseModel]":
+def _model(kinds: Json) -> "type[BaseModel]":
     from pydantic import create_model
 
     fields: Any = {key: (kind, None) for key, kind in kinds.items()}
@@ -200,7 +201,7 @@ class _Asked(UserDict[str, Any]):
 
     def __init__(self, blocks: Iterable[str] = ()) -> None:
         super().__init__({block: _Asked() for block in blocks})
-        self.kinds: dict[str, Any] = {}
+        self.kinds: Json = {}
 
     def get(self, key: str, default: Any = None) -> Any:
         self.kinds[key] = _kind(default)
@@ -231,7 +232,7 @@ def type_of(block: str, given: Any) -> str | None:
     return next((kind for kind in TYPES[block] if kind.lower() == name.lower()), None)
 
 
-def arguments(kind: str) -> dict[str, Any]:
+def arguments(kind: str) -> Json:
     """The arguments of a type of optimizer or scheduler: name -> type.
 
     There may be several classes of an optimizer: which DeepSpeed takes follows from the config and the machine.
@@ -244,7 +245,7 @@ def arguments(kind: str) -> dict[str, Any]:
     of_deepspeed = kind.removesuffix("W")  # it has one class for Adam and AdamW
     names = (kind, f"Fused{of_deepspeed}", f"DeepSpeedCPU{of_deepspeed}")
     modules = (torch.optim, adagrad, adam, lamb, lion, lr_schedules)
-    found: dict[str, Any] = {TORCH_ADAM_PARAM: bool} if of_deepspeed == "Adam" else {}
+    found: Json = {TORCH_ADAM_PARAM: bool} if of_deepspeed == "Adam" else {}
     for made in (vars(module)[name] for module in modules for name in names if name in vars(module)):
         _, *taken = inspect.signature(made).parameters.values()  # the first are the weights
         found |= {a.name: a.annotation if a.annotation in (bool, int, float) else _kind(a.default) for a in taken}
@@ -258,12 +259,12 @@ def filled(block: str, kind: str) -> list[str]:
     return [name for name in arguments(kind) if f"{block}.params.{name}" in AUTO]
 
 
-def stage(config: dict[str, Any]) -> int:
+def stage(config: Json) -> int:
     """The stage of ZeRO; 0 where the config has none."""
     return int(config.get("zero_optimization", {}).get("stage", 0))
 
 
-def offloads(config: dict[str, Any]) -> bool:
+def offloads(config: Json) -> bool:
     """Whether the optimizer runs on the CPU, beside a GPU or not."""
     device = config.get("zero_optimization", {}).get("offload_optimizer", {}).get("device", "none")
     return bool(device != "none")

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from finetune.core.errors import Fault, ModelError, UnsupportedError, first_line
+from finetune.core.types import Json
 from finetune.models.head import fit_head, head_parameters, of_another_task
 from finetune.tasks.task import State, Task
 
@@ -155,6 +156,6 @@ def stored_task(folder: Path) -> str | None:
     return _stored(folder).get("task")
 
 
-def _stored(folder: Path) -> dict[str, Any]:
-    entry: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(STATE_KEY) or {}
+def _stored(folder: Path) -> Json:
+    entry: Json = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(STATE_KEY) or {}
     return entry

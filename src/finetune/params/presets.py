@@ -2,19 +2,19 @@
 
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
+from finetune.core.types import Json
 from finetune.params.finetune import FinetuneParams
 from finetune.params.provenance import Derived
 
 FILE = Path(__file__).with_name("presets.yaml")
 
 
-def load(processes: int) -> dict[str, dict[str, Any]]:
+def load(processes: int) -> dict[str, Json]:
     """Preset -> the values that it recommends for a run of so many processes."""
     import yaml
 
-    presets: dict[str, dict[str, Any]] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    presets: dict[str, Json] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
     for values in presets.values():
         on_several = values.pop("on_several_devices", {})
         if processes > 1:

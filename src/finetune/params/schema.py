@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from finetune.core.errors import Fault, ParameterError
+from finetune.core.types import Json
 
 T = TypeVar("T")
 PortKind = Literal["uri_file", "uri_folder", "mltable", "custom_model", "mlflow_model"]
@@ -93,7 +94,7 @@ class Param:
         return value
 
 
-def non_default(params: Any) -> dict[str, Any]:
+def non_default(params: Any) -> Json:
     """The parameters that are not at their default; folders and files left out."""
     given = vars(params)
     return {p.name: given[p.name] for p in params_of(type(params)) if not p.is_port and given[p.name] != p.default}
@@ -164,7 +165,7 @@ def parse(cls: type[T], argv: Sequence[str], prog: str) -> T:
         print(help_text(cls, prog))
         raise SystemExit(0)
     words, faults = _split(argv, known)
-    values: dict[str, Any] = {}
+    values: Json = {}
     for name, text in words.items():
         try:
             values[name] = known[name].convert(text)
@@ -213,7 +214,7 @@ def _example(p: Param) -> str:
 def help_text(cls: type, prog: str) -> str:
     """The --help page, one section for each group."""
     parser = argparse.ArgumentParser(prog=prog, usage=f"{prog} --NAME VALUE ...", add_help=False)
-    sections: dict[str, Any] = {}
+    sections: Json = {}
     for p in params_of(cls):
         if p.group not in sections:
             sections[p.group] = parser.add_argument_group(p.group)

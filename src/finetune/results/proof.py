@@ -10,12 +10,13 @@ from datasets import Dataset
 
 from finetune.core.console import some
 from finetune.core.errors import Fault, ModelError
+from finetune.core.types import Json
 from finetune.data.sampler import window_lengths
 from finetune.data.table import Row
 from finetune.models.loading import load_model
 from finetune.models.prediction import predict_rows
 from finetune.models.tokenizers import load_tokenizer
-from finetune.tasks.task import Json, Prediction, State, Task
+from finetune.tasks.task import Prediction, State, Task
 
 ROWS, AT_MOST = 8, 12  # more than ROWS only where it takes more to have all kinds
 BATCH_SIZE = 8

@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 
+from finetune.core.types import Json
 from finetune.data.folders import Trained
 from finetune.params.components import TASKS
 from finetune.results import charts
@@ -60,9 +61,9 @@ def write(
     findings: Findings,
     scores: dict[str, float],
     breakdown: Breakdown,
-    facts: dict[str, Any],
+    facts: Json,
     state: State,
-    parameters: dict[str, Any],
+    parameters: Json,
     trained: Trained | None,
 ) -> None:
     """Write the page.

@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune import __version__
 from finetune.core.errors import Fault, ModelError
+from finetune.core.types import Json
 from finetune.data.folders import Trained
 from finetune.models.loading import BASE_MODEL, STATE_KEY
 from finetune.results import card
@@ -84,13 +85,13 @@ def save_mlflow(model: Any, tokenizer: Any, task: Task[State], state: State, tra
         shutil.copytree(staged, folder, dirs_exist_ok=True)
 
 
-def _schema(types: dict[str, dict[str, Any]]) -> Any:
+def _schema(types: dict[str, Json]) -> Any:
     from mlflow.types import ColSpec, Schema
 
     return Schema([ColSpec.from_json_dict(name=name, required=True, **kind) for name, kind in types.items()])
 
 
-def conda_env() -> dict[str, Any]:
+def conda_env() -> Json:
     """The environment that serves the model, pinned to what trained it."""
     pins = [f"{name}=={version(name).partition('+')[0]}" for name in SERVING_PACKAGES]
     python = f"python={sys.version_info.major}.{sys.version_info.minor}"

@@ -12,6 +12,8 @@ from typing import Any
 import mlflow
 import pandas as pd
 
+from finetune.core.types import Json
+
 BATCH_SIZE = 8
 SHOWN = 5  # faulty values in an error
 
@@ -39,7 +41,7 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         model, _ = load_model(folder, self.task, self.state)
         self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+    def predict(self, context: Any, model_input: pd.DataFrame, params: Json | None = None) -> pd.DataFrame:
         """`params` override fields of the stored state (`Task.inference_params`); None leaves a field as it is.
 
         Raises: MlflowException for a value that the task doesn't accept.
@@ -56,7 +58,7 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         )
 
 
-def refuse_others(records: Sequence[dict[str, Any]], served: Any) -> None:
+def refuse_others(records: Sequence[Json], served: Any) -> None:
     """Raises: MlflowException, which a server answers with status 400."""
     wrong = [(i, name) for i, r in enumerate(records) for name in served.inputs if not served.accepts(r[name])]
     if wrong:

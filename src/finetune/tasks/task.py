@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils.generic import ModelOutput
 
+from finetune.core.types import Json
 from finetune.data.batches import Batch, Columns
 from finetune.data.table import Audit, Row, Table
 
@@ -23,7 +24,6 @@ Rows = Sequence[Row]
 Prediction = dict[str, Any]
 Reduced = dict[str, Any]  # name -> tensor, then array, first dimension B
 Confusion = dict[str, dict[str, int]]  # gold class -> predicted class -> how many
-Json = dict[str, Any]  # what a JSON object holds
 Params = Any  # parameters of a component of this task
 
 

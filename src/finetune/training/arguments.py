@@ -6,6 +6,7 @@ import torch
 from transformers import EarlyStoppingCallback, TrainingArguments
 
 from finetune.core.launch import world_size
+from finetune.core.types import Json
 from finetune.models.adapt.adaptations import RECOMPUTE
 from finetune.params.finetune import FinetuneParams
 from finetune.params.provenance import Derived
@@ -17,18 +18,16 @@ from finetune.training.tracking import MlflowMetrics, Progress
 OPTIMIZERS = {"adamw_hf": "adamw_torch_fused", "adamw_torch": "adamw_torch_fused", "adafactor": "adafactor"}
 
 
-def scheduler_kwargs(params: FinetuneParams) -> dict[str, Any]:
+def scheduler_kwargs(params: FinetuneParams) -> Json:
     """Of the two schedulers that have any."""
-    own: dict[str, dict[str, Any]] = {
+    own: dict[str, Json] = {
         "cosine_with_restarts": {"num_cycles": params.lr_scheduler_cycles},
         "polynomial": {"power": params.lr_scheduler_power, "lr_end": 0.0},
     }
     return own.get(params.lr_scheduler_type, {})
 
 
-def training_arguments(
-    params: FinetuneParams, steps: Schedule, engine: dict[str, Any] | None = None
-) -> TrainingArguments:
+def training_arguments(params: FinetuneParams, steps: Schedule, engine: Json | None = None) -> TrainingArguments:
     """What the Trainer is told. Batches, loss, evaluation, and when checkpoints come and go are ours.
 
     `engine` is a DeepSpeed config or what FSDP needs.

@@ -16,6 +16,7 @@ from finetune.core.console import say, some
 from finetune.core.errors import Fault, ModelError
 from finetune.core.launch import is_main_process, world_size
 from finetune.core.memory import out_of_memory, return_freed_memory
+from finetune.core.types import Json
 from finetune.data.folders import Preprocessed, SelectedModel, read_rows
 from finetune.distributed import zero_engine
 from finetune.distributed.preemption import noted
@@ -134,7 +135,7 @@ def build(
     settled: Settled[FinetuneParams],
     task: Task[State],
     preprocessed: Preprocessed,
-    data: dict[str, Any],
+    data: Json,
 ) -> Attempt:
     """The model from the imported weights, adapted, in a Trainer. The batch of `params` may be smaller than settled."""
     wanted, deepspeed = settled.params, settled.deepspeed
@@ -244,7 +245,7 @@ def speed_of(trainer: FinetuneTrainer) -> dict[str, float]:
     return speed
 
 
-def load_windows(params: FinetuneParams) -> dict[str, Any]:
+def load_windows(params: FinetuneParams) -> Json:
     """The encoded training and validation rows, memory-mapped."""
     folder = params.preprocess_output
     splits = ("train", "validation")

@@ -6,9 +6,9 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 from finetune.core.console import say
+from finetune.core.types import Json
 
 WRITING = "incomplete"  # there while the checkpoint is written
 WHOLE = "complete"  # written last: what the run was, and the size of every file
@@ -43,7 +43,7 @@ def flush(checkpoint: Path, rank: int) -> dict[str, int]:
     return sizes
 
 
-def finish(checkpoint: Path, run: dict[str, Any], sizes: dict[str, int]) -> None:
+def finish(checkpoint: Path, run: Json, sizes: dict[str, int]) -> None:
     """Vouch for its files, once they are on the disk. `run` is what a resumed run must agree with."""
     with (checkpoint / WHOLE).open("w", encoding="utf-8") as file:
         json.dump({"run": run, "files": sizes}, file)

@@ -7,6 +7,7 @@ from typing import Any
 from finetune.core.console import say
 from finetune.core.errors import Fault, ModelError
 from finetune.core.launch import is_main_process, world_size
+from finetune.core.types import Json
 from finetune.distributed import fsdp, zero_config, zero_engine
 from finetune.params.finetune import FinetuneParams
 from finetune.training.trainer import FinetuneTrainer
@@ -14,14 +15,14 @@ from finetune.training.trainer import FinetuneTrainer
 SAME_LOSS = {"32": 1e-4, "bf16": 3e-2, "16": 3e-2}  # relative: an engine computes in 16 bits what is saved in 32
 
 
-def arguments(params: FinetuneParams, model: Any, deepspeed: dict[str, Any] | None) -> dict[str, Any]:
+def arguments(params: FinetuneParams, model: Any, deepspeed: Json | None) -> Json:
     """What the Trainer is told; nothing without an engine."""
     if deepspeed:
         return {"deepspeed": deepspeed}
     return fsdp.arguments(model) if params.apply_fsdp else {}
 
 
-def sharding(params: FinetuneParams, deepspeed: dict[str, Any] | None) -> dict[str, Any]:
+def sharding(params: FinetuneParams, deepspeed: Json | None) -> Json:
     """How the run is sharded: a checkpoint is of no use to one that is sharded in another way."""
     if params.apply_fsdp:
         return {"FSDP processes": world_size()}

@@ -5,11 +5,11 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 from finetune.core.console import say
 from finetune.core.errors import Fault, ParameterError
 from finetune.core.launch import world_size
+from finetune.core.types import Json
 from finetune.data.folders import Preprocessed, SelectedModel
 from finetune.params.finetune import FIXED_ON_RESUME, FinetuneParams
 from finetune.params.schema import to_text
@@ -31,12 +31,12 @@ class Marker:
     batch: list[int]  # per_device_train_batch_size and gradient_accumulation_steps that ran
     wanted_batch: list[int]  # those that were asked for
     processes: int  # may be others: a note says what that means
-    engine: dict[str, Any]  # how ZeRO or FSDP shards the run
-    parameters: dict[str, Any]  # those of FIXED_ON_RESUME
+    engine: Json  # how ZeRO or FSDP shards the run
+    parameters: Json  # those of FIXED_ON_RESUME
 
     @classmethod
     def of(
-        cls, params: FinetuneParams, wanted: FinetuneParams, steps: Schedule, windows: int, engine: dict[str, Any]
+        cls, params: FinetuneParams, wanted: FinetuneParams, steps: Schedule, windows: int, engine: Json
     ) -> "Marker":
         """Of a run with `params`, whose batch may be smaller than wanted."""
         model = SelectedModel.model_folder(params.model_selector_output)
@@ -115,7 +115,7 @@ def refuse_other_run(checkpoint: Path, now: Marker) -> None:
         say(f"note: {checkpoint.name} was left by {was.processes} processes, this run has {now.processes}: {why}")
 
 
-def _shown(engine: dict[str, Any]) -> str:
+def _shown(engine: Json) -> str:
     return ", ".join(f"{name} {value}" for name, value in engine.items()) or "nothing"
 
 

@@ -23,6 +23,7 @@ from transformers import (
 from finetune.core.errors import Fault, ModelError
 from finetune.core.launch import is_main_process, rank
 from finetune.core.memory import out_of_memory
+from finetune.core.types import Json
 from finetune.data.batches import Batch, as_windows, collate
 from finetune.data.sampler import LengthGroupedSampler, by_length, window_lengths
 from finetune.data.table import Row
@@ -220,7 +221,7 @@ class FinetuneTrainer(Trainer):
             ) from None
         predictions = self.task.decoding.decode(reduced, self.validation_rows, self.task_state)
         measured = self.task.scoring.metrics(predictions, self.validation_rows, self.task_state)
-        scores: dict[str, Any] = {"loss": loss, **measured}
+        scores: Json = {"loss": loss, **measured}
         seconds = time.perf_counter() - started
         self.throughput.evaluation_seconds += seconds
         scores |= {"runtime": seconds, "samples_per_second": len(self.validation_rows) / seconds}

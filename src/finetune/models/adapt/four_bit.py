@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from finetune.core.types import Json
 from finetune.params.finetune import FinetuneParams
 
 COMPUTED_IN = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
@@ -46,7 +47,7 @@ def _packed(layer: Any, computed_in: torch.dtype) -> Any:
 
     weight = layer.weight.T.contiguous() if isinstance(layer, Conv1D) else layer.weight
     outputs, inputs = weight.shape
-    how: dict[str, Any] = {"quant_type": "nf4", "compress_statistics": True}
+    how: Json = {"quant_type": "nf4", "compress_statistics": True}
     packed = Linear4bit(inputs, outputs, bias=False, compute_dtype=computed_in, device="meta", **how)
     packed.weight = Params4bit(weight.detach().clone(), requires_grad=False, module=packed, **how)
     if layer.bias is not None:

@@ -8,10 +8,11 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import datasets
 import evaluate
+
+from finetune.core.types import Json
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -93,7 +94,7 @@ class Squad(evaluate.Metric):  # type: ignore[misc]
             description="SQuAD v1.1 and v2.0", citation="", inputs_description="", features=features
         )
 
-    def _compute(self, predictions: list[dict[str, Any]], references: list[dict[str, Any]]) -> dict[str, float]:
+    def _compute(self, predictions: list[Json], references: list[Json]) -> dict[str, float]:
         pairs = [squad_scores(r["texts"], p["prediction_text"]) for p, r in zip(predictions, references, strict=True)]
         exact, f1 = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
         has_answer = [bool(r["texts"]) for r in references]

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 from transformers.utils.generic import ModelOutput
 
+from finetune.core.types import Json
 from finetune.data.batches import Batch
 from finetune.data.table import Row
 from finetune.tasks.question_answering.windows import NO_SPAN, State
@@ -196,12 +197,12 @@ def limits(state: State) -> list[str]:
     ]
 
 
-def present(prediction: Prediction) -> dict[str, Any]:
+def present(prediction: Prediction) -> Json:
     """The answer as it is served."""
     return {"answer": prediction["text"], **{key: prediction[key] for key in ("score", "start", "end")}}
 
 
-def tied(prediction: Prediction, served: dict[str, Any], state: State, tolerance: float) -> bool:
+def tied(prediction: Prediction, served: Json, state: State, tolerance: float) -> bool:
     """Return whether the answer served is as good a choice: a null score at the threshold, a span as good as the best.
 
     A relative difference of two probabilities is a difference of their logits. A span that isn't among the n best has

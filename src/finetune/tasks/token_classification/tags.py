@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 from transformers.utils.generic import ModelOutput
 
+from finetune.core.types import Json
 from finetune.data.batches import Batch
 from finetune.data.table import Row
 from finetune.tasks.task import Breakdown, Examined, Prediction, Reduced
@@ -137,7 +138,7 @@ def examine(prediction: Prediction, row: Row, state: State) -> Examined:
     )
 
 
-def _entities_beside_gold(prediction: Prediction, row: Row, state: State) -> dict[str, Any]:
+def _entities_beside_gold(prediction: Prediction, row: Row, state: State) -> Json:
     text, placed, scores = text_of(row), prediction["spans"], prediction["scores"]
     sides = {
         "predicted": entities(prediction["tags"], state.scheme),
@@ -158,7 +159,7 @@ def _entities_beside_gold(prediction: Prediction, row: Row, state: State) -> dic
     }
 
 
-def _tags_beside_gold(prediction: Prediction, row: Row) -> dict[str, Any]:
+def _tags_beside_gold(prediction: Prediction, row: Row) -> Json:
     tags, scores = prediction["tags"], prediction["scores"]
     gold = row["tags"] or tags
     wrong = [i for i, tag in enumerate(tags) if tag != gold[i]]
@@ -185,12 +186,12 @@ def show(prediction: Prediction, row: Row) -> str:
     return shown + text[end:]
 
 
-def present(prediction: Prediction) -> dict[str, Any]:
+def present(prediction: Prediction) -> Json:
     """A record of the served model: words, tags, scores, spans, entities."""
     return {"words": prediction["tokens"], **{key: prediction[key] for key in ("tags", "scores", "spans", "entities")}}
 
 
-def tied(prediction: Prediction, served: dict[str, Any], _state: State, tolerance: float) -> bool:
+def tied(prediction: Prediction, served: Json, _state: State, tolerance: float) -> bool:
     """Return whether all scores are alike, and other tags stand only where two can tie: two that do share 1."""
     if (prediction["tokens"], prediction["spans"]) != (served["words"], served["spans"]):
         return False

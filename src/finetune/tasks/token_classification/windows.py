@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from finetune.core.console import some
 from finetune.core.errors import DataError, Fault
+from finetune.core.types import Json
 from finetune.data.batches import Columns
 from finetune.data.folders import SPLITS
 from finetune.data.table import Row
@@ -72,7 +73,7 @@ def derived(params: TokenClassificationPreprocessParams, state: State, splits: M
     return lines
 
 
-def head_config(state: State | None) -> dict[str, Any]:
+def head_config(state: State | None) -> Json:
     """The class names as config.json has them; a model that is only imported keeps its own."""
     if state is None:
         return {}
