@@ -5,7 +5,7 @@
 ./dev.py test          all tests but those that take minutes each
 ./dev.py test-fast     without those that train models or start pipelines
 ./dev.py test-distributed    all that start several processes, with DeepSpeed, Open MPI and random faults
-./dev.py check         ruff, mypy --strict, and whether the generated files are in step
+./dev.py check         ruff, mypy --strict, the import contracts, and whether the generated files are in step
 ./dev.py format        format the code
 """
 

@@ -27,6 +27,8 @@ from finetune.params.model_import import ModelImportParams
 from finetune.params.schema import non_default, to_text
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+
     from finetune.tasks.task import State, Task
     from finetune.tasks.token_lengths import Lengths
 
@@ -130,7 +132,9 @@ def import_tokenizer(params: ModelImportParams, task: "Task[State]", folder: Pat
     return load_config(folder), load_tokenizer(folder, task)
 
 
-def look_at_data(params: Any, task: "Task[State]", config: Any, tokenizer: Any) -> tuple["Lengths", int]:
+def look_at_data(
+    params: Any, task: "Task[State]", config: "PreTrainedConfig", tokenizer: "PreTrainedTokenizerFast"
+) -> tuple["Lengths", int]:
     """(lengths of the training rows, expected windows of one evaluation). Raises: DataError."""
     from finetune import preprocess
     from finetune.models.tokenizers import longest_window
@@ -153,7 +157,9 @@ def look_at_data(params: Any, task: "Task[State]", config: Any, tokenizer: Any) 
     return found, round(len(rows["validation"]) * len(found.windows) / len(found.rows))
 
 
-def look_at_training(step: Settlement, task: "Task[State]", config: Any, lengths: "Lengths", evaluated: int) -> None:
+def look_at_training(
+    step: Settlement, task: "Task[State]", config: "PreTrainedConfig", lengths: "Lengths", evaluated: int
+) -> None:
     """Steps, memory and time. Raises: ParameterError, UnsupportedError."""
     from finetune.models import estimate
     from finetune.models.adapt import adaptations

@@ -100,7 +100,7 @@ def read_test_rows(params: Any, task: "Task[State]", preprocessed: Preprocessed 
     return rows, audit
 
 
-def state_of(folder: Path, task: "Task[State]", preprocessed: Preprocessed | None) -> Any:
+def state_of(folder: Path, task: "Task[State]", preprocessed: Preprocessed | None) -> "State":
     """How to decode: as the model was trained, else as its data were prepared, else by the defaults; a model that comes
     from elsewhere may know better by its config."""
     from finetune.models.loading import load_config, stored_state

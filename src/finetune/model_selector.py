@@ -18,6 +18,8 @@ from finetune.data.folders import SelectedModel
 from finetune.params.model_import import ModelImportParams
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
     from finetune.tasks.task import State, Task
 
 WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
@@ -135,7 +137,7 @@ def copy_model(files: ModelFiles, target: Path) -> None:
         save_as_safetensors(pickled, target / "model.safetensors")
 
 
-def rename_body(folder: Path, config: Any, task: "Task[State]") -> None:
+def rename_body(folder: Path, config: "PreTrainedConfig", task: "Task[State]") -> None:
     """The body under the name that the task's class has for it.
 
     transformers' classes for questions of Llama, Qwen and their kin call "transformer" what all their other classes

@@ -7,7 +7,7 @@
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finetune import __version__
 from finetune.cli import settle_task
@@ -26,6 +26,8 @@ from finetune.params.schema import non_default
 from finetune.training.schedule import schedule, without_effect_here
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from finetune.tasks.task import State, Task
     from finetune.training.attempts import Attempt
 
@@ -66,7 +68,7 @@ def finetune(task_name: str, settled: Settled[FinetuneParams]) -> None:
         attempt, speed = train(settled, task, preprocessed, checkpoint)
         metrics = final_metrics(attempt)
         model = whole_model(attempt.trainer, attempt.params, attempt.fresh)
-        if is_main_process():
+        if model is not None:  # in the main process
             save_and_prove(attempt, model, task, account(attempt, selected, preprocessed, speed, metrics))
             keep_the_best(attempt)
 
@@ -128,7 +130,7 @@ def earlier_speed(params: FinetuneParams, task: str) -> dict[str, float]:
     return before.speed if before else {}
 
 
-def save_and_prove(attempt: "Attempt", adapted: Any, task: "Task[State]", trained: Trained) -> None:
+def save_and_prove(attempt: "Attempt", adapted: "PreTrainedModel", task: "Task[State]", trained: Trained) -> None:
     """Write both model folders and load them again."""
     from finetune.models.loading import store_state
     from finetune.results import proof, saving
@@ -139,7 +141,7 @@ def save_and_prove(attempt: "Attempt", adapted: Any, task: "Task[State]", traine
         changed = {name: value for name, value in asdict(state).items() if value != vars(trainer.task_state)[name]}
         say(f"calibrated on validation: {', '.join(f'{name} {value:.4f}' for name, value in changed.items())}")
         store_state(adapted, state, task)
-    tokenizer = trainer.processing_class
+    tokenizer = trainer.tokenizer
     unmerged = params.apply_lora and not params.merge_lora_weights
     saving.clear(params.pytorch_model_folder)
     if unmerged:

@@ -9,7 +9,8 @@ from transformers import AutoModelForQuestionAnswering, BartConfig, BertConfig, 
 
 from finetune.distributed import fsdp
 from finetune.models.facts import facts_of
-from finetune.params.rules import Case, errors
+from finetune.params.case import Case
+from finetune.params.rules import errors
 from tests.launching import port
 from tests.params.test_rules import finetune_params
 

@@ -13,8 +13,9 @@ import pytest
 
 from finetune.core.errors import ParameterError, UnsupportedError
 from finetune.distributed import zero_config, zero_schema
+from finetune.params.case import Case
 from finetune.params.finetune import QuestionAnsweringParams
-from finetune.params.rules import Case, notes
+from finetune.params.rules import notes
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: make test-distributed")
 ADAMS = {"lr", "betas", "eps", "weight_decay"}

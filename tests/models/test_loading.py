@@ -20,7 +20,8 @@ from finetune.core.errors import UnsupportedError
 from finetune.models.facts import facts_of
 from finetune.models.loading import empty_model, load_model
 from finetune.models.tokenizers import load_tokenizer, longest_window
-from finetune.params.rules import Case, errors
+from finetune.params.case import Case
+from finetune.params.rules import errors
 from finetune.tasks import load_task
 from finetune.tasks.token_classification import windows as tc_windows
 from finetune.training.resume import fingerprint

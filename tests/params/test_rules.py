@@ -9,12 +9,13 @@ import yaml
 
 from finetune.core.errors import ParameterError, UnsupportedError
 from finetune.core.world import World
+from finetune.params.case import Case, ModelFacts, Rule
 from finetune.params.components import TASKS
 from finetune.params.datapreprocess import QuestionAnsweringPreprocessParams
 from finetune.params.evaluation import QuestionAnsweringEvaluationParams
 from finetune.params.finetune import QuestionAnsweringParams
 from finetune.params.model_import import ModelImportParams
-from finetune.params.rules import RULES, Case, ModelFacts, Rule, errors, firing, notes
+from finetune.params.rules import RULES, errors, firing, notes
 from finetune.params.schema import params_of, to_text
 from tests.conftest import ROOT
 

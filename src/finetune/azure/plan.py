@@ -4,7 +4,6 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from finetune.azure import snapshot
 from finetune.azure.pipeline_yaml import Pipeline, Step, fill_command, needs, parent_output, resolve
@@ -148,7 +147,7 @@ def process_counts(step: Step, inputs: dict[str, str | None]) -> tuple[int, int]
     resources = {**step.component.get("resources", {}), **step.settings.get("resources", {})}
     distribution = {**step.component.get("distribution", {}), **step.settings.get("distribution", {})}
 
-    def count(value: Any) -> int:
+    def count(value: object) -> int:
         return max(1, int(resolve(str(value), inputs, {}) or 1))
 
     return count(resources.get("instance_count", 1)), count(distribution.get("process_count_per_instance", 1))

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from finetune.core import timing
 from finetune.core.errors import Fault, StepError
@@ -128,7 +128,7 @@ class Terminated(KeyboardInterrupt):
 def end_with_this_process() -> None:
     """Make a signal to end a Ctrl-C: the processes live in sessions of their own and would go on."""
 
-    def interrupt(kind: int, _: Any) -> None:
+    def interrupt(kind: int, _: object) -> None:
         raise Terminated if kind == signal.SIGTERM else KeyboardInterrupt
 
     for kind in (signal.SIGTERM, signal.SIGHUP):

@@ -7,9 +7,12 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from finetune.core.launch import is_main_process, shares_terminal
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 SHOWN = 8  # names in a line
 
@@ -74,7 +77,7 @@ def say(line: str) -> None:
         print(line, flush=True)
 
 
-def progress(total: int, what: str) -> Any:
+def progress(total: int, what: str) -> "tqdm":
     """A tqdm bar; in a log file it writes a line now and then instead of redrawing."""
     from tqdm import tqdm
 

@@ -9,7 +9,7 @@ import torch
 from finetune.core.types import Json
 
 Columns = dict[str, list[Any]]
-Batch = dict[str, Any]  # name -> tensor
+Batch = dict[str, torch.Tensor]
 
 
 def collate(windows: Sequence[Json], padding: dict[str, int]) -> Batch:
@@ -33,7 +33,7 @@ def as_windows(columns: Columns) -> list[Json]:
 
 
 def batches_by_length(
-    windows: Sequence[Json], batch_size: int, padding: dict[str, int], device: Any
+    windows: Sequence[Json], batch_size: int, padding: dict[str, int], device: torch.device | str
 ) -> Iterator[Batch]:
     """Batches of windows of like length, so that little is padded. The "row" column says whose each is."""
     order = sorted(range(len(windows)), key=lambda i: -len(windows[i]["input_ids"]))

@@ -5,7 +5,6 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from finetune.core.errors import Fault, HandoffError
 from finetune.core.types import Json
@@ -167,7 +166,7 @@ def read_rows(path: Path) -> list[Json]:
         return [json.loads(line) for line in file]
 
 
-def _write(path: Path, record: Any) -> None:
+def _write(path: Path, record: "SelectedModel | Preprocessed | Trained") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"version": VERSION, **dataclasses.asdict(record)}, indent=2, ensure_ascii=False)
     part = path.with_suffix(".part")

@@ -1,9 +1,9 @@
 """MLTable folders."""
 
 from pathlib import Path
-from typing import Any
 
 from finetune.core.errors import DataError, Fault
+from finetune.core.types import Json
 from finetune.data.delimited import delimited
 from finetune.data.readers import READERS
 from finetune.data.table import Table
@@ -48,7 +48,7 @@ def read_mltable(folder: Path) -> Table:
     return Table(str(source), columns, [row for _, row in found], [number for number, _ in found])
 
 
-def _step(step: Any) -> list[tuple[str, Any]]:
+def _step(step: str | Json) -> list[tuple[str, Json]]:
     return [(step, {})] if isinstance(step, str) else list(step.items())
 
 

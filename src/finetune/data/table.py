@@ -1,13 +1,12 @@
 """Rows with the place where each stands, and the account of what was wrong with them."""
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from finetune.core.errors import DataError, Fault
 from finetune.core.types import Json
 from finetune.params.schema import did_you_mean
 
-Row = dict[str, Any]
+Row = Json
 
 
 FIRST_ROWS_SHOWN = 5

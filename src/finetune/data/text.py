@@ -59,7 +59,7 @@ def _json(text: str, path: Path, line: int) -> Any:
         raise DataError(Fault("not usable JSON", where=f"{path}, line {line}", why=str(error))) from None
 
 
-def _object(value: Any, path: Path, number: int) -> Row:
+def _object(value: object, path: Path, number: int) -> Row:
     if not isinstance(value, dict):
         why = f"a row is a JSON object, this is {type(value).__name__}"
         raise DataError(Fault("not a row", where=f"{path}, row {number}: {str(value)[:80]!r}", why=why))

@@ -40,7 +40,7 @@ def audited(table: Table, make: Callable[[Row, list[str]], Row], audit: Audit) -
     return rows
 
 
-def missing(value: Any) -> bool:
+def missing(value: object) -> bool:
     """None, blank text and NaN, as formats without null write it."""
     return (
         value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, float) and isnan(value))

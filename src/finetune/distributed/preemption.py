@@ -4,7 +4,6 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from finetune.core.errors import Fault, StoppedError
 
@@ -24,7 +23,7 @@ def listening() -> Iterator[None]:
     owner = os.getpid()
     _Sigterm.received = False
 
-    def handle(number: int, _: Any) -> None:
+    def handle(number: int, _: object) -> None:
         if os.getpid() != owner:  # another process that was forked off
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

@@ -11,10 +11,11 @@ from finetune.core.errors import ParameterError, UnsupportedError
 from finetune.core.types import Json
 from finetune.core.world import World
 from finetune.distributed import zero_config, zero_schema
+from finetune.params.case import Case, ModelFacts
 from finetune.params.finetune import FinetuneParams
 from finetune.params.presets import with_preset
 from finetune.params.provenance import Derived
-from finetune.params.rules import Case, ModelFacts, errors, notes
+from finetune.params.rules import errors, notes
 from finetune.params.schema import parse
 
 P = TypeVar("P")

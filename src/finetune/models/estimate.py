@@ -7,7 +7,6 @@ meta device itself some families would ask for values.)
 
 import time
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -51,7 +50,7 @@ class Estimate:
 
 def cost(config: PreTrainedConfig, task: Task[State], params: FinetuneParams, batch_size: int, length: int) -> Cost:
     """Count one forward pass over (batch_size, length) tokens, in 32 bits; bf16 keeps about a tenth less."""
-    kept: dict[int, Any] = {}
+    kept: dict[int, torch.UntypedStorage] = {}
     weights: set[int] = set()
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:

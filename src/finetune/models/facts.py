@@ -1,13 +1,13 @@
 """What rules ask of a model, read from an empty one."""
 
-from typing import Any
+from transformers import PreTrainedModel
 
 from finetune.distributed import fsdp
 from finetune.models.adapt import lora
-from finetune.params.rules import ModelFacts
+from finetune.params.case import ModelFacts
 
 
-def facts_of(model: Any) -> ModelFacts:
+def facts_of(model: PreTrainedModel) -> ModelFacts:
     """No weights are needed: `empty_model` will do."""
     return ModelFacts(
         model_type=model.config.model_type,

@@ -19,10 +19,11 @@ STATE_KEY = "finetune"  # entry of config.json that holds {"task": …, "state":
 BASE_MODEL = "base_model"  # sub-folder of an unmerged LoRA model that holds the frozen weights
 
 
-def load_config(folder: Path) -> Any:
+def load_config(folder: Path) -> PreTrainedConfig:
     """Raises: ModelError."""
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return config
     except (OSError, ValueError, KeyError) as error:
         why = first_line(error)
         raise ModelError(
@@ -41,7 +42,7 @@ def architecture(task: Task[State], config: PreTrainedConfig) -> str:
     return str(task.model.families[type(config)].__name__)
 
 
-def empty_model(config: PreTrainedConfig, task: Task[State], attn_implementation: str = "auto") -> Any:
+def empty_model(config: PreTrainedConfig, task: Task[State], attn_implementation: str = "auto") -> PreTrainedModel:
     """The model without its weights: tensors that have shapes but no content.
 
     Raises: ModelError if the family has no head for the task, UnsupportedError if it has no such attention.
@@ -49,7 +50,10 @@ def empty_model(config: PreTrainedConfig, task: Task[State], attn_implementation
     architecture(task, config)
     try:
         with torch.device("meta"):
-            return task.model.auto_model.from_config(config, attn_implementation=_asked(attn_implementation))
+            model: PreTrainedModel = task.model.auto_model.from_config(
+                config, attn_implementation=_asked(attn_implementation)
+            )
+            return model
     except (ImportError, ValueError) as error:
         if attn_implementation == "auto":
             raise
@@ -83,7 +87,8 @@ def load_model(
         what = f"{folder} is an adapter for {stored_task(folder)}, with a head of that task"
         raise ModelError(Fault(what, fix=f"give it to the model import of {task.name} as --pytorch_model_path"))
     architecture(task, config)
-    before, saved_from = config.id2label, (config.architectures or [None])[0]
+    before: dict[int, str] | None = config.id2label  # type: ignore[assignment]  # loading has made its keys numbers
+    saved_from = next(iter(config.architectures or ()), None)
     head = task.model.head_config(state)
     config.update(head)
     try:
@@ -130,7 +135,7 @@ def refuse_adapter_alone(folder: Path) -> None:
         raise ModelError(Fault(f"{folder} is an adapter alone", why=why, fix=fix))
 
 
-def _mismatched(shapes: dict[str, list[Any]]) -> list[Fault]:
+def _mismatched(shapes: dict[str, list[torch.Size]]) -> list[Fault]:
     return [
         Fault(
             f"{name} has another size in the imported model than it has here",
@@ -146,7 +151,7 @@ def store_state(model: PreTrainedModel, state: State, task: Task[State]) -> None
     setattr(model.config, STATE_KEY, {"task": task.name, "state": asdict(state)})
 
 
-def stored_state(folder: Path, task: Task[State]) -> Any | None:
+def stored_state(folder: Path, task: Task[State]) -> State | None:
     """The state that `store_state` left in the config.json; None where we didn't finetune it for the task."""
     return task.state(**_stored(folder)["state"]) if stored_task(folder) == task.name else None
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ def predict(
     task: Task[State],
     state: State,
     keep_batches: int,
-    gather: Callable[[Any], Any] = lambda tensors: tensors,
+    gather: Callable[[Reduced], Reduced] = lambda tensors: tensors,
 ) -> tuple[Reduced, float | None]:
     """(reduced as NumPy arrays, mean loss or None where the batches have no labels).
 
@@ -94,7 +93,7 @@ def compute_in(model: PreTrainedModel, precision: str) -> PreTrainedModel:
     return model
 
 
-def autocast_for(precision: str, device: Any) -> Callable[[], AbstractContextManager[Any]]:
+def autocast_for(precision: str, device: torch.device | str) -> Callable[[], AbstractContextManager[object]]:
     """The context of a forward pass in "32" or "bf16"."""
     if precision == "32":
         return nullcontext

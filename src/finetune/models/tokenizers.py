@@ -34,7 +34,7 @@ POSITIONS_FROM_PADDING = frozenset(
 NO_LIMIT = 100_000  # tokenizers without a limit of their own say 1e30
 
 
-def load_tokenizer(folder: Path, task: Task[State]) -> Any:
+def load_tokenizer(folder: Path, task: Task[State]) -> PreTrainedTokenizerFast:
     """A fast tokenizer. Raises: ModelError if there is none, or it can't map tokens to words and characters."""
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -52,7 +52,8 @@ def load_tokenizer(folder: Path, task: Task[State]) -> Any:
         leave_out_token_types(tokenizer, load_config(folder), task)
     if task.data.pretokenized:
         set_space_before_words(tokenizer)
-    return tokenizer
+    loaded: PreTrainedTokenizerFast = tokenizer
+    return loaded
 
 
 def leave_out_token_types(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig, task: Task[State]) -> None:

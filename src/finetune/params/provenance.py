@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from finetune.params.finetune import FinetuneParams
 from finetune.params.schema import params_of
@@ -14,7 +13,7 @@ class Derived:
     """A value that follows from others instead of being taken from the command line."""
 
     name: str
-    value: Any
+    value: object
     reason: str
 
     def __str__(self) -> str:

@@ -94,13 +94,13 @@ class Param:
         return value
 
 
-def non_default(params: Any) -> Json:
+def non_default(params: object) -> Json:
     """The parameters that are not at their default; folders and files left out."""
     given = vars(params)
     return {p.name: given[p.name] for p in params_of(type(params)) if not p.is_port and given[p.name] != p.default}
 
 
-def to_text(value: Any) -> str:
+def to_text(value: object) -> str:
     """A value as it is typed on a command line and written into a YAML."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 

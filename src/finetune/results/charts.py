@@ -5,13 +5,16 @@ import io
 import itertools
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Concatenate, NamedTuple, ParamSpec
+from typing import Concatenate, NamedTuple, ParamSpec
 
 import matplotlib as mpl
 import numpy as np
 from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from finetune.core.types import Json
 
 P = ParamSpec("P")
 CONFIDENCE_BINS, LENGTH_BINS = 10, 8
@@ -45,7 +48,7 @@ STYLE = {
     "lines.linewidth": 1.6,
     "lines.markersize": 4,
 }
-DASHED = {"color": QUIET, "linestyle": (0, (2, 2)), "linewidth": 1}
+DASHED: Json = {"color": QUIET, "linestyle": (0, (2, 2)), "linewidth": 1}
 
 
 class Bin(NamedTuple):
@@ -56,7 +59,7 @@ class Bin(NamedTuple):
     rows: int
 
 
-def drawing(draw: Callable[Concatenate[Any, P], None]) -> Callable[P, Markup]:
+def drawing(draw: Callable[Concatenate[Axes, P], None]) -> Callable[P, Markup]:
     """A function that draws on axes, as one that gives the SVG."""
 
     @functools.wraps(draw)
@@ -78,7 +81,7 @@ def drawing(draw: Callable[Concatenate[Any, P], None]) -> Callable[P, Markup]:
 
 
 @drawing
-def curves(axes: Any, lines: dict[str, Sequence[tuple[float, float]]], best_step: int) -> None:
+def curves(axes: Axes, lines: dict[str, Sequence[tuple[float, float]]], best_step: int) -> None:
     """Name -> (step, value) points."""
     for (name, points), colour in zip(lines.items(), itertools.cycle((FIRST, SECOND, THIRD, FOURTH)), strict=False):
         axes.plot(*zip(*points, strict=True), color=colour, marker="o", label=name)
@@ -90,7 +93,7 @@ def curves(axes: Any, lines: dict[str, Sequence[tuple[float, float]]], best_step
 
 
 @drawing
-def reliability(axes: Any, bins: Sequence[Bin], metric: str) -> None:
+def reliability(axes: Axes, bins: Sequence[Bin], metric: str) -> None:
     axes.plot([0, 1], [0, 100], **DASHED, label="calibrated")
     axes.plot([b.confidence for b in bins], [b.score for b in bins], color=FIRST, marker="o", label="this model")
     for b in bins:
@@ -101,13 +104,13 @@ def reliability(axes: Any, bins: Sequence[Bin], metric: str) -> None:
 
 
 @drawing
-def histogram(axes: Any, confidences: Any) -> None:
+def histogram(axes: Axes, confidences: np.ndarray) -> None:
     axes.hist(confidences, bins=CONFIDENCE_BINS, range=(0, 1), color=FIRST, rwidth=0.86)
     axes.set(xlim=(0, 1), xlabel="confidence", ylabel="rows")
 
 
 @drawing
-def by_length(axes: Any, lengths: Any, scores: Any, metric: str) -> None:
+def by_length(axes: Axes, lengths: np.ndarray, scores: np.ndarray, metric: str) -> None:
     """Mean score in bins that hold about as many rows each."""
     edges = np.unique(np.quantile(lengths, np.linspace(0, 1, LENGTH_BINS + 1)[1:-1], method="nearest"))
     which = np.searchsorted(edges, lengths, side="right")
@@ -122,10 +125,10 @@ def by_length(axes: Any, lengths: Any, scores: Any, metric: str) -> None:
     _percent(axes, metric)
 
 
-def _count(axes: Any, x: float, y: float, rows: int) -> None:
-    at = {"textcoords": "offset points", "ha": "center", "color": QUIET, "fontsize": 7.5}
+def _count(axes: Axes, x: float, y: float, rows: int) -> None:
+    at: Json = {"textcoords": "offset points", "ha": "center", "color": QUIET, "fontsize": 7.5}
     axes.annotate(f"{rows:,}", (x, y), (0, 5), **at)
 
 
-def _percent(axes: Any, metric: str) -> None:
+def _percent(axes: Axes, metric: str) -> None:
     axes.set(ylim=(0, 112), yticks=range(0, 101, 25), ylabel=f"mean {metric}")

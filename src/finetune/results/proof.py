@@ -3,10 +3,11 @@
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from finetune.core.console import some
 from finetune.core.errors import Fault, ModelError
@@ -49,7 +50,13 @@ def choose(rows: Sequence[Row], windows: Dataset, task: Task[State]) -> list[Row
 
 
 def prove(
-    model: Any, tokenizer: Any, rows: Sequence[Row], task: Task[State], state: State, pytorch: Path, mlflow_folder: Path
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    rows: Sequence[Row],
+    task: Task[State],
+    state: State,
+    pytorch: Path,
+    mlflow_folder: Path,
 ) -> None:
     """Load both folders and compare their answers with the trained model's.
 
@@ -70,7 +77,7 @@ def prove(
         raise ModelError(*faults)
 
 
-def _reloaded(folder: Path, rows: Sequence[Row], task: Task[State], state: State, device: Any) -> list[Json]:
+def _reloaded(folder: Path, rows: Sequence[Row], task: Task[State], state: State, device: torch.device) -> list[Json]:
     model, new = load_model(folder, task, state)
     if new:
         raise ModelError(Fault(f"{folder} lacks weights", why=", ".join(new), fix=FIX))
@@ -99,7 +106,7 @@ def differences(
     return lines
 
 
-def _different(one: Any, other: Any, place: str = "") -> Iterator[str]:
+def _different(one: object, other: object, place: str = "") -> Iterator[str]:
     """Where two answers differ by more than the rounding of floats."""
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         for key in one:
@@ -107,5 +114,9 @@ def _different(one: Any, other: Any, place: str = "") -> Iterator[str]:
     elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         for i, pair in enumerate(zip(one, other, strict=True)):
             yield from _different(*pair, f"{place} {i}")
-    elif not (math.isclose(one, other, abs_tol=TOLERANCE) if isinstance(one, float) else one == other):
+    elif not (
+        math.isclose(one, other, abs_tol=TOLERANCE)
+        if isinstance(one, float) and isinstance(other, float)
+        else one == other
+    ):
         yield f"{place} {one!r} / {other!r}"

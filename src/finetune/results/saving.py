@@ -5,7 +5,9 @@ import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from finetune import __version__
 from finetune.core.errors import Fault, ModelError
@@ -14,6 +16,10 @@ from finetune.data.folders import Trained
 from finetune.models.loading import BASE_MODEL, STATE_KEY
 from finetune.results import card
 from finetune.tasks.task import State, Task
+
+if TYPE_CHECKING:
+    from mlflow.types import Schema
+    from peft import PeftModel
 
 # What the served model imports; torch and transformers would be guessed wrong by MLflow's own inference.
 SERVING_PACKAGES = ("mlflow", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas")
@@ -29,13 +35,13 @@ def clear(folder: Path) -> None:
             path.unlink()
 
 
-def save_pytorch(model: Any, tokenizer: Any, folder: Path) -> None:
+def save_pytorch(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """A plain transformers folder: AutoModel classes load it without any code of ours."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def save_adapter(adapted: Any, base: Path, tokenizer: Any, folder: Path) -> None:
+def save_adapter(adapted: "PeftModel", base: Path, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """An unmerged LoRA folder: the adapter and its head, and beside them the frozen model it belongs to."""
     shutil.copytree(base, folder / BASE_MODEL, dirs_exist_ok=True)
     for config in adapted.peft_config.values():
@@ -51,7 +57,14 @@ def document(folder: Path, task: Task[State], state: State, trained: Trained) ->
     trained.write(folder)
 
 
-def save_mlflow(model: Any, tokenizer: Any, task: Task[State], state: State, trained: Trained, folder: Path) -> None:
+def save_mlflow(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    task: Task[State],
+    state: State,
+    trained: Trained,
+    folder: Path,
+) -> None:
     """Staged and copied, since MLflow refuses a folder that holds anything and a mounted output may."""
     import mlflow
     from mlflow.models import ModelSignature
@@ -85,7 +98,7 @@ def save_mlflow(model: Any, tokenizer: Any, task: Task[State], state: State, tra
         shutil.copytree(staged, folder, dirs_exist_ok=True)
 
 
-def _schema(types: dict[str, Json]) -> Any:
+def _schema(types: dict[str, Json]) -> "Schema":
     from mlflow.types import ColSpec, Schema
 
     return Schema([ColSpec.from_json_dict(name=name, required=True, **kind) for name, kind in types.items()])

@@ -41,7 +41,7 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         model, _ = load_model(folder, self.task, self.state)
         self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
 
-    def predict(self, context: Any, model_input: pd.DataFrame, params: Json | None = None) -> pd.DataFrame:
+    def predict(self, context: object, model_input: pd.DataFrame, params: Json | None = None) -> pd.DataFrame:
         """`params` override fields of the stored state (`Task.inference_params`); None leaves a field as it is.
 
         Raises: MlflowException for a value that the task doesn't accept.

@@ -1,14 +1,13 @@
 """The templates beside this file, filled in."""
 
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
 from finetune.params.schema import to_text
 
 
-def fill(template: str, **values: Any) -> str:
+def fill(template: str, **values: object) -> str:
     """The text of a page; in HTML every value is escaped that isn't Markup. A name that isn't given is an error."""
     pages = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),

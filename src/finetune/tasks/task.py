@@ -21,8 +21,8 @@ from finetune.data.batches import Batch, Columns
 from finetune.data.table import Audit, Row, Table
 
 Rows = Sequence[Row]
-Prediction = dict[str, Any]
-Reduced = dict[str, Any]  # name -> tensor, then array, first dimension B
+Prediction = Json
+Reduced = Json  # name -> tensor, then array, first dimension B
 Confusion = dict[str, dict[str, int]]  # gold class -> predicted class -> how many
 Params = Any  # parameters of a component of this task
 

@@ -1,9 +1,7 @@
 """Parameters -> TrainingArguments and callbacks, and every value that is not what its parameter says."""
 
-from typing import Any
-
 import torch
-from transformers import EarlyStoppingCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
 from finetune.core.launch import world_size
 from finetune.core.types import Json
@@ -80,7 +78,7 @@ def training_arguments(params: FinetuneParams, steps: Schedule, engine: Json | N
     return args
 
 
-def callbacks(params: FinetuneParams, head_metric: str) -> list[Any]:
+def callbacks(params: FinetuneParams, head_metric: str) -> list[TrainerCallback]:
     """What is shown, what is tracked, and early stopping."""
     stopping = EarlyStoppingCallback(params.early_stopping_patience, params.early_stopping_threshold)
     return [Progress(head_metric), MlflowMetrics(), *([stopping] if params.apply_early_stopping else [])]

@@ -4,12 +4,12 @@ import gc
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from accelerate.utils.memory import clear_device_cache
-from datasets import load_from_disk
-from transformers import set_seed
+from datasets import Dataset, load_from_disk
+from transformers import PreTrainedModel, set_seed
 from transformers.trainer_pt_utils import get_model_param_count
 
 from finetune.core.console import say, some
@@ -42,8 +42,8 @@ class Attempt(NamedTuple):
     settled: Settled[FinetuneParams]
     steps: Schedule
     trainer: FinetuneTrainer
-    fresh: Callable[[], Any]  # the adapted model as it was before training
-    restore: Callable[[Any], Any]  # undoes the adaptations of the model
+    fresh: Callable[[], PreTrainedModel]  # the adapted model as it was before training
+    restore: Callable[[PreTrainedModel], PreTrainedModel]  # undoes the adaptations of the model
     derived: list[Derived]
 
 
@@ -81,12 +81,12 @@ def train(
             checkpoints.discard(params.pytorch_model_folder)
 
 
-def probed(params: FinetuneParams, task: Task[State], preprocessed: Preprocessed, train: Any) -> FinetuneParams:
+def probed(params: FinetuneParams, task: Task[State], preprocessed: Preprocessed, train: Dataset) -> FinetuneParams:
     """Several processes, or an engine, can't begin again where one has run out of memory: the batch is found before."""
     state = task.state(**preprocessed.state)
     tokenizer = load_tokenizer(Preprocessed.tokenizer_folder(params.preprocess_output), task)
 
-    def fresh(tried: FinetuneParams) -> Any:
+    def fresh(tried: FinetuneParams) -> PreTrainedModel:
         model = fresh_model(tried, task, state)
         adaptations.recompute(model, tried)  # no Trainer does it
         return model
@@ -182,12 +182,12 @@ def adapted_model(params: FinetuneParams, task: Task[State], state: State) -> tu
     return adapted, [*lines, *adapted.said]
 
 
-def fresh_model(params: FinetuneParams, task: Task[State], state: State) -> Any:
+def fresh_model(params: FinetuneParams, task: Task[State], state: State) -> PreTrainedModel:
     """The adapted model as it is before training."""
     return adapted_model(params, task, state)[0].model
 
 
-def refuse_frozen_random(model: Any, new: list[str]) -> None:
+def refuse_frozen_random(model: PreTrainedModel, new: list[str]) -> None:
     """Raises: ModelError if LoRA would leave weights as they are that no pretraining has seen."""
     lost = sorted(set(new) - set(head_parameters(model)))
     if lost:

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from accelerate.utils.memory import clear_device_cache
+from datasets import Dataset
+from transformers import PreTrainedModel
 
 from finetune.core.console import say
 from finetune.core.errors import Fault, ModelError
@@ -26,8 +28,8 @@ STATES = 12
 
 def batch_that_fits(
     params: FinetuneParams,
-    model_for: Callable[[FinetuneParams], Any],
-    windows: Any,
+    model_for: Callable[[FinetuneParams], PreTrainedModel],
+    windows: Dataset,
     task: Task[State],
     padding: dict[str, int],
 ) -> FinetuneParams:

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+
+from transformers import PreTrainedModel
 
 from finetune.core.console import say
 from finetune.core.errors import Fault, ModelError
@@ -15,7 +16,7 @@ from finetune.training.trainer import FinetuneTrainer
 SAME_LOSS = {"32": 1e-4, "bf16": 3e-2, "16": 3e-2}  # relative: an engine computes in 16 bits what is saved in 32
 
 
-def arguments(params: FinetuneParams, model: Any, deepspeed: Json | None) -> Json:
+def arguments(params: FinetuneParams, model: PreTrainedModel, deepspeed: Json | None) -> Json:
     """What the Trainer is told; nothing without an engine."""
     if deepspeed:
         return {"deepspeed": deepspeed}
@@ -29,14 +30,17 @@ def sharding(params: FinetuneParams, deepspeed: Json | None) -> Json:
     return zero_config.sharding(deepspeed, world_size())
 
 
-def whole_model(trainer: FinetuneTrainer, params: FinetuneParams, fresh: Callable[[], Any]) -> Any:
+def whole_model(
+    trainer: FinetuneTrainer, params: FinetuneParams, fresh: Callable[[], PreTrainedModel]
+) -> PreTrainedModel | None:
     """The trained model in the main process, in one piece and 32 bits; every process must call it.
 
     What was trained goes into a `fresh` model, and has to give the same loss there: on the CPU, since the model may be
     too large for one GPU. Raises: ModelError.
     """
     if not params.apply_deepspeed and not params.apply_fsdp:
-        return trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+        model: PreTrainedModel = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+        return model
     before = trainer.sample_loss(trainer.model)
     if not math.isfinite(before):
         raise diverged()

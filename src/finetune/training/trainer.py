@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     PrinterCallback,
     Trainer,
+    TrainerCallback,
     TrainerState,
     TrainingArguments,
 )
@@ -31,7 +32,7 @@ from finetune.distributed import process_group
 from finetune.distributed.preemption import ignore_sigterm
 from finetune.models.prediction import predict
 from finetune.tasks.answering import forward
-from finetune.tasks.task import State, Task
+from finetune.tasks.task import Reduced, State, Task
 from finetune.training import checkpoints
 from finetune.training.callbacks import ReturnMemory, SaveEvery, StopTogether
 from finetune.training.checkpoints import STATE
@@ -75,7 +76,7 @@ class FinetuneTrainer(Trainer):
         save_total_limit: int,
         marker: Marker,
         throughput_warmup_steps: int,
-        callbacks: list[Any],
+        callbacks: list[TrainerCallback],
     ) -> None:
         super().__init__(
             model=model,
@@ -89,6 +90,7 @@ class FinetuneTrainer(Trainer):
         self.remove_callback(PrinterCallback)  # Progress in tracking.py speaks instead
         self.add_callback(ReturnMemory())
         self.task = task
+        self.tokenizer = tokenizer
         self.task_state = state
         self.validation_rows = validation_rows
         self.global_batch = steps.global_batch
@@ -145,7 +147,7 @@ class FinetuneTrainer(Trainer):
                 stored["EarlyStoppingCallback"]["args"] = callback.state()["args"]
         super()._load_callback_state()
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+    def _save_checkpoint(self, model: Any, trial: object) -> None:
         checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         try:
             if is_main_process():
@@ -180,7 +182,7 @@ class FinetuneTrainer(Trainer):
             for name, content in files.items():
                 (Path(output_dir) / name).write_bytes(content)
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+    def _determine_best_metric(self, metrics: dict[str, float], trial: object) -> bool:
         best: bool = super()._determine_best_metric(metrics, trial)
         if self.save_steps > 0:
             last = self.state.global_step >= self.state.max_steps
@@ -198,7 +200,7 @@ class FinetuneTrainer(Trainer):
             self._load_best_model()
 
     def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+        self, eval_dataset: object = None, ignore_keys: object = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """The task's metrics and the mean loss over all items."""
         started = time.perf_counter()
@@ -240,10 +242,11 @@ class FinetuneTrainer(Trainer):
         objective, outputs = self.task.objective, forward(model, batch, self.task.model.inputs)
         return float(objective.loss(outputs, batch).sum() / objective.items(batch).sum())
 
-    def _gather(self, reduced: Any) -> Any:
+    def _gather(self, reduced: Reduced) -> Reduced:
         """Of all processes, whose batches may be of different lengths."""
         padded = self.accelerator.pad_across_processes(reduced, dim=1, pad_index=-1)
-        return self.accelerator.gather_for_metrics(padded)
+        gathered: Reduced = self.accelerator.gather_for_metrics(padded)
+        return gathered
 
     def best_metrics(self) -> dict[str, float]:
         """The metrics of the evaluation that gave the best model, without their prefix."""

@@ -17,8 +17,9 @@ from finetune.models.adapt.adaptations import adapt, recompute
 from finetune.models.facts import facts_of
 from finetune.models.head import head_parameters
 from finetune.models.loading import load_model
+from finetune.params.case import Case
 from finetune.params.finetune import QuestionAnsweringParams
-from finetune.params.rules import Case, errors
+from finetune.params.rules import errors
 from finetune.tasks import load_task
 from tests import families
 from tests.conftest import finetune_words

@@ -1,7 +1,9 @@
 """The adaptations, in the order in which they are made; they are undone in reverse."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from transformers import PreTrainedModel
 
 from finetune.models.adapt import four_bit, lora
 from finetune.params.finetune import FinetuneParams
@@ -10,17 +12,17 @@ from finetune.params.finetune import FinetuneParams
 class Adapted(NamedTuple):
     """An adapted model, and how to get the model to save back."""
 
-    model: Any
-    restore: Callable[[Any], Any]
+    model: PreTrainedModel
+    restore: Callable[[PreTrainedModel], PreTrainedModel]
     said: list[str]  # a line for each adaptation that has something to tell
 
 
 ORDER = (lora, four_bit)
 
 
-def adapt(model: Any, params: FinetuneParams) -> Adapted:
+def adapt(model: PreTrainedModel, params: FinetuneParams) -> Adapted:
     """Apply every adaptation that is asked for."""
-    undo: list[Callable[[Any], Any]] = []
+    undo: list[Callable[[PreTrainedModel], PreTrainedModel]] = []
     said: list[str] = []
     for adaptation in ORDER:
         if adaptation.wanted(params):
@@ -28,7 +30,7 @@ def adapt(model: Any, params: FinetuneParams) -> Adapted:
             undo.insert(0, adaptation.restore)
             said += lines
 
-    def restore(adapted: Any) -> Any:
+    def restore(adapted: PreTrainedModel) -> PreTrainedModel:
         for step in undo:
             adapted = step(adapted)
         return adapted
@@ -40,7 +42,7 @@ def adapt(model: Any, params: FinetuneParams) -> Adapted:
 RECOMPUTE = {"use_reentrant": False}
 
 
-def recompute(model: Any, params: FinetuneParams) -> None:
+def recompute(model: PreTrainedModel, params: FinetuneParams) -> None:
     """As the Trainer does it, where a model is run without one."""
     if params.gradient_checkpointing:
         # Its new name, activation_checkpointing_enable, isn't in all of transformers 5.

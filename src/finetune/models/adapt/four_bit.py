@@ -33,7 +33,7 @@ def frozen_layers(model: PreTrainedModel) -> Iterator[tuple[str, Any]]:
             yield name, module
 
 
-def apply(model: PreTrainedModel, params: FinetuneParams) -> tuple[Any, list[str]]:
+def apply(model: PreTrainedModel, params: FinetuneParams) -> tuple[PreTrainedModel, list[str]]:
     """The layers are quantised when the model moves to its device. -> (the model, what to say)."""
     saved = 0
     for name, layer in list(frozen_layers(model)):
@@ -56,7 +56,7 @@ def _packed(layer: Any, computed_in: torch.dtype) -> Any:
     return packed
 
 
-def restore(model: PreTrainedModel) -> Any:
+def restore(model: PreTrainedModel) -> PreTrainedModel:
     """With the weights as they were imported."""
     for name, module in list(model.named_modules()):
         if "imported" in vars(module):

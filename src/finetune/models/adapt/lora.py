@@ -1,7 +1,5 @@
 """LoRA (Hu et al. 2021) and its kin: frozen weights plus trained products of two thin matrices."""
 
-from typing import Any
-
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -55,7 +53,7 @@ def _linear_layers(model: PreTrainedModel) -> list[str]:
     ]
 
 
-def apply(model: PreTrainedModel, params: FinetuneParams) -> tuple[Any, list[str]]:
+def apply(model: PreTrainedModel, params: FinetuneParams) -> tuple[PreTrainedModel, list[str]]:
     """Freeze the model but for adapters and head. -> (the model, what to say).
 
     Raises: ModelError if anything else is trained.
@@ -94,9 +92,10 @@ def _plain(name: str) -> str:
     return name.removeprefix("base_model.model.").replace(".modules_to_save.default.", ".")
 
 
-def restore(model: Any) -> Any:
+def restore(model: PreTrainedModel) -> PreTrainedModel:
     """The plain model, adapters merged."""
     idle = [name for name, p in model.named_parameters() if ".lora_B." in name and not p.any()]
     if idle:
         say(f"warning: {len(idle)} adapters have learnt nothing: {some(idle)}")
-    return model.merge_and_unload()
+    merged: PreTrainedModel = model.merge_and_unload()  # type: ignore[operator]
+    return merged

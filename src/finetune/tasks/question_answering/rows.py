@@ -61,7 +61,7 @@ def _row(row: Row, repairs: list[str], columns: QuestionAnsweringColumns) -> Row
     }
 
 
-def _text(value: Any, reason: str, repairs: list[str]) -> str:
+def _text(value: object, reason: str, repairs: list[str]) -> str:
     if not isinstance(value, str) or not value.strip():
         raise Unusable(reason)
     return clean(value, repairs)
@@ -85,7 +85,7 @@ def _answers(value: Any, columns: QuestionAnsweringColumns) -> list[tuple[str, i
     return [_answer(text, start) for text, start in found if not missing(text)]
 
 
-def _answer(text: Any, start: Any) -> tuple[str, int]:
+def _answer(text: object, start: object) -> tuple[str, int]:
     offset = None if isinstance(start, bool) else _OFFSET.fullmatch(str(start))
     if not isinstance(text, str) or offset is None:
         raise Unusable("an answer's text is not a string, or its offset is not a number")

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -82,7 +81,7 @@ def decode(reduced: Reduced, rows: Sequence[Row], state: State) -> list[Predicti
     return [_decode(reduced, order[bounds[i] : bounds[i + 1]], row["context"], state) for i, row in enumerate(rows)]
 
 
-def _decode(reduced: Reduced, windows: Any, context: str, state: State) -> Prediction:
+def _decode(reduced: Reduced, windows: np.ndarray, context: str, state: State) -> Prediction:
     nothing = {**_candidate(context, (NO_SPAN, NO_SPAN), 0.0), "span_text": "", "null_score": 0.0, "n_best": []}
     if not len(windows):
         return nothing

@@ -7,6 +7,8 @@ from typing import Any
 import datasets
 import evaluate
 
+Item = tuple[Any, ...]  # what is scored, its class first
+
 
 class Seqeval(evaluate.Metric):  # type: ignore[misc]
     """Entities by seqeval (Nakayama 2018): its default mode, equal to conlleval.pl, and its strict mode as strict_*.
@@ -60,7 +62,7 @@ def _of_tags(description: str) -> evaluate.MetricInfo:
     return evaluate.MetricInfo(description=description, citation="", inputs_description="", features=features)
 
 
-def by_class(found: Sequence[tuple[Any, ...]], gold: Sequence[tuple[Any, ...]]) -> dict[str, dict[str, float]]:
+def by_class(found: Sequence[Item], gold: Sequence[Item]) -> dict[str, dict[str, float]]:
     """Precision, recall, F1 (0 to 1) and support of each class; items are distinct and begin with their class."""
     right = Counter(item[0] for item in set(found) & set(gold))
     given, wanted = Counter(item[0] for item in found), Counter(item[0] for item in gold)

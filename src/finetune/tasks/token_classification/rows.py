@@ -63,7 +63,7 @@ def _listed(value: Any, what: str, repairs: list[str]) -> list[Any] | None:
     return list(value)
 
 
-def _token(value: Any, repairs: list[str]) -> str:
+def _token(value: object, repairs: list[str]) -> str:
     if isinstance(value, str):
         return clean(value, repairs)
     if missing(value):
@@ -75,7 +75,7 @@ def _token(value: Any, repairs: list[str]) -> str:
     return str(value)
 
 
-def _tag(value: Any, repairs: list[str]) -> str:
+def _tag(value: object, repairs: list[str]) -> str:
     if missing(value):
         raise Unusable("a tag is missing")
     if isinstance(value, bool | list | tuple | dict):
@@ -112,10 +112,11 @@ def serve(records: Sequence[Row]) -> list[Row]:
     return rows
 
 
-def accepts(value: Any) -> bool:
+def accepts(value: object) -> bool:
     """Text, or words."""
-    is_list = isinstance(value, list | tuple | np.ndarray)
-    return isinstance(value, str) or (is_list and all(isinstance(word, str) for word in value))
+    if isinstance(value, list | tuple | np.ndarray):
+        return all(isinstance(word, str) for word in value)
+    return isinstance(value, str)
 
 
 def text_of(row: Row) -> str:

@@ -13,6 +13,7 @@ from finetune.core.types import Json
 from finetune.data.batches import Batch
 from finetune.data.table import Row
 from finetune.tasks.task import Breakdown, Examined, Prediction, Reduced
+from finetune.tasks.token_classification.metrics import Item
 from finetune.tasks.token_classification.rows import spans, text_of
 from finetune.tasks.token_classification.schemes import OUTSIDE, as_iobes, entities, type_of
 from finetune.tasks.token_classification.windows import IGNORED, NO_WORD, State
@@ -108,8 +109,8 @@ def breakdown(predictions: Sequence[Prediction], rows: Sequence[Row], state: Sta
     from finetune.tasks.token_classification.metrics import by_class
 
     confusion: dict[str, Counter[str]] = {}
-    found: list[tuple[Any, ...]] = []
-    gold: list[tuple[Any, ...]] = []
+    found: list[Item] = []
+    gold: list[Item] = []
     for i, (prediction, row) in enumerate(zip(predictions, rows, strict=True)):
         for wanted, given in zip(row["tags"], prediction["tags"], strict=True):
             counts = confusion.setdefault(type_of(wanted, state.scheme), Counter())
@@ -119,7 +120,7 @@ def breakdown(predictions: Sequence[Prediction], rows: Sequence[Row], state: Sta
     return Breakdown(by_class(found, gold), {name: dict(counts) for name, counts in sorted(confusion.items())})
 
 
-def _items(tags: Sequence[str], state: State) -> list[tuple[Any, ...]]:
+def _items(tags: Sequence[str], state: State) -> list[Item]:
     """What is scored, its class first: entities, or the tag of each word."""
     return list(entities(tags, state.scheme)) if state.scheme else [(tag, i) for i, tag in enumerate(tags)]
 
