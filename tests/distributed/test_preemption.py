@@ -156,6 +156,33 @@ def test_sigkill_of_a_rank(prepared: Path, tmp_path: Path, how: str, lost: int) 
     assert "--resume_from_checkpoint true" in said and 0 not in codes
 
 
+TRACKED = """
+import os, signal
+from sqlite3 import dbapi2
+from finetune import run
+from finetune.core.process import run_main
+
+connect = dbapi2.connect
+
+def interrupted(*arguments, **keywords):
+    dbapi2.connect = connect
+    os.kill(os.getpid(), signal.SIGTERM)
+    return connect(*arguments, **keywords)
+
+dbapi2.connect = interrupted
+run_main(run.main)
+"""
+
+
+def test_sigterm_while_the_tracking_database_is_made(prepared: Path, tmp_path: Path) -> None:
+    """What is left of it does not stop the same command from running again."""
+    stopped = launch(tmp_path, words(prepared, tmp_path, max_steps=2, eval_steps=2), "alone", code=("-c", TRACKED))
+    assert stopped.codes(60) == [StoppedError.exit_code], stopped.said()
+    assert "stopped by SIGTERM before training" in stopped.said()
+    again = launch(tmp_path, words(prepared, tmp_path, max_steps=2, eval_steps=2), "alone")
+    assert again.codes(120) == [0], again.said()
+
+
 SLOW = """
 import sys, time
 from finetune import run

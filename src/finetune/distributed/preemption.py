@@ -54,15 +54,15 @@ def received() -> bool:
 
 
 @contextmanager
-def noted() -> Iterator[None]:
-    """Within, a SIGTERM is only noted, for callbacks.StopTogether to act on."""
+def noted(until: str = "after the last step") -> Iterator[None]:
+    """Within, a SIGTERM is only noted: for callbacks.StopTogether to act on, else for the end, which is `until`."""
     _Sigterm.training = True
     try:
         yield
     finally:
         _Sigterm.training = False
     if _Sigterm.received:
-        raise StoppedError(Fault("stopped by SIGTERM after the last step", fix=AGAIN))
+        raise StoppedError(Fault(f"stopped by SIGTERM {until}", fix=AGAIN))
 
 
 @contextmanager

@@ -42,7 +42,7 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
 
     def predict(self, context: object, model_input: pd.DataFrame, params: Json | None = None) -> pd.DataFrame:
-        """`params` override fields of the stored state (`Task.inference_params`); None leaves a field as it is.
+        """`params` override fields of the stored state (`Decoding.request_fields`); None leaves a field as it is.
 
         Raises: MlflowException for a value that the task doesn't accept.
         """

@@ -12,6 +12,7 @@ from transformers import TrainerCallback, TrainerState
 
 from finetune.core.console import progress, say
 from finetune.core.launch import is_main_process
+from finetune.distributed import preemption
 from finetune.params.finetune import FinetuneParams
 
 Logs = dict[str, float] | None  # what the Trainer hands over is never None
@@ -74,7 +75,9 @@ def tracked(params: FinetuneParams) -> Iterator[None]:
 
     params.pytorch_model_folder.mkdir(parents=True, exist_ok=True)
     mlflow.set_tracking_uri(tracking_uri(params.pytorch_model_folder))
-    with mlflow.start_run(log_system_metrics=False):
+    with preemption.noted("before training"):  # half a database would stop every later run into the folder
+        run = mlflow.start_run(log_system_metrics=False)
+    with run:
         mlflow.log_params({name: str(value) for name, value in asdict(params).items()})
         yield
 

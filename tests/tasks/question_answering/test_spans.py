@@ -260,6 +260,7 @@ def asked(
         (asked(2.0, 2.0, 2.0), asked(1.9999, 1.9999, 2.0), True),  # none of the n best, which all tie
         (asked(2.0, 1.0, null=2.0001), asked(2.0001, 1.0, null=2.0), True),  # at the threshold
         (asked(2.0, 1.0, null=2.01), asked(2.01, 1.0, null=2.0), False),
+        (asked(2.0, 1.0, null=2.0, threshold=0.5), asked(2.0, 1.0, null=2.0, threshold=-0.5), False),  # saved otherwise
         (asked(2.0, 1.0, null=7.0001, threshold=5.0), asked(2.0001, 1.0, null=7.0, threshold=5.0), True),
         (asked(2.0, null=2.0001, n_best=1), asked(2.0001, null=2.0, n_best=1), True),
         (asked(2.0, 1.9999, n_best=1), asked(1.9999, 2.0, n_best=1), False),  # nobody knows how close that was
