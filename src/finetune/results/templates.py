@@ -8,7 +8,7 @@ from finetune.params.schema import to_text
 
 
 def fill(template: str, **values: object) -> str:
-    """Return the text of a page. In HTML, values that aren't Markup are escaped; a name that isn't given is an error."""
+    """Return the text of a page. In HTML, values that aren't Markup are escaped; a name without value is an error."""
     pages = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=".html" in template,
