@@ -1,4 +1,4 @@
-"""Finetuning of Hugging Face models as Azure ML pipeline components, on Azure and on a laptop."""
+"""The finetuning of Hugging Face models as Azure ML pipeline components, on Azure and on a laptop."""
 
 import os
 

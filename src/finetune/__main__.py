@@ -1,4 +1,4 @@
-"""`python -m finetune` is the `finetune` command."""
+"""The `finetune` command, as `python -m finetune`."""
 
 from finetune.cli import console_script
 

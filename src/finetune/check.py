@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
 
 
 def commands_of(prepared: Sequence[plan.Prepared]) -> list[tuple[str, World]]:
-    """Each step's command and its processes."""
+    """Return each step's command and its processes."""
     return [(item.command, World(item.world, item.processes)) for item in prepared]
 
 
@@ -78,7 +78,7 @@ def check(commands: Sequence[tuple[str, World]], faults: Sequence[Fault]) -> Non
 
 
 class Settlement(NamedTuple):
-    """Of one step of a pipeline."""
+    """The settled command line of one step of a pipeline."""
 
     task: str
     settled: Settled[Any]
@@ -86,7 +86,7 @@ class Settlement(NamedTuple):
 
 
 def settle_steps(commands: Sequence[tuple[str, World]], before: Sequence[Fault]) -> dict[str, Settlement]:
-    """The steps that are ours, by the names of their components.
+    """Return the steps that are ours, by the names of their components.
 
     Raises: ParameterError or UnsupportedError, with the faults of all steps and those found before.
     """
@@ -106,7 +106,7 @@ def settle_steps(commands: Sequence[tuple[str, World]], before: Sequence[Fault])
 
 
 def described(steps: Sequence[Settled[Any]]) -> list[str]:
-    """What was set, what has no effect, and what a preset or a config gives."""
+    """Return what was set, what has no effect, and what a preset or a config gives."""
     values = {name: value for settled in steps for name, value in non_default(settled.params).items()}
     lines = [f"parameters: {', '.join(f'{name} {to_text(value)}' for name, value in values.items()) or 'all default'}"]
     lines += [f"note: {line}" for settled in steps for line in settled.notes]
@@ -114,7 +114,7 @@ def described(steps: Sequence[Settled[Any]]) -> list[str]:
 
 
 def import_tokenizer(params: ModelImportParams, task: "Task[State]", folder: Path) -> tuple[Any, Any]:
-    """(config, tokenizer) of the model that will be imported. Raises: ParameterError, ModelError."""
+    """Return the config and tokenizer of the model that will be imported. Raises: ParameterError or ModelError."""
     from finetune.model_selector import choose_source, fetch, find_files
     from finetune.models.loading import load_config, refuse_adapter_alone
     from finetune.models.tokenizers import load_tokenizer
@@ -135,7 +135,7 @@ def import_tokenizer(params: ModelImportParams, task: "Task[State]", folder: Pat
 def look_at_data(
     params: Any, task: "Task[State]", config: "PreTrainedConfig", tokenizer: "PreTrainedTokenizerFast"
 ) -> tuple["Lengths", int]:
-    """(lengths of the training rows, expected windows of one evaluation). Raises: DataError."""
+    """Return the lengths of the training rows, and the expected windows of one evaluation. Raises: DataError."""
     from finetune import preprocess
     from finetune.models.tokenizers import longest_window
     from finetune.tasks import token_lengths
@@ -160,7 +160,7 @@ def look_at_data(
 def look_at_training(
     step: Settlement, task: "Task[State]", config: "PreTrainedConfig", lengths: "Lengths", evaluated: int
 ) -> None:
-    """Steps, memory and time. Raises: ParameterError, UnsupportedError."""
+    """Print the steps, memory and time. Raises: ParameterError or UnsupportedError."""
     from finetune.models import estimate
     from finetune.models.adapt import adaptations
     from finetune.models.facts import facts_of
@@ -195,7 +195,7 @@ def look_at_training(
 
 
 def sharing_memory(world: World) -> int:
-    """Processes of a run that take from the same memory: each has a GPU of its own, or all of a machine have its."""
+    """Return how many processes take from the same memory: one with a GPU each, else all of a machine."""
     return 1 if world.has_gpu() else world.per_machine
 
 
@@ -204,7 +204,7 @@ def gigabytes(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In the unit that a person would use."""
+    """Return the seconds in the unit that a person would use."""
     for unit, size in (("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}" if seconds >= 10 * size else f"{seconds / size:.1f} {unit}"

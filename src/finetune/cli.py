@@ -1,4 +1,4 @@
-"""`finetune COMMAND …`, and the --task word that every component's command line begins with."""
+"""The `finetune COMMAND …` line, and the --task word that every component's command line begins with."""
 
 from importlib import import_module
 from typing import Any
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
 def settle_task(argv: list[str], component: str, module: str, world: World | None = None) -> tuple[str, Settled[Any]]:
     """Take `--task NAME` out of the words and settle the rest as the command line of that task's component.
 
-    It is for this world where none is given. Without --task, --help shows the first task. Raises: ParameterError,
+    The world is this one where none is given. Without --task, --help shows the first task. Raises: ParameterError or
     UnsupportedError.
     """
     world = world or World.here()
@@ -61,5 +61,5 @@ def _settle(task: str, words: list[str], component: str, module: str, world: Wor
 
 
 def console_script() -> None:
-    """The `finetune` command."""
+    """Run the `finetune` command."""
     run_main(main)

@@ -1,4 +1,4 @@
-"""Evaluation: a model and rows -> predictions.jsonl, report.html, and metrics.json where the rows have gold.
+"""Evaluate a model on rows: write predictions.jsonl, report.html, and metrics.json where the rows have gold.
 
 python -m finetune.evaluation --task question_answering --test_data F --pytorch_model_folder M --evaluation_result OUT
 """
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
 
 
 def read_test_rows(params: Any, task: "Task[State]", preprocessed: Preprocessed | None) -> tuple[list[Row], Audit]:
-    """The test split of preprocess, or a file. Raises: DataError if no row is usable."""
+    """Return the test split of preprocess, or a file, and its audit. Raises: DataError if no row is usable."""
     if preprocessed:
         rows = read_rows(Preprocessed.rows_file(params.preprocess_output, "test"))
         return rows, Audit(preprocessed.splits["test"].problems)
@@ -101,8 +101,8 @@ def read_test_rows(params: Any, task: "Task[State]", preprocessed: Preprocessed 
 
 
 def state_of(folder: Path, task: "Task[State]", preprocessed: Preprocessed | None) -> "State":
-    """How to decode: as the model was trained, else as its data were prepared, else by the defaults; a model that comes
-    from elsewhere may know better by its config."""
+    """Return how to decode: as the model was trained, else as its data were prepared, else by the defaults; a model
+    that comes from elsewhere may know better by its config."""
     from finetune.models.loading import load_config, stored_state
     from finetune.models.tokenizers import load_tokenizer, longest_window
     from finetune.params.components import TASKS
@@ -130,7 +130,7 @@ def write_predictions(
     state: "State",
     findings: "Findings",
 ) -> list["Prediction"]:
-    """One line for each row, as the predictions come. -> what the metrics need of each; the findings grow along."""
+    """Write one line for each row, as predictions come, into the findings too. Return what the metrics need of each."""
     kept: list[Prediction] = []
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file, progress(len(rows), "evaluate") as bar:
@@ -147,7 +147,7 @@ def write_predictions(
 def write_metrics(
     path: Path, rows: list[Row], kept: list["Prediction"], task: "Task[State]", state: "State", facts: Json
 ) -> tuple[dict[str, float], "Breakdown"]:
-    """metrics.json if any row has gold. -> the metrics and where they come from; none without."""
+    """Write metrics.json if any row has gold. Return the metrics and where they come from; none without."""
     from finetune.tasks.task import Breakdown
 
     path.unlink(missing_ok=True)  # of an earlier run

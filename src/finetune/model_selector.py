@@ -1,4 +1,4 @@
-"""Model import: a hub id, a local folder or an MLflow model -> one folder of safetensors, config and tokenizer.
+"""Import a model, from a hub id, a local folder or an MLflow model, as one folder of safetensors, config and tokenizer.
 
 python -m finetune.model_selector --task question_answering --pytorch_model_path MODEL --output_dir OUT
 """
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
 
 
 def choose_source(params: ModelImportParams) -> tuple[str, str]:
-    """The parameter that wins, and its value; a rule sees to it that one is given."""
+    """Return the parameter that wins, and its value; a rule sees to it that one is given."""
     names = ("pytorch_model_path", "mlflow_model_path", "huggingface_id")
     return next((name, str(value)) for name in names if (value := vars(params)[name]) is not None)
 
@@ -86,7 +86,7 @@ def fetch(huggingface_id: str, weights: bool = True) -> Path:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What is taken of a source folder; nothing else in it is read."""
+    """The files that are taken of a source folder; nothing else in it is read."""
 
     config: Path
     tokenizer: list[Path]
@@ -94,7 +94,7 @@ class ModelFiles:
 
 
 def find_files(folder: Path) -> ModelFiles:
-    """The config, tokenizer and weights of a Hugging Face folder, or from anywhere inside an MLflow model.
+    """Return the config, tokenizer and weights of a Hugging Face folder, or from anywhere inside an MLflow model.
 
     Raises: ModelError if there is no config or no weights.
     """
@@ -128,7 +128,7 @@ def _matching(folder: Path, patterns: tuple[str, ...], top: bool) -> list[Path]:
 
 
 def copy_model(files: ModelFiles, target: Path) -> None:
-    """Config, tokenizer and weights into one folder; pickled weights are rewritten as safetensors."""
+    """Copy config, tokenizer and weights into one folder; pickled weights are rewritten as safetensors."""
     target.mkdir(parents=True, exist_ok=True)
     pickled = [path for path in files.weights if path.suffix == ".bin"]
     for path in (files.config, *files.tokenizer, *(() if pickled else files.weights)):
@@ -138,7 +138,7 @@ def copy_model(files: ModelFiles, target: Path) -> None:
 
 
 def rename_body(folder: Path, config: "PreTrainedConfig", task: "Task[State]") -> None:
-    """The body under the name that the task's class has for it.
+    """Rename the body's weights to the name that the task's class has for the body.
 
     transformers' classes for questions of Llama, Qwen and their kin call "transformer" what all their other classes
     call "model", and would find no weight.
@@ -173,7 +173,7 @@ def rename_body(folder: Path, config: "PreTrainedConfig", task: "Task[State]") -
 
 
 def merge_adapter(folder: Path, target: Path) -> None:
-    """An unmerged LoRA model of an earlier run, of any task, as one plain model.
+    """Write an unmerged LoRA model of an earlier run, of any task, as one plain model.
 
     Raises: ModelError if it isn't one, but an adapter alone.
     """
@@ -205,7 +205,7 @@ def merge_adapter(folder: Path, target: Path) -> None:
 
 
 def save_as_safetensors(pickled: list[Path], target: Path) -> None:
-    """Raises: ModelError if a file holds anything but named tensors."""
+    """Write pickled weights as safetensors. Raises: ModelError if a file holds anything but named tensors."""
     import torch
     from safetensors.torch import save_file
 

@@ -23,7 +23,7 @@ from finetune.core.types import Json
 
 @dataclass(frozen=True)
 class Done:
-    """What became of one step."""
+    """A step that is done, and what became of it."""
 
     step: str
     status: str  # ran or unchanged
@@ -73,7 +73,7 @@ def run(words: Words) -> list[Done]:
 
 
 def check(words: Words) -> None:
-    """`finetune check` in a process of its own, whose memory is free when the steps run; its error ends the run."""
+    """Run `finetune check` in a process of its own, whose memory is free when the steps run; its error ends the run."""
     given = [f"{name}={value}" for name, value in words.values.items()]
     done = subprocess.run([sys.executable, "-m", "finetune", "check", str(words.file), "--set", *given], check=False)
     if done.returncode:
@@ -81,12 +81,12 @@ def check(words: Words) -> None:
 
 
 def record_file(output: Path, item: Prepared) -> Path:
-    """Written when the step has run to its end."""
+    """Return the file that is written when the step has run to its end."""
     return output / "steps" / item.step.name / "step.json"
 
 
 def finished(record: Path, item: Prepared) -> bool:
-    """Whether the step ran to its end with this key, and may be skipped for it."""
+    """Return whether the step ran to its end with this key, and may be skipped for it."""
     if not record.is_file() or not item.step.component.get("is_deterministic", True):
         return False
     there = all(path.is_file() or (path.is_dir() and any(path.iterdir())) for path in item.outputs.values())
@@ -94,14 +94,14 @@ def finished(record: Path, item: Prepared) -> bool:
 
 
 def save_record(record: Path, values: Json) -> None:
-    """In one piece: a record that exists is whole."""
+    """Write the record in one piece: one that exists is complete."""
     part = record.with_suffix(".part")
     part.write_text(json.dumps(values, indent=2) + "\n")
     part.replace(record)
 
 
 def summarize(pipeline: Pipeline, done: list[Done], output: Path) -> None:
-    """A time table, and where the outputs are."""
+    """Print the seconds of the steps, and where the outputs are."""
     width = max(len(item.step) for item in done)
     print("--- done")
     for item in done:

@@ -1,4 +1,4 @@
-"""Preprocess: files of rows -> encoded train, validation and test windows, and an account of every row.
+"""Preprocess files of rows into encoded train, validation and test windows, and give an account of every row.
 
 python -m finetune.preprocess --task question_answering --train_file_path F --model_selector_output M --output_dir OUT
 """
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Splits:
-    """Rows that can be used, of each split, and the account of the others."""
+    """The rows of each split that can be used, and the account of the others."""
 
     rows: dict[str, list[Row]]
     audits: dict[str, Audit]
@@ -83,7 +83,7 @@ class Splits:
 
 
 def usable_rows(params: Any, task: "Task[State]") -> Splits:
-    """Read, validate, split and sample. Raises: DataError with the faults of all files."""
+    """Read, validate, split and sample the rows. Raises: DataError with the faults of all files."""
     audits = {name: Audit() for name in SPLITS}
     gc.disable()  # a hundred thousand rows are no garbage, but looking for some among them takes seconds
     try:
@@ -101,7 +101,7 @@ def usable_rows(params: Any, task: "Task[State]") -> Splits:
 
 
 def read_splits(params: DataFiles, task: "Task[State]", audits: dict[str, Audit]) -> dict[str, list[Row]]:
-    """The valid rows of the given splits; train is always among them. Raises: DataError."""
+    """Return the valid rows of the given splits; train is always among them. Raises: DataError if a file is unusable."""
     rows: dict[str, list[Row]] = {}
     faults: list[Fault] = []
     for name in SPLITS:
@@ -157,7 +157,7 @@ def split(rows: dict[str, list[Row]], task: "Task[State]") -> tuple[dict[str, li
 
 
 def with_gold(rows: list[Row], task: "Task[State]", audit: Audit) -> list[Row]:
-    """Only the rows that can be learnt from or scored; the others are counted."""
+    """Return only the rows that can be learnt from or scored; the others are counted."""
     for row in rows:
         if not task.data.has_gold(row):
             audit.add("dropped", f"no {task.data.gold}", row["row"])
@@ -165,7 +165,7 @@ def with_gold(rows: list[Row], task: "Task[State]", audit: Audit) -> list[Row]:
 
 
 def sample(rows: list[Row], limit: int) -> list[Row]:
-    """`limit` rows drawn evenly from all of the file, in its order; all if limit is -1."""
+    """Return `limit` rows drawn evenly from all of the file, in its order; all if limit is -1."""
     if limit < 0 or limit >= len(rows):
         return rows
     chosen = sorted(random.Random(SPLIT_SEED).sample(range(len(rows)), limit))
@@ -173,7 +173,7 @@ def sample(rows: list[Row], limit: int) -> list[Row]:
 
 
 def refuse_losses(rows: dict[str, list[Row]], audits: dict[str, Audit], limit: float) -> None:
-    """Raises: DataError if a split has no rows left, or lost too many; for all splits at once."""
+    """Raise DataError if a split has no rows left, or lost too many; for all splits at once."""
     faults = []
     for name in SPLITS:
         dropped, why = audits[name].dropped, "; ".join(audits[name].lines())
@@ -267,7 +267,7 @@ def _labelled(
 def say_derived(
     params: Any, task: "Task[State]", state: "State", rows: dict[str, list[Row]], model_length: int
 ) -> None:
-    """One line for each value that was derived rather than taken."""
+    """Print one line for each value that was derived rather than taken."""
     asked = params.max_seq_length
     if asked == -1:
         say(f"max_seq_length: {state.max_seq_length}, the model's maximum")
@@ -278,7 +278,7 @@ def say_derived(
 
 
 def report(reports: dict[str, SplitReport], split_source: str) -> None:
-    """The account of every row."""
+    """Print the account of every row."""
     say(f"validation and test: {split_source}")
     for name in SPLITS:
         windows = reports[name].windows

@@ -1,4 +1,4 @@
-"""Finetune: the folders of model import and preprocess -> the best model, proved.
+"""Finetune the model of model import on the data of preprocess, and prove the best model.
 
     python -m finetune.run --task question_answering --preprocess_output P --model_selector_output M \\
         --pytorch_model_folder OUT/pytorch --mlflow_model_folder OUT/mlflow
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
 
 
 def finetune(task_name: str, settled: Settled[FinetuneParams]) -> None:
-    """Folders -> data -> model -> Trainer -> saved model -> proof."""
+    """Read the folders, load the data and the model, train, save the best model and prove it."""
     params = settled.params
     selected = SelectedModel.read(params.model_selector_output, task_name)
     preprocessed = Preprocessed.read(params.preprocess_output, task_name)
@@ -74,14 +74,14 @@ def finetune(task_name: str, settled: Settled[FinetuneParams]) -> None:
 
 
 def refuse_other_model(selected: SelectedModel, preprocessed: Preprocessed) -> None:
-    """Raises: HandoffError if the data were encoded for a model of another family."""
+    """Raise HandoffError if the data were encoded for a model of another family."""
     if selected.model_type != preprocessed.model_type:
         what = f"the data were encoded for a {preprocessed.model_type}, the model is a {selected.model_type}"
         raise HandoffError(Fault(what, fix="run preprocess with the model_selector_output that is given here"))
 
 
 def checkpoint_to_resume(params: FinetuneParams) -> Path | None:
-    """The newest complete checkpoint if asked for; else old ones are moved out of the way."""
+    """Return the newest complete checkpoint if asked for; else move old ones out of the way."""
     from finetune.distributed import process_group
     from finetune.training import checkpoints
 
@@ -104,7 +104,7 @@ def account(
     speed: dict[str, float],
     metrics: dict[str, float],
 ) -> Trained:
-    """What is known of the model when training ends, for its card and its report."""
+    """Return what is known of the model when training ends, for its card and its report."""
     params, trainer = attempt.params, attempt.trainer
     return Trained(
         task=selected.task,
@@ -125,7 +125,7 @@ def account(
 
 
 def earlier_speed(params: FinetuneParams, task: str) -> dict[str, float]:
-    """Of the run that had ended before, where it got so far as to save its model."""
+    """Return the speed of the run that had ended before, where it got so far as to save its model."""
     before = Trained.read(params.pytorch_model_folder, task)
     return before.speed if before else {}
 
@@ -163,7 +163,7 @@ def save_and_prove(attempt: "Attempt", adapted: "PreTrainedModel", task: "Task[S
 
 
 def keep_the_best(attempt: "Attempt") -> None:
-    """With save_total_limit 1, the newest checkpoint besides has done its service once the model is saved."""
+    """Remove all but the best checkpoint with save_total_limit 1: the newest is of no use once the model is saved."""
     from finetune.training import checkpoints
 
     if attempt.params.save_total_limit == 1:

@@ -102,7 +102,7 @@ def main(argv: list[str]) -> None:
 
 
 def bring_in_step(files: Mapping[Path, str], check: bool, command: str) -> None:
-    """Write the files whose text differs. Raises: ParameterError instead where `check`, with the command that does."""
+    """Write the files whose text differs. Raises: ParameterError, with the command that writes, if `check` is true."""
     stale = [path for path, text in files.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     if check and stale:
         names = ", ".join(str(path.relative_to(ROOT)) for path in stale)
@@ -115,7 +115,7 @@ def bring_in_step(files: Mapping[Path, str], check: bool, command: str) -> None:
 
 
 def generated() -> dict[Path, str]:
-    """Every generated file and its text."""
+    """Return every generated file and its text."""
     files: dict[Path, str] = {}
     for task, classes in TASKS.items():
         folder = ROOT / "components" / task
@@ -129,7 +129,7 @@ def generated() -> dict[Path, str]:
 
 
 def command_component(task: str, classes: TaskComponents, c: Component) -> Json:
-    """A `type: command` component."""
+    """Return a `type: command` component."""
     params = vars(classes)[c.name]
     component = {
         "$schema": f"{SCHEMAS}/commandComponent.schema.json",
@@ -153,7 +153,7 @@ def command_component(task: str, classes: TaskComponents, c: Component) -> Json:
 
 
 def pipeline_component(task: str, classes: TaskComponents) -> Json:
-    """The four components wired, every input of theirs at the top."""
+    """Return the pipeline of the four components, with every input of theirs at the top."""
     inputs = {p.name: yaml_input(p) for p in params_of(ComputeParams)}
     for c in COMPONENTS:
         for p in params_of(vars(classes)[c.name]):
@@ -176,7 +176,7 @@ def pipeline_component(task: str, classes: TaskComponents) -> Json:
 
 
 def node(task: str, classes: TaskComponents, c: Component) -> Json:
-    """One job of the pipeline."""
+    """Return one job of the pipeline."""
     bound = {}
     for p in params_of(vars(classes)[c.name]):
         if (c.name, p.name) in WIRES:
@@ -207,7 +207,7 @@ def node(task: str, classes: TaskComponents, c: Component) -> Json:
 
 
 def environment(device: str) -> Json:
-    """An Azure ML environment given as a file, so that components can be submitted before anything is registered."""
+    """Return an Azure ML environment as a file, so that components can be submitted before anything is registered."""
     return {
         "$schema": f"{SCHEMAS}/environment.schema.json",
         "name": f"finetune-{device}",
@@ -219,7 +219,7 @@ def environment(device: str) -> Json:
 
 
 def conda(device: str) -> Json:
-    """The package's dependencies at the versions of constraints.txt."""
+    """Return the package's dependencies at the versions of constraints.txt."""
     import tomllib
 
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
@@ -235,7 +235,7 @@ def conda(device: str) -> Json:
 
 
 def dump(value: Json) -> str:
-    """YAML; the one long command is folded, which leaves it a single line."""
+    """Return YAML; the one long command is folded, which leaves it a single line."""
     import yaml
 
     class Dumper(yaml.SafeDumper):

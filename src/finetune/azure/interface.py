@@ -1,16 +1,16 @@
-"""Parameters as the inputs, the outputs and the command of a component YAML, and back."""
+"""Turn parameters into the inputs, the outputs and the command of a component YAML, and back."""
 
 from finetune.core.types import Json
 from finetune.params.schema import BOOLEAN, Param, params_of, to_text
 
 
 def yaml_inputs(cls: type) -> dict[str, Json]:
-    """The `inputs:` block of the component YAML."""
+    """Return the `inputs:` block of the component YAML."""
     return {p.name: yaml_input(p) for p in params_of(cls) if not p.output}
 
 
 def yaml_input(p: Param) -> Json:
-    """One entry of an `inputs:` block. Booleans are string enums, as in the published components."""
+    """Return one entry of an `inputs:` block. Booleans are string enums, as in the published components."""
     entry: Json = {"type": "string" if p.kind == "boolean" else p.kind, "description": p.doc}
     if not p.required:
         entry["optional"] = True
@@ -26,7 +26,7 @@ def yaml_input(p: Param) -> Json:
 
 
 def from_yaml(name: str, entry: Json) -> Param:
-    """The parameter that an entry of a component YAML's `inputs:` or `outputs:` declares."""
+    """Return the parameter that an entry of a component YAML's `inputs:` or `outputs:` declares."""
     enum = tuple(str(value) for value in entry.get("enum", ()))
     kind = "boolean" if set(enum) == set(BOOLEAN) else entry["type"]
     required = not entry.get("optional", False) and "default" not in entry
@@ -37,12 +37,12 @@ def from_yaml(name: str, entry: Json) -> Param:
 
 
 def yaml_outputs(cls: type) -> dict[str, Json]:
-    """The `outputs:` block of the component YAML."""
+    """Return the `outputs:` block of the component YAML."""
     return {p.name: {"type": p.kind, "description": p.doc} for p in params_of(cls) if p.output}
 
 
 def command_line(cls: type, module: str, words: str = "") -> str:
-    """The `command:` of the component YAML; every optional input stands in $[[ ]].
+    """Return the `command:` of the component YAML; every optional input stands in $[[ ]].
 
     Azure ML puts values in as they are, so what may hold a space is quoted.
     """

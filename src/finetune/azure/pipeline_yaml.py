@@ -1,4 +1,4 @@
-"""A pipeline component YAML -> steps, with every binding checked.
+"""Read a pipeline component YAML as steps, with every binding checked.
 
 azure-ai-ml accepts a wrong parent input, job name, job output or child input, a mismatch of types and a cycle without
 a word; here each is a fault, and all of them are reported at once.
@@ -39,7 +39,7 @@ _TAKEN_BY: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Step:
-    """One job of the pipeline and its component."""
+    """A step: one job of the pipeline and its component."""
 
     name: str
     component: Json
@@ -62,7 +62,7 @@ class Pipeline:
 
 
 def load_pipeline(path: Path) -> Pipeline:
-    """Raises: ParameterError, with every fault of every component and binding."""
+    """Return the pipeline in a YAML. Raises: ParameterError, with every fault of every component and binding."""
     spec = _read(path)
     try:
         inputs, outputs = _params(spec.get("inputs")), _params(spec.get("outputs"))
@@ -128,7 +128,7 @@ def _step(pipeline: Path, name: str, job: Json) -> Step:
 def _faults(
     inputs: dict[str, Param], outputs: dict[str, Param], steps: dict[str, Step], jobs: set[str]
 ) -> Iterator[tuple[str, str]]:
-    """(where, what) of every binding that can't work. `jobs` has the names of broken steps too."""
+    """Yield where and what, of every binding that can't work. `jobs` has the names of broken steps too."""
     for step in steps.values():
         for name, text in step.bound_inputs.items():
             where = f"{step.name}.inputs.{name}"
@@ -217,12 +217,12 @@ def _output_faults(step: Step, name: str, text: str, outputs: dict[str, Param]) 
 
 
 def needs(step: Step) -> set[str]:
-    """Names of the jobs whose outputs a step reads."""
+    """Return the names of the jobs whose outputs a step reads."""
     return {match[1] for text in step.bound_inputs.values() if (match := _JOB_OUTPUT.fullmatch(text))}
 
 
 def _order(steps: dict[str, Step]) -> list[str]:
-    """Names of the steps, each after those it needs. Raises: CycleError."""
+    """Return the names of the steps, each after those it needs. Raises: CycleError if there is no such order."""
     return [
         name
         for name in TopologicalSorter({step.name: sorted(needs(step)) for step in steps.values()}).static_order()
@@ -231,7 +231,7 @@ def _order(steps: dict[str, Step]) -> list[str]:
 
 
 def resolve(text: str, inputs: dict[str, str | None], job_outputs: dict[tuple[str, str], Path]) -> str | None:
-    """The value of a binding; None where an optional input has none."""
+    """Return the value of a binding; None where an optional input has none."""
     if match := _PARENT_INPUT.fullmatch(text):
         return inputs.get(match[1])
     if match := _JOB_OUTPUT.fullmatch(text):
@@ -240,13 +240,13 @@ def resolve(text: str, inputs: dict[str, str | None], job_outputs: dict[tuple[st
 
 
 def parent_output(text: str) -> str | None:
-    """The pipeline output that a job's output is bound to."""
+    """Return the pipeline output that a job's output is bound to."""
     match = _PARENT_OUTPUT.fullmatch(text)
     return match[1] if match else None
 
 
 def fill_command(command: str, inputs: dict[str, str | None], outputs: dict[str, str]) -> str:
-    """The command with its values put in, as Azure ML does: a $[[ ]] group goes where one of its inputs is absent."""
+    """Return the command with its values, as Azure ML does: a $[[ ]] group goes where one of its inputs is absent."""
     values = {f"inputs.{name}": text for name, text in inputs.items()} | {f"outputs.{n}": t for n, t in outputs.items()}
 
     def group(match: re.Match[str]) -> str:

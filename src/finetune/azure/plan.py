@@ -1,4 +1,4 @@
-"""A command line and a pipeline component YAML -> every step with its command, its folders and its processes."""
+"""Plan every step of a pipeline component YAML and a command line: its command, its folders and its processes."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ class Words:
 
 
 def read_words(argv: list[str], output: Path | None = None) -> Words:
-    """`output` is the folder where --output isn't given. Raises: ParameterError."""
+    """Return the command line read; `output` is the folder if --output isn't given. Raises: ParameterError if wrong."""
     faults: list[Fault] = []
     values: dict[str, str] = {}
     file = None
@@ -66,7 +66,7 @@ def read_words(argv: list[str], output: Path | None = None) -> Words:
 
 
 def pipeline_inputs(pipeline: Pipeline, values: dict[str, str]) -> tuple[dict[str, str | None], list[Fault]]:
-    """Every input's value as text, paths made absolute, None where an optional one has none; and what is wrong."""
+    """Return each input's value as text, paths made absolute, None where an optional one has none; and the faults."""
     faults = []
     texts = {name: p.default_text for name, p in pipeline.inputs.items()}
     for name, text in values.items():
@@ -104,7 +104,7 @@ class Prepared:
 
 
 def prepare(pipeline: Pipeline, given: dict[str, str], output: Path) -> tuple[list[Prepared], list[Fault]]:
-    """Every step's command, outputs and key; and what is wrong with the values given."""
+    """Return every step's command, outputs and key; and the faults of the values given."""
     inputs, faults = pipeline_inputs(pipeline, given)
     if output.exists() and not output.is_dir():
         faults.append(Fault(f"{output} is not a folder", fix="--output with another name"))
@@ -137,13 +137,13 @@ def prepare(pipeline: Pipeline, given: dict[str, str], output: Path) -> tuple[li
 
 
 def output_path(output: Path, step: Step, name: str) -> Path:
-    """A step's output lies under the name of the pipeline output that it is bound to, else in the step's own folder."""
+    """Return where a step's output lies: under the pipeline output that it is bound to, else in the step's folder."""
     bound = parent_output(step.bound_outputs.get(name, ""))
     return output / bound if bound else output / "steps" / step.name / name
 
 
 def process_counts(step: Step, inputs: dict[str, str | None]) -> tuple[int, int]:
-    """(machines, processes on each), from the job's or the component's resources and distribution."""
+    """Return the machines and the processes on each, from the job's or the component's resources and distribution."""
     resources = {**step.component.get("resources", {}), **step.settings.get("resources", {})}
     distribution = {**step.component.get("distribution", {}), **step.settings.get("distribution", {})}
 
@@ -154,7 +154,7 @@ def process_counts(step: Step, inputs: dict[str, str | None]) -> tuple[int, int]
 
 
 def input_digests(step: Step, values: dict[str, str | None]) -> list[str]:
-    """A digest of each file or folder handed in from outside the pipeline."""
+    """Return a digest of each file or folder handed in from outside the pipeline."""
     from_steps = {name for name, text in step.bound_inputs.items() if ".jobs." in text}
     ports = [name for name, p in step.inputs.items() if p.is_port and name not in from_steps]
     return [snapshot.digest(snapshot.tree(Path(str(values[name])))) for name in ports if values[name] is not None]

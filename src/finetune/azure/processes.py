@@ -1,4 +1,4 @@
-"""The processes of one step: started as Azure ML starts them, shown, watched, ended together."""
+"""Start the processes of one step as Azure ML does, show and watch them, and end them together."""
 
 import contextlib
 import os
@@ -60,7 +60,7 @@ def execute(name: str, command: str, processes: int, world: int, home: Path, out
 
 
 def environment(rank: int, processes: int, world: int, port: int, output: Path) -> dict[str, str]:
-    """The variables that Azure ML sets for one process of a PyTorch job."""
+    """Return the variables that Azure ML sets for one process of a PyTorch job."""
     own: Json = {
         "RANK": rank,
         "LOCAL_RANK": rank % processes,
@@ -93,7 +93,7 @@ def pass_on(pipe: IO[bytes], log: Path, shown: bool) -> None:
 
 
 def first_failure(running: list[subprocess.Popen[bytes]]) -> tuple[int, int] | None:
-    """Wait until all have ended well, or one has not: (rank, exit code)."""
+    """Wait until all have ended well, or one has not; return its rank and exit code."""
     while True:
         codes = [process.poll() for process in running]
         for rank, code in enumerate(codes):
@@ -105,7 +105,7 @@ def first_failure(running: list[subprocess.Popen[bytes]]) -> tuple[int, int] | N
 
 
 def stop(running: list[subprocess.Popen[bytes]], kind: signal.Signals = signal.SIGINT) -> None:
-    """End what is left of the process groups: by a signal first, killed after a grace period or a second Ctrl-C."""
+    """End what is left of the process groups, by a signal first, by SIGKILL after a grace period or a second Ctrl-C."""
     try:
         alive = [process for process in running if process.poll() is None]
         for process in alive:
@@ -126,7 +126,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def end_with_this_process() -> None:
-    """Make a signal to end a Ctrl-C: the processes live in sessions of their own and would go on."""
+    """Turn a signal to end into a Ctrl-C: the processes live in sessions of their own and would go on."""
 
     def interrupt(kind: int, _: object) -> None:
         raise Terminated if kind == signal.SIGTERM else KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""The code that a component takes along: what Azure ML would upload."""
+"""Collect the code that a component takes along, as Azure ML would upload it."""
 
 import fnmatch
 import hashlib
@@ -12,9 +12,9 @@ Snapshot = dict[Path, Path]  # path inside the snapshot -> file on this machine
 
 
 def collect(code: list[Path], includes: list[Path]) -> Snapshot:
-    """The files of the code folder, if there is one, but those that its .amlignore lists; each include beside them.
+    """Return the files of the code folder, if there is one, but for those in .amlignore, and each include beside them.
 
-    Raises: ParameterError for a missing path, or a pattern that is more than a file name.
+    Raises: ParameterError if a path is missing, or a pattern is more than a file name.
     """
     missing = [path for path in (*code, *includes) if not path.exists()]
     if missing:
@@ -28,7 +28,7 @@ def collect(code: list[Path], includes: list[Path]) -> Snapshot:
 
 
 def digest(files: Snapshot) -> str:
-    """Changes with the name or content of any file."""
+    """Return a digest that changes with the name or content of any file."""
     found = hashlib.sha256()
     for name in sorted(files):
         found.update(f"{name}\0{files[name].stat().st_size}\0".encode())
@@ -39,7 +39,7 @@ def digest(files: Snapshot) -> str:
 
 
 def tree(path: Path) -> Snapshot:
-    """A file, or every file of a folder."""
+    """Return a file, or every file of a folder."""
     return {file.relative_to(path): file for file in _files(path, [])}
 
 

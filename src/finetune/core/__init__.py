@@ -1,4 +1,4 @@
-"""Errors, the end of a process, the console, who is who in a launch, memory.
+"""The errors, the end of a process, the console, who is who in a launch, and memory.
 
 Nothing here knows torch, a task, or the files of a run.
 """

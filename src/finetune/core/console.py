@@ -18,7 +18,7 @@ SHOWN = 8  # names in a line
 
 
 def start(component: str) -> None:
-    """Say which component runs."""
+    """Print which component runs."""
     say(f"[{component}]")
 
 
@@ -40,24 +40,24 @@ def quiet_libraries() -> None:
 
 
 def some(names: Sequence[str]) -> str:
-    """The first of many."""
+    """Return the names, or the first SHOWN of many."""
     return ", ".join(names[:SHOWN]) + (f", … {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 class _Output:
-    """Where this process prints."""
+    """The place where this process prints."""
 
     own_log = False
     terminal = 2  # a file descriptor
 
 
 def speaks() -> bool:
-    """False where several processes share a terminal, and this is neither the main one nor has a log of its own."""
+    """Return False where several processes share a terminal and this is neither the main one nor has its own log."""
     return is_main_process() or not shares_terminal() or _Output.own_log
 
 
 def log_to(path: Path) -> None:
-    """From now on, everything that this process prints, and the libraries under it."""
+    """Write to the log from now on all that this process and its libraries print."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         _Output.own_log, _Output.terminal = True, os.dup(2)
@@ -67,18 +67,18 @@ def log_to(path: Path) -> None:
 
 
 def back_to_terminal() -> None:
-    """For the errors of this process, where the main one can't speak any more."""
+    """Print to the terminal again: the errors of this process, where the main one can't print them any more."""
     os.dup2(_Output.terminal, 2)
 
 
 def say(line: str) -> None:
-    """One line for the user, from the main process alone."""
+    """Print one line for the user, from the main process alone."""
     if is_main_process():
         print(line, flush=True)
 
 
 def progress(total: int, what: str) -> "tqdm":
-    """A tqdm bar; in a log file it writes a line now and then instead of redrawing."""
+    """Return a tqdm bar; in a log file it writes a line now and then instead of redrawing."""
     from tqdm import tqdm
 
     live = sys.stderr.isatty() or "FINETUNE_LIVE" in os.environ

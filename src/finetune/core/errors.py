@@ -105,7 +105,7 @@ class PeerError(FinetuneError):
 
 
 def first_line(error: BaseException) -> str:
-    """Of another library's message, which may go on for pages."""
+    """Return the first line of another library's message, which may go on for pages."""
     return next(iter(str(error).splitlines()), "")
 
 
@@ -114,7 +114,7 @@ NO_SPACE = ("No space left on device", "disk is full", "disk I/O error", "unexpe
 
 
 def storage_error(error: Exception) -> StorageError | None:
-    """What the user can mend in an error of the file system; None for any other error."""
+    """Return what the user can mend in an error of the file system; None for any other error."""
     full = "give it more room, or another output folder"
     fixes = {errno.ENOSPC: full, errno.EDQUOT: full, errno.EFBIG: full}
     fixes |= dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "give a folder that you may write to")

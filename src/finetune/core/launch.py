@@ -19,34 +19,34 @@ AZURE_MPI_MASTER = "AZ_BATCH_MASTER_NODE"  # HOST:PORT of the machine of rank 0,
 
 
 def world_size() -> int:
-    """Processes of this run, one for each device."""
+    """Return the number of processes of this run, one for each device."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """Of this process; 0 is the main one."""
+    """Return the rank of this process; 0 is the main one."""
     return int(os.environ.get("RANK", "0"))
 
 
 def local_rank() -> int:
-    """Of this process on its machine, which is also the number of its device."""
+    """Return the rank of this process on its machine, which is also the number of its device."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def is_main_process() -> bool:
-    """False on the ranks above 0 of a run with several processes."""
+    """Return whether the rank of this process is 0, as it is where a run has one process."""
     return rank() == 0
 
 
 def shares_terminal() -> bool:
-    """Whether the launcher mixes what all processes print; Azure ML and `finetune pipeline` keep a log for each."""
+    """Return whether the launcher mixes what processes print; Azure ML and `finetune pipeline` keep a log for each."""
     return world_size() > 1 and ("TORCHELASTIC_RUN_ID" in os.environ or OPEN_MPI["RANK"] in os.environ)
 
 
 def adopt_launcher(argv: Sequence[str]) -> list[str]:
-    """Let the environment say what PyTorch reads from it, whoever started the process.
+    """Set the environment variables that PyTorch reads, whoever started the process.
 
-    -> argv without the --local_rank of older launchers. Raises: ParameterError if variables are missing.
+    Return argv without the --local_rank of older launchers. Raises: ParameterError if variables are missing.
     """
     words = _take_local_rank(argv)
     _adopt_open_mpi()
@@ -64,7 +64,7 @@ def adopt_launcher(argv: Sequence[str]) -> list[str]:
 
 
 def found_group_of_one() -> None:
-    """For engines that will not run without a process group."""
+    """Set the variables of a process group of one, for engines that don't run without a group."""
     if world_size() == 1:
         alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}
         os.environ |= {name: str(value) for name, value in alone.items()}
@@ -78,7 +78,7 @@ def free_port() -> int:
 
 
 def _take_local_rank(argv: Sequence[str]) -> list[str]:
-    """torch.distributed.launch and the deepspeed launcher add it to the words of every process."""
+    """Take out --local_rank, which torch.distributed.launch and the deepspeed launcher give to every process."""
     words: list[str] = []
     given = ""
     for word in argv:
@@ -95,7 +95,7 @@ def _take_local_rank(argv: Sequence[str]) -> list[str]:
 
 
 def _adopt_open_mpi() -> None:
-    """mpirun says who is who, but not where rank 0 listens."""
+    """Set the variables of a process of mpirun, which says who is who, but not where rank 0 listens."""
     if "RANK" in os.environ or OPEN_MPI["RANK"] not in os.environ:
         return
     os.environ |= {name: os.environ[theirs] for name, theirs in OPEN_MPI.items()}
@@ -114,6 +114,6 @@ def _adopt_open_mpi() -> None:
 
 
 def _share_cores() -> None:
-    """torchrun gives each process one core if nothing is said; left alone, each would take all of them."""
+    """Share the cores: torchrun gives each process one if nothing is set; left alone, each would take all."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // local)))

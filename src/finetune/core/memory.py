@@ -1,6 +1,6 @@
-"""Memory: glibc's allocator, told what a model on a CPU needs of it, and errors that mean that none is left.
+"""Settings of glibc's allocator for models on a CPU, and the errors that mean that no memory is left.
 
-The allocator is left alone where the C library isn't glibc.
+The settings are left alone where the C library isn't glibc.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ _PRIMITIVE = ("could not create a primitive", "could not execute a primitive", "
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Of a GPU or of the machine, whichever library asked for it."""
+    """Return whether the GPU or the machine has no memory left, whichever library asked for it."""
     from accelerate.utils.memory import should_reduce_batch_size
 
     if isinstance(error, MemoryError):
@@ -25,9 +25,9 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def keep_freed_memory() -> None:
-    """For training: large blocks go back to the system at once, and each step asks for them again; kept, it is faster.
+    """Keep large freed blocks, which makes training faster: each step would ask again for those that go back.
 
-    Call before torch allocates.
+    It has to be called before torch allocates.
     """
     if _GLIBC:
         libc = ctypes.CDLL("libc.so.6")
@@ -36,6 +36,6 @@ def keep_freed_memory() -> None:
 
 
 def return_freed_memory() -> None:
-    """Batches of ever other lengths leave gaps in the heap, which would grow with their number."""
+    """Give the gaps in the heap back, which batches of other lengths leave and which would grow with their number."""
     if _GLIBC:
         ctypes.CDLL("libc.so.6").malloc_trim(0)

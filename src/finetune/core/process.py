@@ -18,9 +18,10 @@ from finetune.core.errors import FinetuneError, storage_error
 
 
 def run_main(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
-    """Run an entry point; without `argv` it is that of this process, which ends with it. Exit codes are by class.
+    """Run an entry point; without `argv` it is that of this process, which ends with it.
 
-    FINETUNE_TRACEBACK=1 adds the traceback to errors of ours; unexpected ones always have it.
+    The exit code is that of the error's class. FINETUNE_TRACEBACK=1 adds the traceback to errors of ours; unexpected
+    ones always have it.
     """
     # torch and transformers make a million objects on import, among which Python would look for cycles again and again.
     gc.set_threshold(50_000, 20, 100)
@@ -60,7 +61,7 @@ def _say(error: FinetuneError) -> int:
 
 
 def _end(code: int) -> NoReturn:
-    """End the process as Python does, but for taking apart what is in memory.
+    """End the process as Python does, but without freeing what is in memory.
 
     With torch that takes 2 s, in which a process that had done its work has been aborted ("terminate called without an
     active exception", one of two processes, once in some hundred runs).

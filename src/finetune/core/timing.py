@@ -1,4 +1,4 @@
-"""How long processes wait for one another and for what they share: all in seconds, each with its reason."""
+"""The times, in seconds, that processes wait for one another and for what they share, each with its reason."""
 
 import signal
 

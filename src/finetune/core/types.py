@@ -1,4 +1,4 @@
-"""Names of types that all rooms use."""
+"""The types that all rooms use, by name."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Where a run happens: its processes, and what this machine has. torch is imported only when somebody asks for that."""
+"""The processes of a run and what this machine has; torch is imported only where that is asked for."""
 
 import os
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class World:
 
     @classmethod
     def here(cls) -> "World":
-        """That of this process, once its launcher is adopted."""
+        """Return the world of this process, once its launcher is adopted."""
         return cls(world_size(), int(os.environ.get("LOCAL_WORLD_SIZE", world_size())))
 
     def has_gpu(self) -> bool:
@@ -35,7 +35,7 @@ class World:
         return bool(torch.cuda.is_bf16_supported(False))
 
     def has_compiler(self) -> bool:
-        """For torch.compile on a CPU."""
+        """Return whether there is a C++ compiler, for torch.compile on a CPU."""
         from torch._inductor.cpp_builder import get_cpp_compiler
         from torch._inductor.exc import InvalidCxxCompiler
 

@@ -1,4 +1,4 @@
-"""Parquet files and data sets of the hub, whose classes may be numbers with names."""
+"""Read Parquet files and data sets of the hub, whose classes may be numbers with names."""
 
 import gzip
 import json
@@ -28,13 +28,13 @@ def parquet_rows(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _class_names(features: Json) -> dict[str, list[str]]:
-    """Column -> names of its classes, of those that the datasets library keeps as numbers."""
+    """Return the names of the classes of each column whose classes the datasets library keeps as numbers."""
     inner = {column: kind.get("feature", kind) for column, kind in features.items() if isinstance(kind, dict)}
     return {column: kind["names"] for column, kind in inner.items() if kind.get("_type") == "ClassLabel"}
 
 
 def _with_names(row: Row, names: dict[str, list[str]]) -> Row:
-    """Classes by name; -1 is datasets' word for none."""
+    """Return the row with its classes by name; -1 is datasets' word for none."""
 
     def named(value: Any, of: list[str]) -> Any:
         if isinstance(value, list):
@@ -47,9 +47,9 @@ def _with_names(row: Row, names: dict[str, list[str]]) -> Row:
 
 
 def read_hub(name: str, config: str | None) -> dict[str, Table]:
-    """The splits of a Hugging Face data set, or of a local folder that `datasets` can load.
+    """Return the splits of a Hugging Face data set, or of a local folder that `datasets` can load.
 
-    Raises: DataError.
+    Raises: DataError if it can't be read.
     """
     import datasets
 

@@ -1,4 +1,4 @@
-"""Windows -> batches: tensors padded to the longest window."""
+"""Make batches of windows: tensors padded to the longest window. B windows, L tokens."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ Batch = dict[str, torch.Tensor]
 
 
 def collate(windows: Sequence[Json], padding: dict[str, int]) -> Batch:
-    """Windows of unequal length -> tensors (B, L) padded on the right to the longest, and (B,) for plain numbers."""
+    """Return a batch: lists as tensors (B, L), padded on the right to the longest window, plain numbers as (B,)."""
     batch: Batch = {}
     for name, first in windows[0].items():
         if np.ndim(first) == 0:
@@ -28,14 +28,14 @@ def collate(windows: Sequence[Json], padding: dict[str, int]) -> Batch:
 
 
 def as_windows(columns: Columns) -> list[Json]:
-    """Columns of equal length -> one dict for each window."""
+    """Return one dict for each window, of columns that have an entry for each."""
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def batches_by_length(
     windows: Sequence[Json], batch_size: int, padding: dict[str, int], device: torch.device | str
 ) -> Iterator[Batch]:
-    """Batches of windows of like length, so that little is padded. The "row" column says whose each is."""
+    """Yield batches (B, L) of windows of like length, so that little is padded; "row" (B,) says whose they are."""
     order = sorted(range(len(windows)), key=lambda i: -len(windows[i]["input_ids"]))
     for i in range(0, len(order), batch_size):
         batch = collate([windows[k] for k in order[i : i + batch_size]], padding)

@@ -1,4 +1,4 @@
-"""Files of a line for each word: CoNLL, CoNLL-2003 and CoNLL-U."""
+"""Read files with a line for each word: CoNLL, CoNLL-2003 and CoNLL-U."""
 
 import io
 import re
@@ -14,9 +14,10 @@ _CONLLU = ("index", "tokens", "lemmas", "upos", "xpos", "features", "head", "rel
 
 
 def word_columns(path: Path) -> Iterator[tuple[int, Row]]:
-    """A line for each word, its columns with tabs or spaces between, and a blank line after each sentence.
+    """Yield the line where a sentence begins and its columns, each a list with an entry for each word.
 
-    The columns are lists named tokens and, last, ner_tags; those of CoNLL-2003 and CoNLL-U by their own names.
+    Tabs or spaces stand between columns, a blank line after each sentence. The first column is named tokens, the last
+    ner_tags; those of CoNLL-2003 and CoNLL-U have their own names.
     """
     universal = ".conllu" in path.name.lower()
     with open_text(path, newline="\n") as file:
@@ -36,7 +37,7 @@ def _names(count: int) -> tuple[str, ...]:
 
 
 def _sentences(file: io.TextIOWrapper, path: Path, names: tuple[str, ...]) -> Iterator[tuple[int, list[list[str]]]]:
-    """(line where it begins, columns of each word) of every sentence.
+    """Yield the line where a sentence begins and the columns of each of its words.
 
     All lines have as many columns: those of `names`, if given, else those of the first. A line that begins with # and
     has not, or any such line if there are `names`, is a comment.

@@ -1,4 +1,4 @@
-"""CSV and TSV files."""
+"""Read CSV and TSV files."""
 
 import csv
 import io
@@ -37,7 +37,7 @@ def _rows(records: Iterator[tuple[int, list[str]]], path: Path) -> Iterator[tupl
 
 
 def _quoted(file: io.TextIOWrapper, path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(line where it begins, fields) of each record, quoted as RFC 4180 has it."""
+    """Yield the line where a record begins and its fields, quoted as RFC 4180 has it."""
     csv.field_size_limit(2**31 - 1)
     reader = csv.reader(file, delimiter=delimiter, strict=True)
     number = 1
@@ -52,7 +52,7 @@ def _quoted(file: io.TextIOWrapper, path: Path, delimiter: str) -> Iterator[tupl
 
 
 def _loosely_quoted(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]] | None:
-    """The same, line by line, for files whose quotes may mean nothing; None where a line alone isn't a record."""
+    """Return the same line by line, for files whose quotes may mean nothing; None where a line alone isn't a record."""
     lines = [(number, line) for number, line in enumerate(re.split("\r\n|\n|\r", text), start=1) if line]
     width = lines[0][1].count(delimiter) if lines else 0
     if any(line.count(delimiter) != width for _, line in lines):

@@ -1,4 +1,4 @@
-"""The folders between components. Each is written with its JSON last, so that the file means the folder is whole."""
+"""The folders between components. The JSON of each is written last: if it exists, the folder is complete."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class SelectedModel:
-    """Output of model import: FOLDER/model_selector_args.json and FOLDER/model/."""
+    """The output of model import: FOLDER/model_selector_args.json and FOLDER/model/."""
 
     task: str
     source: str  # huggingface_id, pytorch_model_path or mlflow_model_path
@@ -29,7 +29,7 @@ class SelectedModel:
 
     @classmethod
     def read(cls, folder: Path, task: str) -> "SelectedModel":
-        """Raises: HandoffError."""
+        """Return what the folder holds. Raises: HandoffError if it can't be used for the task."""
         values = _read(folder / "model_selector_args.json", task, "model_selector_output", "model_selector")
         return cls(**{**values, "new_weights": tuple(values["new_weights"])})
 
@@ -39,7 +39,7 @@ class SelectedModel:
 
     @classmethod
     def clear(cls, folder: Path) -> None:
-        """Take away what an earlier run left, the mark of a whole folder first."""
+        """Remove what an earlier run left, the JSON first."""
         (folder / "model_selector_args.json").unlink(missing_ok=True)
         shutil.rmtree(cls.model_folder(folder), ignore_errors=True)
 
@@ -57,7 +57,7 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class Preprocessed:
-    """Output of preprocess: preprocess.json, tokenizer/, and for each split rows.jsonl and windows/ (Arrow).
+    """The output of preprocess: preprocess.json, tokenizer/, and for each split rows.jsonl and windows/ (Arrow).
 
     The test split has no windows: evaluation makes them for the model that it is given.
     """
@@ -73,7 +73,7 @@ class Preprocessed:
 
     @classmethod
     def read(cls, folder: Path, task: str) -> "Preprocessed":
-        """Raises: HandoffError."""
+        """Return what the folder holds. Raises: HandoffError if it can't be used for the task."""
         values = _read(folder / "preprocess.json", task, "preprocess_output", "preprocess")
         values["splits"] = {name: SplitReport(**report) for name, report in values["splits"].items()}
         for name in values["splits"]:
@@ -85,7 +85,7 @@ class Preprocessed:
 
     @staticmethod
     def clear(folder: Path) -> None:
-        """Take away what an earlier run left, the mark of a whole folder first."""
+        """Remove what an earlier run left, the JSON first."""
         (folder / "preprocess.json").unlink(missing_ok=True)
         for name in (*SPLITS, "tokenizer"):
             shutil.rmtree(folder / name, ignore_errors=True)
@@ -105,7 +105,7 @@ class Preprocessed:
 
 @dataclass(frozen=True)
 class Trained:
-    """training.json, beside the weights of a finetuned model: where they come from and how training went."""
+    """The training.json beside the weights of a finetuned model: where they come from and how training went."""
 
     task: str
     base_model: str  # as it was given to model import
@@ -129,7 +129,7 @@ class Trained:
 
     @classmethod
     def read(cls, folder: Path, task: str) -> "Trained | None":
-        """None where there is no such file: any Hugging Face folder can be scored. Raises: HandoffError."""
+        """Return the record, or None: any Hugging Face folder can be scored. Raises: HandoffError if it is damaged."""
         path = folder / cls.FILE
         if not path.is_file():
             return None
@@ -143,17 +143,17 @@ class Trained:
 
     @property
     def hub_id(self) -> str | None:
-        """Of the base model, where it comes from the Hugging Face hub."""
+        """The id of the base model, where it comes from the Hugging Face hub."""
         return self.base_model if self.source == "huggingface_id" and not Path(self.base_model).is_dir() else None
 
     @property
     def base_name(self) -> str:
-        """The last part of its id or path."""
+        """The last part of the base model's id or path."""
         return Path(self.base_model).name
 
 
 def write_rows(path: Path, rows: list[Json]) -> None:
-    """One JSON object per line."""
+    """Write one JSON object per line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
@@ -161,7 +161,7 @@ def write_rows(path: Path, rows: list[Json]) -> None:
 
 
 def read_rows(path: Path) -> list[Json]:
-    """The rows that `write_rows` wrote."""
+    """Return the rows that `write_rows` wrote."""
     with path.open(encoding="utf-8", newline="\n") as file:
         return [json.loads(line) for line in file]
 

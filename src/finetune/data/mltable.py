@@ -1,4 +1,4 @@
-"""MLTable folders."""
+"""Read MLTable folders."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ _MLTABLE_ENDINGS = {"read_json_lines": ".jsonl", "read_delimited": ".csv", "read
 
 
 def read_mltable(folder: Path) -> Table:
-    """Read the simple MLTable: `paths` of files or patterns, and one read_* transformation.
+    """Return the rows of a simple MLTable: `paths` of files or patterns, and one read_* transformation.
 
     The mltable package conflicts with current pandas and azure-identity, so the YAML is read directly.
-    Raises: DataError.
+    Raises: DataError if it is another kind of MLTable, or a file can't be read.
     """
     import yaml
 

@@ -1,4 +1,4 @@
-"""A file of rows -> a table, by the ending of its name."""
+"""Read a file of rows as a table, by the ending of its name."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -11,7 +11,7 @@ BATCHES_IN_BLOCK = 50  # windows are sorted by length inside a random block of t
 
 
 class LengthGroupedSampler(Sampler[int]):
-    """Random blocks, sorted by length inside, cut into global batches, which are then shuffled.
+    """The order of windows: random blocks, sorted by length inside, divided into global batches, which are shuffled.
 
     The order depends on seed, epoch and the global batch alone, so that 1 process x 8, 2 x 4 and 4 windows with
     accumulation 2 take the same steps; it draws nothing from the global generator.
@@ -24,7 +24,7 @@ class LengthGroupedSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by accelerate at the beginning of each epoch."""
+        """Set the epoch that the order is of; accelerate calls it at the beginning of each."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -38,7 +38,7 @@ class LengthGroupedSampler(Sampler[int]):
         whole = [batch for batch in batches if len(batch) == self.global_batch]
         for i in torch.randperm(len(whole), generator=generator).tolist():
             yield from whole[i].tolist()
-        for batch in batches:  # the rest of the last block, where the batch isn't full
+        for batch in batches:  # the last batch of the last block may not be full
             if len(batch) < self.global_batch:
                 yield from batch.tolist()
 
@@ -47,12 +47,12 @@ class LengthGroupedSampler(Sampler[int]):
 
 
 def by_length(lengths: Sequence[int]) -> list[int]:
-    """The order of evaluation: longest first, so that memory runs out at once or not at all."""
+    """Return the order of evaluation, as indices: longest first, so that memory runs out at once or not at all."""
     return torch.as_tensor(lengths).argsort(descending=True, stable=True).tolist()
 
 
 def window_lengths(windows: Dataset) -> list[int]:
-    """Tokens in each window, read from the Arrow offsets without building lists."""
+    """Return the tokens in each window, read from the Arrow offsets without building lists."""
     import pyarrow.compute
 
     column = windows.with_format("arrow")[:]["input_ids"]

@@ -1,4 +1,4 @@
-"""Rows with the place where each stands, and the account of what was wrong with them."""
+"""The rows of a file with the place where each stands, and the account of what was wrong with them."""
 
 from dataclasses import dataclass, field
 
@@ -22,7 +22,7 @@ class Table:
     numbers: list[int]
 
     def require(self, columns: dict[str, str]) -> None:
-        """Raises: DataError if a column is missing. `columns` maps parameter names to column names."""
+        """Raise DataError if a column is missing; `columns` maps parameter names to column names."""
         faults = []
         for parameter, column in columns.items():
             if column not in self.columns:
@@ -35,7 +35,7 @@ class Table:
 
 @dataclass
 class Audit:
-    """What was dropped, repaired or kept with a remark: reason -> action and row numbers."""
+    """The account of rows dropped, repaired or kept with a remark: for each reason the action and the row numbers."""
 
     problems: dict[str, Json] = field(default_factory=dict)
 
@@ -50,7 +50,7 @@ class Audit:
         return sum(p["count"] for p in self.problems.values() if p["action"] == "dropped")
 
     def lines(self) -> list[str]:
-        """One line for each reason, for the log."""
+        """Return one line for each reason, for the log."""
         return [
             f"{p['action']} {p['count']}: {reason} (rows {', '.join(map(str, p['rows']))}"
             f"{', …' if p['count'] > len(p['rows']) else ''})"

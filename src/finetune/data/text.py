@@ -1,4 +1,4 @@
-"""Text files in any encoding that names itself, and rows of JSON."""
+"""Read text files in any encoding that names itself, and rows of JSON."""
 
 import codecs
 import gzip
@@ -16,7 +16,7 @@ _MARKS = (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"), (code
 
 
 def open_text(path: Path, newline: str = "") -> io.TextIOWrapper:
-    """An open text file; newline "" leaves line ends to the csv reader, "\n" splits JSON lines at \n alone."""
+    """Return an open text file; newline "" leaves line ends to the csv reader, "\n" splits JSON lines at \n alone."""
     raw = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
     begin = raw.peek(1024)
     encoding = next((name for mark, name in _MARKS if begin.startswith(mark)), "utf-8-sig")
@@ -83,7 +83,7 @@ def json_list(path: Path) -> Iterator[tuple[int, Row]]:
 
 
 def _is_json_lines(text: str) -> bool:
-    """Whether the first line is an object by itself and more follows, as in files that only lack the l of .jsonl."""
+    """Return whether the first line is an object by itself and more follows, as in JSON lines that are named .json."""
     first, _, rest = text.strip().partition("\n")
     if not (first.startswith("{") and rest.strip()):
         return False

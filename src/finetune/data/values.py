@@ -1,4 +1,4 @@
-"""One cell of a table -> what it means: text, numbers and lists, however a file spelt them."""
+"""Read what a cell of a table means: text, numbers and lists, however a file spelt them."""
 
 import ast
 import json
@@ -13,13 +13,13 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Unusable(Exception):
-    """Why a row has to be dropped."""
+    """The reason why a row has to be dropped."""
 
 
 def audited(table: Table, make: Callable[[Row, list[str]], Row], audit: Audit) -> list[Row]:
-    """{id, row, and what `make(row, repairs)` gives} of every row; those it calls Unusable are dropped and counted.
+    """Return {id, row, and what `make(row, repairs)` gives} of each row; Unusable ones are dropped and counted.
 
-    `make` appends to `repairs` what it mended.
+    What was mended is appended to `repairs` by `make`.
     """
     rows: list[Row] = []
     ids: set[str] = set()
@@ -41,19 +41,19 @@ def audited(table: Table, make: Callable[[Row, list[str]], Row], audit: Audit) -
 
 
 def missing(value: object) -> bool:
-    """None, blank text and NaN, as formats without null write it."""
+    """Return whether the value is None, blank text or NaN, as formats without null write it."""
     return (
         value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, float) and isnan(value))
     )
 
 
 def without_surrogates(text: str) -> str:
-    """JSON may hold half a surrogate pair, which no tokenizer takes. As long as before, so that offsets hold."""
+    """Return text of the same length, so that offsets hold, without half surrogate pairs, which no tokenizer takes."""
     return text if text.isascii() else _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def clean(text: str, repairs: list[str]) -> str:
-    """`without_surrogates`, counted."""
+    """Return the text `without_surrogates`, and append to `repairs` if it had any."""
     cleaned = without_surrogates(text)
     if cleaned != text:
         repairs.append("half a surrogate pair is not a character; U+FFFD instead")
@@ -61,9 +61,9 @@ def clean(text: str, repairs: list[str]) -> str:
 
 
 def parsed(text: str, what: str) -> Any:
-    """JSON, or the repr that pandas writes into a CSV file: {'text': array(['a'], dtype=object), …}.
+    """Return the value of JSON, or of the repr that pandas writes into a CSV: {'text': array(['a'], dtype=object), …}.
 
-    Raises: Unusable.
+    Raises: Unusable if it is neither.
     """
     try:
         return json.loads(text)
@@ -76,7 +76,7 @@ def parsed(text: str, what: str) -> Any:
 
 
 class _WithoutArrays(ast.NodeTransformer):
-    """array([...], dtype=...) -> [...]; anything else that calls is left for literal_eval to refuse."""
+    """A reader of array([...], dtype=...) as [...]; any other call is left for literal_eval to refuse."""
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         is_array = isinstance(node.func, ast.Name) and node.func.id == "array" and len(node.args) == 1

@@ -1,4 +1,4 @@
-"""How the processes of a run end together: an error, or the loss of one, ends all with one message and one exit code.
+"""End the processes of a run together: an error, or the loss of one, ends all with one message and one exit code.
 
 Beside PyTorch's process group, each process has a TCP connection to the main one. The kernel closes it when a process
 ends, however it ends, and answers for one that is busy or paused: why these are no heartbeats is in docs/design.md.
@@ -36,7 +36,7 @@ LOGS = "logs"
 
 @dataclass(frozen=True)
 class Ending:
-    """How a process of the run ended before its work was done."""
+    """The way in which a process of the run ended before its work was done."""
 
     rank: int
     host: str
@@ -44,7 +44,7 @@ class Ending:
     code: int = PeerError.exit_code
 
     def error(self) -> PeerError:
-        """What the others leave with."""
+        """Return the error that the others leave with."""
         who = f"process {self.rank} of {world_size()}, on {self.host},"
         if self.text:
             return PeerError(Fault(f"{who} failed: {self.text}"), code=self.code)
@@ -64,7 +64,7 @@ class Peers:
         self.lock = threading.Lock()
 
     def listen(self, store: "Store") -> None:
-        """On the main process: wait for the others, which know the token from the store."""
+        """Wait, on the main process, for the others, which know the token from the store."""
         dual = socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if dual else socket.AF_INET
         server = socket.create_server(("", 0), family=family, dualstack_ipv6=dual, backlog=world_size())
@@ -73,7 +73,7 @@ class Peers:
         threading.Thread(target=self._accept, args=(server, token.encode()), daemon=True).start()
 
     def connect(self, store: "Store") -> None:
-        """On the other processes. A network that forbids it leaves only the collectives' own timeouts."""
+        """Connect another process to the main one. If the network forbids it, only timeouts of collectives are left."""
         port, token, host = json.loads(store.get("peers"))
         try:
             main = socket.create_connection((os.environ["MASTER_ADDR"], port), timeout=timing.CONNECT)
@@ -94,7 +94,7 @@ class Peers:
         server.close()
 
     def _admit(self, peer: socket.socket, token: bytes) -> None:
-        """If it greets with the token: a stranger must neither keep the processes out nor harm this one."""
+        """Admit a peer that greets with the token: a stranger must neither keep the processes out nor harm this one."""
         peer.settimeout(timing.GREETING)
         lines = peer.makefile("rb")
         greeting = [b""]
@@ -108,7 +108,7 @@ class Peers:
         self._follow(peer, lines, int(greeting[1]), greeting[2].decode().strip())
 
     def _follow(self, peer: socket.socket, lines: BinaryIO, other: int, host: str) -> None:
-        """Until the other process says that it is done, tells of an ending, or is lost."""
+        """Follow the other process until it says that it is done, tells of an ending, or is lost."""
         peer.settimeout(None)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a machine without power closes nothing
         options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
@@ -123,7 +123,7 @@ class Peers:
         self.conclude(ending)
 
     def conclude(self, ending: Ending) -> None:
-        """The first ending counts. The main process passes it on; a process that does not leave by itself is ended."""
+        """Keep the first ending. The main process passes it on; a process that does not leave by itself is ended."""
         with self.lock:
             if self.leaving or self.ending:
                 return
@@ -138,12 +138,12 @@ class Peers:
             os._exit(ending.code)
 
     def tell(self, ending: Ending | None) -> None:
-        """Send it to the processes that this one is connected with; None means that all is done."""
+        """Send the ending to the processes that this one is connected with; None means that all is done."""
         for peer in list(self.connections.values()):
             self._send(peer, json.dumps(ending and asdict(ending)))
 
     def leave(self, own: Ending | None) -> None:
-        """Say that all is done, or what went wrong here; the main process ends first, since it speaks for all."""
+        """Tell the others that all is done, or what failed here; the main process, which speaks for all, ends first."""
         self.leaving = True
         self.tell(own)
         if own and not is_main_process() and 0 in self.connections:
@@ -160,7 +160,7 @@ class Peers:
 
 @contextmanager
 def joined(folder: Path) -> Iterator[None]:
-    """Within, the processes of the run are one group; an error in one ends all, with the same exit code.
+    """Make the processes of the run one group within; an error in one ends all, with the same exit code.
 
     Raises: PeerError if another process has failed; FinetuneError in place of an error that isn't the user's.
     """
@@ -185,7 +185,7 @@ def joined(folder: Path) -> Iterator[None]:
 
 
 def end_together(peers: Peers, error: BaseException, folder: Path) -> NoReturn:
-    """Tell the other processes. Raises: the error, or that of another process which it follows from."""
+    """Tell the other processes of the error, and raise it, or that of another process which it follows from."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun hurries those that have not left yet, to the very end
     stopped = isinstance(error, StoppedError)
     expected = isinstance(error, FinetuneError | KeyboardInterrupt)
@@ -206,7 +206,7 @@ def end_together(peers: Peers, error: BaseException, folder: Path) -> NoReturn:
 
 
 def unexpected(error: BaseException, folder: Path) -> FinetuneError:
-    """Its traceback goes into a log of this process, or where that can't be written, to the terminal."""
+    """Return the error to raise; its traceback goes into a log of this process, or to the terminal if that can't be."""
     log = folder / LOGS / f"rank{rank()}.txt"
     where = f"process {rank()}; the traceback is in {log}"
     try:

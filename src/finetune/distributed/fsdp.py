@@ -1,4 +1,4 @@
-"""PyTorch's fully sharded data parallelism (FSDP2), by way of accelerate: GPUs only."""
+"""PyTorch's fully sharded data parallelism (FSDP2), by way of accelerate, on GPUs only."""
 
 from transformers import PreTrainedModel
 
@@ -6,12 +6,12 @@ from finetune.core.types import Json
 
 
 def layers(model: PreTrainedModel) -> list[str]:
-    """The classes of the layers that are sharded one by one. Embeddings are not: accelerate shards those alone."""
+    """Return the classes of the layers that are sharded one by one; accelerate shards embeddings by itself."""
     return [name for name in model._no_split_modules or () if "Embed" not in name]
 
 
 def arguments(model: PreTrainedModel) -> Json:
-    """What the Trainer is told. Checkpoints hold whole weights."""
+    """Return what the Trainer is told. Its checkpoints hold weights that are not sharded."""
     config = {
         "version": 2,
         "reshard_after_forward": True,

@@ -1,4 +1,4 @@
-"""SIGTERM, with which platforms announce that a machine will be taken away. No torch here."""
+"""The handling of SIGTERM, with which platforms announce that a machine will be taken away. No torch here."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ AGAIN = "the same command with --resume_from_checkpoint true"
 
 
 class _Sigterm:
-    """What this process has received. A handler belongs to the whole process, and so does this."""
+    """The signals that this process has received; like a handler, it belongs to the whole process."""
 
     received = False
     training = False
@@ -19,7 +19,7 @@ class _Sigterm:
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Within, SIGTERM ends the process with the exit code of StoppedError: in training, after a save."""
+    """Let SIGTERM end the process, within, with the exit code of StoppedError: in training, after a save."""
     owner = os.getpid()
     _Sigterm.received = False
 
@@ -41,21 +41,21 @@ def listening() -> Iterator[None]:
 
 
 def ignore_sigterm(begin: Callable[[int], None] | None, worker: int) -> None:
-    """What a worker of a DataLoader begins with. Launchers signal whole groups of processes, and a step that has lost
-    its worker can't be saved; workers end with the process that they work for."""
+    """Let a worker of a DataLoader ignore SIGTERM, which launchers send to whole groups of processes: a step that has
+    lost its worker can't be saved, and workers end with the process that they work for."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if begin:
         begin(worker)
 
 
 def received() -> bool:
-    """Whether this process has received SIGTERM."""
+    """Return whether this process has received SIGTERM."""
     return _Sigterm.received
 
 
 @contextmanager
 def noted(until: str = "after the last step") -> Iterator[None]:
-    """Within, a SIGTERM is only noted: for callbacks.StopTogether to act on, else for the end, which is `until`."""
+    """Only note a SIGTERM within: for callbacks.StopTogether to act on, else for the end, which is `until`."""
     _Sigterm.training = True
     try:
         yield
@@ -67,7 +67,7 @@ def noted(until: str = "after the last step") -> Iterator[None]:
 
 @contextmanager
 def ignored() -> Iterator[None]:
-    """Within, a SIGTERM does nothing: this process only waits for another that is about to be done."""
+    """Ignore SIGTERM within, where this process only waits for another that is about to be done."""
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         yield

@@ -49,7 +49,7 @@ def leave() -> None:
 
 
 def all_reduce_any(flag: bool) -> bool:
-    """Whether it is true on any process."""
+    """Return whether the flag is true on any process."""
     if not distributed.is_initialized():
         return flag
     found = torch.tensor(int(flag))
@@ -58,7 +58,7 @@ def all_reduce_any(flag: bool) -> bool:
 
 
 def broadcast_from_main(find: Callable[[], Any]) -> Any:
-    """What the main process finds, on all of them: two machines may not see the same in a mounted folder."""
+    """Return on all processes what the main one finds: two machines may not see the same in a mounted folder."""
     if not distributed.is_initialized():
         return find()
     found = [find() if is_main_process() else None]
@@ -67,7 +67,7 @@ def broadcast_from_main(find: Callable[[], Any]) -> Any:
 
 
 def gather_to_main(value: Any) -> list[Any]:
-    """The values of all processes on the main one, by rank; an empty list on the others."""
+    """Return on the main process the values of all, by rank; on the others an empty list."""
     if not distributed.is_initialized():
         return [value]
     found: list[Any] = [None] * world_size() if is_main_process() else []
@@ -76,12 +76,12 @@ def gather_to_main(value: Any) -> list[Any]:
 
 
 def barrier() -> None:
-    """Wait for all processes; on the CPU, where distributed.barrier would take the GPU and NCCL."""
+    """Wait for all processes, on the CPU: distributed.barrier would take the GPU and NCCL."""
     all_reduce_any(False)
 
 
 def refuse_other_folders(folder: Path) -> None:
-    """Raises: StorageError where a process does not see what the main one writes in the folder."""
+    """Raise StorageError if a process does not see what the main one writes in the folder."""
     if not distributed.is_initialized() or world_size() == 1:
         return
     note = folder / broadcast_from_main(lambda: f".seen-by-all-{secrets.token_hex(4)}")

@@ -1,6 +1,6 @@
-"""What a command line comes to: parsed, its preset and DeepSpeed config taken in, and every rule asked.
+"""Settle what a command line means: parse it, take in its preset and DeepSpeed config, and ask every rule.
 
-The one place where that is decided: for a component that runs, for `finetune check` and for `finetune pipeline`.
+This is the one place where that is decided: for a component that runs, for `finetune check` and `finetune pipeline`.
 """
 
 from collections.abc import Sequence
@@ -23,17 +23,17 @@ P = TypeVar("P")
 
 @dataclass(frozen=True)
 class Settled(Generic[P]):
-    """A command line that nothing is wrong with."""
+    """A command line that nothing is wrong with, and the parameters that it means."""
 
     asked: P  # the command line
-    params: P  # what it comes to by what is given
+    params: P  # the same, with what a preset or a DeepSpeed config gives
     given: tuple[Derived, ...]  # by a preset or a DeepSpeed config
     deepspeed: Json | None  # the config; None without DeepSpeed
     notes: tuple[str, ...]  # what has no effect
 
 
 def settle(component: type[P], argv: Sequence[str], world: World, prog: str = "") -> Settled[P]:
-    """Parse the words of a component and see that they go together, here.
+    """Parse the words of a component and see that they go together in this world.
 
     Raises: ParameterError or UnsupportedError, with everything that is wrong.
     """
@@ -55,12 +55,12 @@ def settle(component: type[P], argv: Sequence[str], world: World, prog: str = ""
 
 
 def check_model(settled: Settled[Any], world: World, model: ModelFacts) -> None:
-    """Raises: UnsupportedError, with everything that is asked of the model and that it can't do."""
+    """Raise UnsupportedError, with everything that is asked of the model and that it can't do."""
     raise_together(errors(Case(settled.params, world, known_model=model)))
 
 
 def raise_together(found: Sequence[ParameterError | UnsupportedError]) -> None:
-    """Raises: the faults of all as one ParameterError if any is one, else as an UnsupportedError; nothing of none."""
+    """Raise the faults of all, if there are any, as a ParameterError if one of them is, else as an UnsupportedError."""
     wrong = [fault for error in found if isinstance(error, ParameterError) for fault in error.faults]
     unsupported = [fault for error in found if isinstance(error, UnsupportedError) for fault in error.faults]
     if wrong:

@@ -1,6 +1,6 @@
 """DeepSpeed's ZeRO (Rajbhandari et al. 2020): optimizer states, gradients and weights sharded among the processes.
 
-What a config and the parameters come to together; zero_engine.py is what runs.
+This module merges a config and the parameters; zero_engine.py is what runs.
 """
 
 import json
@@ -34,9 +34,9 @@ BLOCKS = {
 
 
 def merge(params: FinetuneParams, processes: int) -> tuple[FinetuneParams, Json | None, list[Derived]]:
-    """(the parameters that run, the config or None without DeepSpeed, what is not as it was given).
+    """Return the parameters that run, the config (None without DeepSpeed), and what is not as it was given.
 
-    Raises: ParameterError for a config that can't be read or contradicts itself; UnsupportedError.
+    Raises: ParameterError if the config can't be read or contradicts itself; UnsupportedError.
     """
     if not params.apply_deepspeed:
         return params, None, []
@@ -53,14 +53,14 @@ def merge(params: FinetuneParams, processes: int) -> tuple[FinetuneParams, Json 
 
 
 def _bundled(wanted: str) -> Json:
-    """The config of the stage, without DeepSpeed's import: tests read it as they read any other."""
+    """Return the bundled config of the stage, read without DeepSpeed: tests read it as they read any other."""
     path = next(path for folder in CONFIGS if (path := folder / f"zero{wanted}.json").is_file())
     config: Json = json.loads(path.read_text(encoding="utf-8"))
     return config
 
 
 def refuse(config: Json) -> None:
-    """Raises: UnsupportedError, with everything in the config that is not supported."""
+    """Raise UnsupportedError, with everything in the config that is not supported."""
     faults = []
     if stage(config) not in (1, 2, 3):
         why = f"the config has stage {stage(config)}, which shards nothing"
@@ -78,9 +78,9 @@ def refuse(config: Json) -> None:
 
 
 def _with_blocks(params: FinetuneParams, config: Json) -> tuple[FinetuneParams, list[Derived]]:
-    """The parameters as the config's optimizer and scheduler have them, and their blocks as the parameters then are.
+    """Return the parameters with the values of the config's optimizer and scheduler; fill these blocks with the rest.
 
-    Raises: ParameterError for two values of one parameter, and for those that it can't have.
+    Raises: ParameterError if a parameter has two values, or one that it can't have.
     """
     found: Json = {}
     said, faults = [], []
@@ -113,7 +113,7 @@ def _with_blocks(params: FinetuneParams, config: Json) -> tuple[FinetuneParams, 
 
 
 def _out_of_range(found: Json) -> Iterator[Fault]:
-    """The faults of values that the command line would refuse too."""
+    """Yield the faults of values that the command line would refuse too."""
     known = {parameter.name: parameter for parameter in params_of(FinetuneParams)}
     for name, value in found.items():
         try:
@@ -123,9 +123,9 @@ def _out_of_range(found: Json) -> Iterator[Fault]:
 
 
 def _parameters_win(params: FinetuneParams, config: Json, processes: int) -> list[Derived]:
-    """Let the Trainer fill in what the parameters say. -> where the config said something else.
+    """Let the Trainer fill in what the parameters say. Return where the config said something else.
 
-    Those would be transformers' mismatches, at which it stops, but only once the model is loaded.
+    At such a mismatch transformers stops too, but only once the model is loaded.
     """
     batch = params.per_device_train_batch_size * params.gradient_accumulation_steps * processes
     wanted = {
@@ -146,7 +146,7 @@ def _parameters_win(params: FinetuneParams, config: Json, processes: int) -> lis
 
 
 def sharding(config: Json | None, processes: int) -> Json:
-    """How the run is sharded, as that of a checkpoint that it goes on from must be; nothing without DeepSpeed."""
+    """Return how the run is sharded, as a checkpoint that it goes on from must be too; nothing without DeepSpeed."""
     if config is None:
         return {}
     blocks: Json = {name: config[name] for name in BLOCKS if name in config}

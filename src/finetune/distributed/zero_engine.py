@@ -1,4 +1,4 @@
-"""A model that DeepSpeed has sharded, gathered into one."""
+"""Gather the weights of a model that DeepSpeed has sharded."""
 
 import contextlib
 import os
@@ -14,9 +14,9 @@ from finetune.core.console import say
 
 
 def gather(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Name -> trained weight in 32 bits on the CPU, on the main process; every process must call it.
+    """Return, on the main process, the trained weights by name, in 32 bits on the CPU; every process must call it.
 
-    They come from the optimizer's own 32 bits, not from what a forward pass in 16 bits is computed with.
+    They are the optimizer's own 32 bits, not what a forward pass in 16 bits is computed with.
     """
     import deepspeed
     from deepspeed.utils import safe_get_full_fp32_param
@@ -36,14 +36,14 @@ def gather(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 
 def forget() -> None:
-    """Models that are loaded from now on are not sharded."""
+    """Let the models that are loaded from now on not be sharded."""
     unset_hf_deepspeed_config()
 
 
 def clear_stale_locks() -> None:
-    """A build of DeepSpeed's kernels that was killed leaves a lock, and whoever comes next waits for ever.
+    """Remove the lock that a killed build of DeepSpeed's kernels leaves, and which the next would wait for without end.
 
-    pytorch/pytorch#189245
+    See pytorch/pytorch#189245.
     """
     import psutil
     from torch.utils.cpp_extension import get_default_build_root

@@ -1,4 +1,4 @@
-"""A DeepSpeed config: what may stand in it, as DeepSpeed's own models, parser and optimizers have it.
+"""Check what stands in a DeepSpeed config against DeepSpeed's own models, parser and optimizers.
 
 DeepSpeed itself ignores a key that it doesn't know, and takes "yes" for true. It is imported late: it imports torch.
 """
@@ -74,7 +74,7 @@ def read(path: Path) -> Json:
 
 
 def _faults(block: Json, model: "type[BaseModel]", path: tuple[str, ...] = ()) -> list[Fault]:
-    """The faults of the block and of those in it."""
+    """Return the faults of the block and of those in it."""
     from deepspeed.runtime.config_utils import DeepSpeedConfigModel
 
     found: list[Fault] = []
@@ -105,7 +105,7 @@ def _faults(block: Json, model: "type[BaseModel]", path: tuple[str, ...] = ()) -
 
 
 def _faults_of_value(value: Any, field: "FieldInfo", path: tuple[str, ...]) -> list[Fault]:
-    """The faults of a value, strictly: "3" is not a number. But 5e8 is a whole one."""
+    """Return the faults of a value, strictly: "3" is not a number. But 5e8 is an integer."""
     from pydantic import TypeAdapter
 
     kind: Any = field.annotation
@@ -122,7 +122,7 @@ def _faults_of_value(value: Any, field: "FieldInfo", path: tuple[str, ...]) -> l
 
 
 def _said_by(validate: Callable[[], Any], path: tuple[str, ...]) -> list[Fault]:
-    """What pydantic says of a value or a block."""
+    """Return what pydantic says of a value or a block."""
     from pydantic import ValidationError
 
     found = []
@@ -140,7 +140,7 @@ def _said_by(validate: Callable[[], Any], path: tuple[str, ...]) -> list[Fault]:
 
 
 def _new_name(field: "FieldInfo", value: Any) -> str:
-    """What to write in place of a field that DeepSpeed calls deprecated; "" where it does not."""
+    """Return what to write in place of a field that DeepSpeed calls deprecated; "" where it does not."""
     said = field.json_schema_extra
     if not isinstance(said, dict) or not said.get("deprecated"):
         return ""
@@ -152,7 +152,7 @@ def _new_name(field: "FieldInfo", value: Any) -> str:
 
 
 def _model_in(field: "FieldInfo") -> "type[BaseModel] | None":
-    """The model of a field that is a block, which may be left out."""
+    """Return the model of a field that is a block, which may be left out; None for other fields."""
     from pydantic import BaseModel
 
     kinds = (field.annotation, *get_args(field.annotation))
@@ -160,7 +160,7 @@ def _model_in(field: "FieldInfo") -> "type[BaseModel] | None":
 
 
 def _model_of(config: Json) -> "type[BaseModel]":
-    """The model of a whole config: its blocks have models of DeepSpeed, or keys that its parser asks for."""
+    """Return the model of a whole config: its blocks have models of DeepSpeed, or keys that its parser asks for."""
     from deepspeed.comm.config import CommsLoggerConfig
     from deepspeed.compile.config import CompileConfig
     from deepspeed.monitor.config import DeepSpeedMonitorConfig
@@ -213,7 +213,7 @@ class _Asked(UserDict[str, Any]):
 
 
 def _kind(default: Any) -> Any:
-    """The type of the values that go in the place of a default, as far as that says it."""
+    """Return the type of the values that may replace a default, as far as the default tells it."""
     from pydantic import conlist
 
     match default:
@@ -227,13 +227,13 @@ def _kind(default: Any) -> Any:
 
 
 def type_of(block: str, given: Any) -> str | None:
-    """The type of an optimizer or scheduler block as it stands in TYPES; DeepSpeed takes its own in any case."""
+    """Return the type of an optimizer or scheduler block as TYPES spells it; DeepSpeed takes its own in any case."""
     name = str(given.get("type")) if isinstance(given, dict) else ""
     return next((kind for kind in TYPES[block] if kind.lower() == name.lower()), None)
 
 
 def arguments(kind: str) -> Json:
-    """The arguments of a type of optimizer or scheduler: name -> type.
+    """Return the arguments of a type of optimizer or scheduler: the type of each by name.
 
     There may be several classes of an optimizer: which DeepSpeed takes follows from the config and the machine.
     """
@@ -255,16 +255,16 @@ def arguments(kind: str) -> Json:
 
 
 def filled(block: str, kind: str) -> list[str]:
-    """The arguments that follow from parameters where a config leaves them out."""
+    """Return the arguments that follow from parameters where a config leaves them out."""
     return [name for name in arguments(kind) if f"{block}.params.{name}" in AUTO]
 
 
 def stage(config: Json) -> int:
-    """The stage of ZeRO; 0 where the config has none."""
+    """Return the stage of ZeRO; 0 where the config has none."""
     return int(config.get("zero_optimization", {}).get("stage", 0))
 
 
 def offloads(config: Json) -> bool:
-    """Whether the optimizer runs on the CPU, beside a GPU or not."""
+    """Return whether the optimizer runs on the CPU, beside a GPU or not."""
     device = config.get("zero_optimization", {}).get("offload_optimizer", {}).get("device", "none")
     return bool(device != "none")

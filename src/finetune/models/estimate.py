@@ -1,4 +1,4 @@
-"""What a training run will take, before it: counted on tensors without data, and timed on one layer.
+"""Estimate what a training run will take, counted on tensors without data and timed on one layer.
 
 No weights are loaded. The model is built from its config on PyTorch's meta device and run on fake tensors, which have
 shapes but no content, so that any architecture, LoRA included, is counted by what its own forward pass does. (On the
@@ -30,7 +30,7 @@ ADAM_BYTES, ADAFACTOR_BYTES = 8, 0  # state for each trained parameter; Adafacto
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one batch."""
+    """The cost of one batch."""
 
     parameters: int
     trained: int
@@ -41,7 +41,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one process; what Python and PyTorch take themselves is not counted."""
+    """The estimate for one process; what Python and PyTorch take themselves is not counted."""
 
     state_bytes: int  # weights, gradients and optimizer state
     activation_bytes: int
@@ -59,7 +59,7 @@ def cost(config: PreTrainedConfig, task: Task[State], params: FinetuneParams, ba
             kept[storage._cdata] = storage
         return tensor
 
-    plain = replace(params, finetune_in_4bit=False)  # which needs content
+    plain = replace(params, finetune_in_4bit=False)  # quantisation needs content
     with torch.device("meta"):
         model = adaptations.adapt(empty_model(config, task, params.attn_implementation), plain).model.train()
     adaptations.recompute(model, params)
@@ -86,7 +86,7 @@ def _like(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def flops_per_second(width: int, batch_size: int, length: int, precision: str) -> float:
-    """Of a Transformer layer of this width here, forward and backward."""
+    """Return the operations per second, forward and backward, of a Transformer layer of this width on this machine."""
     device = "cuda" if on_gpu() else "cpu"
     layer = torch.nn.TransformerEncoderLayer(width, max(1, width // 64), 4 * width, batch_first=True, device=device)
     batch = torch.randn(batch_size, length, width, device=device)
@@ -100,7 +100,7 @@ def flops_per_second(width: int, batch_size: int, length: int, precision: str) -
             torch.cuda.synchronize()
 
     with FlopCounterMode(display=False) as counter:
-        step()  # also warms up
+        step()  # this also warms up
     started, steps = time.perf_counter(), 0
     while time.perf_counter() - started < TIMED_SECONDS:
         step()
@@ -116,7 +116,7 @@ def estimate(
     train_windows: int,
     evaluated_windows: int,
 ) -> Estimate:
-    """From the lengths of a sample of windows, and how many will be trained on and evaluated in all.
+    """Return the estimate, from the tokens of a sample of `windows` and how many are trained on and evaluated in all.
 
     Memory is that of the longest batch, time that of the mean one: batches are grouped by length.
     """
@@ -125,7 +125,7 @@ def estimate(
     largest, usual = cost(config, task, params, batch, max(windows)), cost(config, task, params, batch, mean)
     optimizer = ADAFACTOR_BYTES if params.optim == "adafactor" else ADAM_BYTES
     backward = 2 if usual.trained == usual.parameters else 1  # frozen weights need no gradient of their own
-    backward += params.gradient_checkpointing  # which goes forward once more
+    backward += params.gradient_checkpointing  # it goes forward once more
     kept = largest.kept_bytes
     if params.gradient_checkpointing:  # one layer at a time is computed again, and its gradients besides
         whole = cost(config, task, replace(params, gradient_checkpointing=False), batch, max(windows))
@@ -148,7 +148,7 @@ def on_gpu() -> bool:
 
 
 def available_bytes() -> int:
-    """Memory that a process can still take: of the GPU if there is one, else of the machine."""
+    """Return the bytes of memory that a process can still take: of the GPU if there is one, else of the machine."""
     if on_gpu():
         return int(torch.cuda.mem_get_info()[0])
     import psutil

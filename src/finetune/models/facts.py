@@ -1,4 +1,4 @@
-"""What rules ask of a model, read from an empty one."""
+"""Read what rules ask of a model, from an empty one."""
 
 from transformers import PreTrainedModel
 
@@ -8,7 +8,7 @@ from finetune.params.case import ModelFacts
 
 
 def facts_of(model: PreTrainedModel) -> ModelFacts:
-    """No weights are needed: `empty_model` will do."""
+    """Return the facts of a model. No weights are needed: `empty_model` will do."""
     return ModelFacts(
         model_type=model.config.model_type,
         class_name=type(model).__name__,

@@ -82,7 +82,10 @@ def fit_head(
 
 
 def _keep_classes(model: PreTrainedModel, source: Path, before: dict[int, str], names: set[str]) -> set[str]:
-    """The rows of the classes that were there before, whatever their order. Says which, and what is random."""
+    """Keep the rows of the classes that the head had before, in whatever order, and print which are kept or random.
+
+    Return the names of the weights that are random: all where no class is kept.
+    """
     now: dict[int, str] = dict(enumerate((model.config.id2label or {}).values()))
     old = {label: i for i, label in before.items()}
     common = {i: old[label] for i, label in now.items() if label in old}
@@ -104,7 +107,7 @@ def _keep_classes(model: PreTrainedModel, source: Path, before: dict[int, str], 
 
 
 def _renew(model: PreTrainedModel, names: Collection[str]) -> None:
-    """As transformers makes them: each module's rule, then those of the modules it is part of (ModernBERT has such)."""
+    """Start weights anew as transformers does: by the rule of their module, then by those of the modules around it."""
     for name in names:
         module, _, last = name.rpartition(".")
         # transformers marks weights that it has loaded, and leaves those alone.

@@ -1,4 +1,4 @@
-"""Models and tokenizers from local folders. Code that comes with a model is never run."""
+"""Load models from local folders. Code that comes with a model is never run."""
 
 import json
 from dataclasses import asdict
@@ -20,7 +20,7 @@ BASE_MODEL = "base_model"  # sub-folder of an unmerged LoRA model that holds the
 
 
 def load_config(folder: Path) -> PreTrainedConfig:
-    """Raises: ModelError."""
+    """Return the config of the model in the folder. Raises: ModelError if it can't be read."""
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         return config
@@ -32,7 +32,7 @@ def load_config(folder: Path) -> PreTrainedConfig:
 
 
 def architecture(task: Task[State], config: PreTrainedConfig) -> str:
-    """The name of the class that `load_model` builds. Raises: ModelError if the family has no head for the task."""
+    """Return the name of the class that `load_model` builds. Raises: ModelError if it has no head for the task."""
     if type(config) not in task.model.families:
         families = ", ".join(sorted(known.model_type for known in task.model.families))
         why = f"transformers {transformers.__version__} has no {task.name} head for it"
@@ -43,7 +43,7 @@ def architecture(task: Task[State], config: PreTrainedConfig) -> str:
 
 
 def empty_model(config: PreTrainedConfig, task: Task[State], attn_implementation: str = "auto") -> PreTrainedModel:
-    """The model without its weights: tensors that have shapes but no content.
+    """Return the model without its weights: tensors that have shapes but no content.
 
     Raises: ModelError if the family has no head for the task, UnsupportedError if it has no such attention.
     """
@@ -73,11 +73,11 @@ def load_model(
     ignore_mismatched_sizes: bool = False,
     attn_implementation: str = "auto",
 ) -> tuple[Any, list[str]]:
-    """(model in fp32 on the CPU, names of weights that the folder lacks and that start at random).
+    """Return the model in fp32 on the CPU, and the names of weights that the folder lacks and that start at random.
 
     Without a state the head is what the folder says, with one it is the state's: of a head of other classes, those stay
     that both have. The head of another task is replaced. An unmerged LoRA folder is loaded with its adapters merged.
-    Raises: ModelError.
+    Raises: ModelError if the weights can't be loaded or don't fit the task.
     """
     refuse_adapter_alone(folder)
     base = folder / BASE_MODEL
@@ -127,7 +127,7 @@ def load_model(
 
 
 def refuse_adapter_alone(folder: Path) -> None:
-    """Raises: ModelError for an adapter without the model that it belongs to."""
+    """Raise ModelError if the folder holds an adapter without the model that it belongs to."""
     whole = (folder / BASE_MODEL).is_dir() and (folder / "config.json").is_file()
     if (folder / "adapter_config.json").is_file() and not whole:
         why = f"it holds adapter_config.json, but no {BASE_MODEL}/ with the model that the adapter belongs to"
@@ -147,17 +147,17 @@ def _mismatched(shapes: dict[str, list[torch.Size]]) -> list[Fault]:
 
 
 def store_state(model: PreTrainedModel, state: State, task: Task[State]) -> None:
-    """Let the model's config.json say how its inputs were encoded and its outputs are decoded."""
+    """Store in the model's config how its inputs were encoded and its outputs are decoded."""
     setattr(model.config, STATE_KEY, {"task": task.name, "state": asdict(state)})
 
 
 def stored_state(folder: Path, task: Task[State]) -> State | None:
-    """The state that `store_state` left in the config.json; None where we didn't finetune it for the task."""
+    """Return the state that `store_state` left in config.json; None where we didn't finetune the model for the task."""
     return task.state(**_stored(folder)["state"]) if stored_task(folder) == task.name else None
 
 
 def stored_task(folder: Path) -> str | None:
-    """The task that the model was finetuned for; None where it wasn't by us."""
+    """Return the task that we finetuned the model for; None where we didn't."""
     return _stored(folder).get("task")
 
 

@@ -1,4 +1,7 @@
-"""Windows -> model -> reduced outputs -> predictions: one path for training, the evaluation component and serving."""
+"""The one path from windows to predictions, for training, the evaluation component and serving.
+
+A batch has B windows of L tokens. What a task reduces its outputs to has B as first dimension.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -24,10 +27,11 @@ def predict(
     keep_batches: int,
     gather: Callable[[Reduced], Reduced] = lambda tensors: tensors,
 ) -> tuple[Reduced, float | None]:
-    """(reduced as NumPy arrays, mean loss or None where the batches have no labels).
+    """Return the reduced outputs as NumPy arrays, and the mean loss over items, or None where batches have no labels.
 
-    The outputs of a batch, B x L numbers, live as long as the batch. What is kept of it is small; that of
-    `keep_batches` batches stays on the device before it moves to the CPU together. `gather` collects over processes.
+    The outputs of a batch, (B, L), live as long as the batch. What is kept of it is small; that of `keep_batches`
+    batches stays on the device before it moves to the CPU together. `gather` collects over processes. "loss" and
+    "items" are (N,): the summed loss and the items of each of N windows.
     """
     model.eval()
     kept: list[Reduced] = []
@@ -82,7 +86,7 @@ def predict_rows(
     state: State,
     batch_size: int,
 ) -> list[Prediction]:
-    """One prediction for each row, in order."""
+    """Return one prediction for each row, in order."""
     return [p for part in predict_parts(model, tokenizer, rows, task, state, batch_size) for p in part]
 
 
@@ -94,7 +98,7 @@ def compute_in(model: PreTrainedModel, precision: str) -> PreTrainedModel:
 
 
 def autocast_for(precision: str, device: torch.device | str) -> Callable[[], AbstractContextManager[object]]:
-    """The context of a forward pass in "32" or "bf16"."""
+    """Return the context of a forward pass in "32" or "bf16"."""
     if precision == "32":
         return nullcontext
     return lambda: torch.autocast(torch.device(device).type, dtype=torch.bfloat16)

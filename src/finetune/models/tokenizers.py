@@ -1,4 +1,4 @@
-"""Tokenizers from local folders, and how long a window may be."""
+"""Load tokenizers from local folders, and find how long a window may be."""
 
 import inspect
 from pathlib import Path
@@ -35,7 +35,7 @@ NO_LIMIT = 100_000  # tokenizers without a limit of their own say 1e30
 
 
 def load_tokenizer(folder: Path, task: Task[State]) -> PreTrainedTokenizerFast:
-    """A fast tokenizer. Raises: ModelError if there is none, or it can't map tokens to words and characters."""
+    """Return a fast tokenizer. Raises: ModelError if there is none, or it can't map tokens to words and characters."""
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
@@ -57,17 +57,17 @@ def load_tokenizer(folder: Path, task: Task[State]) -> PreTrainedTokenizerFast:
 
 
 def leave_out_token_types(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig, task: Task[State]) -> None:
-    """For a model that has none, or none for a second text: DistilBERT or RoBERTa with BERT's tokenizer."""
+    """Leave out the token types that a model has no embedding for: DistilBERT or RoBERTa with BERT's tokenizer."""
     architecture(task, config)
     known = inspect.signature(task.model.families[type(config)].forward).parameters
     if "token_type_ids" not in known or config.to_dict().get("type_vocab_size") == 1:
         names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
         tokenizer.model_input_names = names
-        tokenizer.init_kwargs["model_input_names"] = names  # what it is saved with
+        tokenizer.init_kwargs["model_input_names"] = names  # it is saved with these
 
 
 def longest_window(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast) -> int:
-    """The model's true maximum in tokens: the smaller of its position table and the tokenizer's own limit.
+    """Return the model's true maximum in tokens: the smaller of its position table and the tokenizer's own limit.
 
     RoBERTa and its kin count positions from padding_idx + 1. Models with relative positions have no table: 512 unless
     the tokenizer knows better.

@@ -1,4 +1,4 @@
-"""What rules are about: the parameters of one command line, where they will run, and the model that they are for."""
+"""The case that rules are about: the parameters of a command line, where they will run, and the model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ P = TypeVar("P")
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What rows ask of a model; models/facts.py reads it from an empty one."""
+    """The facts that rows ask of a model; models/facts.py reads them from an empty one."""
 
     model_type: str
     class_name: str
@@ -24,7 +24,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class Case(Generic[P]):
-    """What rows are about. Without the facts of a model those rows are skipped that need them, with them all others."""
+    """A case: without the facts of a model, rows that need them are skipped, with them all other rows."""
 
     params: P
     world: World = World()
@@ -33,7 +33,7 @@ class Case(Generic[P]):
 
     @property
     def model(self) -> ModelFacts:
-        """For the rows that need it."""
+        """The facts of the model, for the rows that need them."""
         if self.known_model is None:
             raise LookupError("the row lacks of_model=True")
         return self.known_model
@@ -41,7 +41,7 @@ class Case(Generic[P]):
 
 @dataclass(frozen=True)
 class Rule(Generic[P]):
-    """One row. Text that depends on the case is a function of it."""
+    """A rule, one row of the table. Text that depends on the case is a function of it."""
 
     of: type[P]
     fires: Callable[[Case[P]], bool]

@@ -1,4 +1,4 @@
-"""Every parameter of every component, once. No torch here, so that --help is instant.
+"""The parameters of every component, each once. No torch here, so that --help is instant.
 
 A group is a frozen dataclass; a component inherits its groups, in the order shown to users. The first line of a
 group's docstring is its heading. Names, types and defaults are those of the published components.

@@ -1,4 +1,4 @@
-"""Parameters of preprocess: files, columns, and how rows are encoded."""
+"""The parameters of preprocess: files, columns, and how rows are encoded."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Parameters of evaluation."""
+"""The parameters of evaluation."""
 
 from dataclasses import dataclass
 from pathlib import Path

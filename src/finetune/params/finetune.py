@@ -1,4 +1,4 @@
-"""Parameters of finetune, a group for each owner."""
+"""The parameters of finetune, in groups."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Parameters of model import."""
+"""The parameters of model import."""
 
 from dataclasses import dataclass
 from pathlib import Path

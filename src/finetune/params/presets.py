@@ -1,4 +1,4 @@
-"""Recommended values, as ready presets: presets.yaml."""
+"""The presets, recommended values that presets.yaml holds."""
 
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ FILE = Path(__file__).with_name("presets.yaml")
 
 
 def load(processes: int) -> dict[str, Json]:
-    """Preset -> the values that it recommends for a run of so many processes."""
+    """Return the values that each preset recommends for a run of so many processes."""
     import yaml
 
     presets: dict[str, Json] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
@@ -23,7 +23,7 @@ def load(processes: int) -> dict[str, Json]:
 
 
 def with_preset(params: FinetuneParams, processes: int) -> tuple[FinetuneParams, list[Derived]]:
-    """The parameters with the values of their preset wherever they are at their default, and which those are.
+    """Return the parameters with the values of their preset wherever they are at their default, and which those are.
 
     A value given away from its default wins. One given at its default can't be told from one that isn't given: Azure
     ML puts every default into the command.

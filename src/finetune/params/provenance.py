@@ -1,4 +1,4 @@
-"""resolved_config.yaml: every parameter with its value and where it comes from, and every value that was derived."""
+"""Write resolved_config.yaml: every parameter, its value and where it comes from, and every value that was derived."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -21,7 +21,7 @@ class Derived:
 
 
 def write_resolved(asked: FinetuneParams, found: Sequence[Derived], folder: Path) -> None:
-    """Beside the model: `asked` is the command line, `found` everything that took the place of a part of it."""
+    """Write the file beside the model; `asked` is the command line, `found` all that replaces a part of it."""
     import yaml
 
     defaults = {f.name: f.default for f in fields(asked)}

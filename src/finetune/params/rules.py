@@ -1,4 +1,4 @@
-"""Which parameters do not go together, with one another, a launch, a machine or a model: a row for each combination.
+"""The rules on what does not go together, of parameters, a launch, a machine or a model: a row for each combination.
 
 A row names the class of parameters that it is about, when it fires, what is said, why, what to type instead, and
 whether that is an error of the user's, something that isn't supported, or a note. Adding a rule is adding a row.
@@ -18,18 +18,18 @@ from finetune.params.schema import to_text
 
 
 def firing(case: Case[Any]) -> list[Rule[Any]]:
-    """The rows that the case is a case of."""
+    """Return the rows that the case is a case of."""
     with_model = case.known_model is not None
     return [r for r in RULES if isinstance(case.params, r.of) and r.of_model == with_model and r.fires(case)]
 
 
 def errors(case: Case[Any]) -> list[ParameterError | UnsupportedError]:
-    """One for each row that refuses the case."""
+    """Return an error for each row that refuses the case."""
     return [rule.kind(rule.fault(case)) for rule in firing(case) if rule.kind]
 
 
 def notes(case: Case[Any]) -> list[str]:
-    """One line for each parameter that was set but that another one turns off."""
+    """Return one line for each parameter that was set but that another one turns off."""
     return [rule.fault(case).what for rule in firing(case) if not rule.kind]
 
 
@@ -73,7 +73,7 @@ def _need(name: str, needed: str, values: tuple[Any, ...]) -> Rule[FinetuneParam
 
 
 def _one_of(first: str, second: str) -> Rule[EvaluationParams]:
-    """A row for two parameters of which exactly one is needed."""
+    """Return a row for two parameters of which exactly one is needed."""
 
     def given(case: Case[EvaluationParams]) -> list[str]:
         return [name for name in (first, second) if vars(case.params)[name] is not None]
@@ -88,7 +88,7 @@ def _one_of(first: str, second: str) -> Rule[EvaluationParams]:
 
 
 def _no_16_bits(of: type[Any]) -> Rule[Any]:
-    """A row for a family that transformers can't compute in 16 bits."""
+    """Return a row for a family that transformers can't compute in 16 bits."""
     return Rule(
         of,
         lambda case: case.model.model_type == "deberta" and case.params.precision != "32",

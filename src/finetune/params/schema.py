@@ -1,4 +1,4 @@
-"""One dataclass per component is the only text of its parameters.
+"""The dataclass of each component is the only text of its parameters.
 
 From it come the parser, the help, the inputs and the command line of the Azure ML component YAML, and the tables of
 docs/parameters.md. Standard library only, so that --help and parameter errors are instant.
@@ -28,19 +28,19 @@ _KINDS = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 
 def param(default: T, doc: str, *, min: float | None = None, max: float | None = None) -> T:
-    """A literal input with a default. bool is written "true"/"false" outside; Literal[...] becomes an enum."""
+    """Return a literal input with a default. bool is written "true"/"false" outside; Literal[...] becomes an enum."""
     return field(default=default, kw_only=True, metadata={"doc": doc, "min": min, "max": max})
 
 
 def port(kind: PortKind, doc: str, *, output: bool = False, optional: bool = False) -> Any:
-    """A file or folder handed in or out by the platform. Optional ports are None where nothing is connected."""
+    """Return a file or folder handed in or out by the platform. Optional ports are None where nothing is connected."""
     metadata = {"doc": doc, "port": kind, "output": output}
     return field(default=None if optional else MISSING, kw_only=True, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class Param:
-    """What one field of a component's dataclass says, in the terms of Azure ML."""
+    """A parameter: one field of a component's dataclass, in the terms of Azure ML."""
 
     name: str
     kind: str  # string, integer, number, boolean or a PortKind
@@ -63,7 +63,7 @@ class Param:
         return None if self.default is None else to_text(self.default)
 
     def convert(self, text: str) -> Any:
-        """The value of `text`. Raises ValueError with the reason."""
+        """Return the value of `text`. Raises: ValueError with the reason."""
         if self.is_port:
             if not text:
                 raise ValueError("must be a path")
@@ -95,13 +95,13 @@ class Param:
 
 
 def non_default(params: object) -> Json:
-    """The parameters that are not at their default; folders and files left out."""
+    """Return the parameters that are not at their default; folders and files left out."""
     given = vars(params)
     return {p.name: given[p.name] for p in params_of(type(params)) if not p.is_port and given[p.name] != p.default}
 
 
 def to_text(value: object) -> str:
-    """A value as it is typed on a command line and written into a YAML."""
+    """Return a value as it is typed on a command line and written into a YAML."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -113,13 +113,13 @@ def _boolean(text: str) -> bool:
 
 
 def did_you_mean(name: str, known: Sequence[str], before: str = "") -> str:
-    """'; did you mean X?' for the nearest known name, or nothing."""
+    """Return '; did you mean X?' for the nearest known name, or nothing."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {before}{near[0]}?" if near else ""
 
 
 def params_of(cls: type) -> tuple[Param, ...]:
-    """Every parameter of a component, in the order of help and YAML."""
+    """Return every parameter of a component, in the order of help and YAML."""
     hints = typing.get_type_hints(cls)
     current = {f.name: f for f in fields(cls)}
     seen: dict[str, Param] = {}
@@ -156,7 +156,7 @@ def _describe(item: "Field[Any]", hint: Any, group: str) -> Param:
 
 
 def parse(cls: type[T], argv: Sequence[str], prog: str) -> T:
-    """Build `cls` from `--name value` words. Prints the help and exits on --help.
+    """Return a `cls` built from `--name value` words. With --help, print the help and exit.
 
     Raises: ParameterError, with every fault of the whole command line.
     """
@@ -212,7 +212,7 @@ def _example(p: Param) -> str:
 
 
 def help_text(cls: type, prog: str) -> str:
-    """The --help page, one section for each group."""
+    """Return the --help page, one section for each group."""
     parser = argparse.ArgumentParser(prog=prog, usage=f"{prog} --NAME VALUE ...", add_help=False)
     sections: Json = {}
     for p in params_of(cls):

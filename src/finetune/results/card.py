@@ -34,13 +34,13 @@ def write(folder: Path, task: Task[State], state: State, trained: Trained, unmer
 
 
 def own_class(task: Task[State], model_type: str) -> str:
-    """The module to import for a head that transformers lacks; "" where it has one."""
+    """Return the module to import for a head that transformers lacks; "" where it has one."""
     module: str = task.model.families[CONFIG_MAPPING[model_type]].__module__
     return module if module.startswith("finetune.") else ""
 
 
 def metadata(name: str, task: Task[State], trained: Trained, unmerged: bool) -> ModelCardData:
-    """The YAML at the head of the card; base_model only where the hub knows it."""
+    """Return the YAML at the top of the card; base_model only where the hub knows it."""
     measured = {n: trained.validation[n] for n in task.scoring.hub_metrics if n in trained.validation}
     results = [
         EvalResult(

@@ -1,4 +1,4 @@
-"""Charts as SVG for the middle of a page: their colours are the page's variables, their font is the page's own."""
+"""Draw charts as SVG to stand in a page, with the page's variables as colours and the page's font."""
 
 import functools
 import io
@@ -52,7 +52,7 @@ DASHED: Json = {"color": QUIET, "linestyle": (0, (2, 2)), "linewidth": 1}
 
 
 class Bin(NamedTuple):
-    """Rows of like confidence."""
+    """A bin of rows of like confidence."""
 
     confidence: float  # mean, 0 to 1
     score: float  # mean, 0 to 100
@@ -60,7 +60,7 @@ class Bin(NamedTuple):
 
 
 def drawing(draw: Callable[Concatenate[Axes, P], None]) -> Callable[P, Markup]:
-    """A function that draws on axes, as one that gives the SVG."""
+    """Return a function that draws on axes as one that returns the SVG."""
 
     @functools.wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> Markup:
@@ -82,7 +82,7 @@ def drawing(draw: Callable[Concatenate[Axes, P], None]) -> Callable[P, Markup]:
 
 @drawing
 def curves(axes: Axes, lines: dict[str, Sequence[tuple[float, float]]], best_step: int) -> None:
-    """Name -> (step, value) points."""
+    """Draw a line through the (step, value) points of each name, and mark the best step."""
     for (name, points), colour in zip(lines.items(), itertools.cycle((FIRST, SECOND, THIRD, FOURTH)), strict=False):
         axes.plot(*zip(*points, strict=True), color=colour, marker="o", label=name)
     axes.axvline(best_step, **DASHED, label="best model")
@@ -111,7 +111,7 @@ def histogram(axes: Axes, confidences: np.ndarray) -> None:
 
 @drawing
 def by_length(axes: Axes, lengths: np.ndarray, scores: np.ndarray, metric: str) -> None:
-    """Mean score in bins that hold about as many rows each."""
+    """Draw the mean score in bins of length that hold about as many rows each."""
     edges = np.unique(np.quantile(lengths, np.linspace(0, 1, LENGTH_BINS + 1)[1:-1], method="nearest"))
     which = np.searchsorted(edges, lengths, side="right")
     names = []

@@ -1,4 +1,4 @@
-"""Whether what was saved is what was trained: both folders are loaded afresh and asked some rows of validation."""
+"""Prove that what was saved is what was trained: both folders are loaded afresh and asked some rows of validation."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -107,7 +107,7 @@ def differences(
 
 
 def _different(one: object, other: object, place: str = "") -> Iterator[str]:
-    """Where two answers differ by more than the rounding of floats."""
+    """Yield where two answers differ by more than the rounding of floats."""
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         for key in one:
             yield from _different(one[key], other[key], f"{place} {key}".strip())

@@ -1,4 +1,4 @@
-"""report.html: one file that says how good a model is, and where and how it fails."""
+"""Write report.html, one file that says how good a model is, and where and how it fails."""
 
 import heapq
 import itertools
@@ -29,7 +29,7 @@ Mark = tuple[int, int, str]
 
 
 class Findings:
-    """What the report needs of the rows: three numbers and a group of each, and all of the worst."""
+    """The part of the rows that the report needs: three numbers and a group of each, and all of the worst."""
 
     def __init__(self) -> None:
         self.scores, self.confidences, self.lengths = array("d"), array("d"), array("d")  # NaN: there is none
@@ -50,7 +50,7 @@ class Findings:
             heapq.heappushpop(self._worst, entry)
 
     def worst(self) -> list[Examined]:
-        """The lowest scores; among equals the most confident, since a confident wrong answer says more."""
+        """Return the rows with the lowest scores; among equals the most confident, whose wrong answers say more."""
         return [found for *_, found in sorted(self._worst, reverse=True)]
 
 
@@ -115,7 +115,7 @@ class Cell(NamedTuple):
 
 
 def confusion(breakdown: Breakdown) -> dict[str, dict[str, Cell]]:
-    """Gold class -> predicted class -> cell, for the MOST_CLASSES that occur most, in the order of their names."""
+    """Return the cell of each gold and predicted class, for the MOST_CLASSES that occur most, in order of name."""
     totals = Counter({gold: sum(row.values()) for gold, row in breakdown.confusion.items()})
     for row in breakdown.confusion.values():
         totals.update(dict.fromkeys(row, 0))  # a class that is predicted but never gold
@@ -130,7 +130,7 @@ def confusion(breakdown: Breakdown) -> dict[str, dict[str, Cell]]:
 
 
 class Share(NamedTuple):
-    """How the rows of a group fare: percentages of those with the full score, some of it and none."""
+    """The percentages of the rows of a group with the full score, some of it and none."""
 
     name: str
     rows: int
@@ -140,7 +140,7 @@ class Share(NamedTuple):
 
 
 def shares(findings: Findings, groups: Sequence[str]) -> list[Share]:
-    """Of all rows with gold, and of each group where there are several."""
+    """Return the shares of all rows with gold, and of each group where there are several."""
     scores = np.asarray(findings.scores)
     chosen = {"": np.isfinite(scores)}
     if len(groups) > 1:
@@ -153,10 +153,10 @@ def shares(findings: Findings, groups: Sequence[str]) -> list[Share]:
 
 
 def calibration(confidences: Sequence[float], scores: Sequence[float]) -> tuple[list[Bin], float | None]:
-    """(bins of equal width of confidence, those without rows left out; expected calibration error or None).
+    """Return bins of equal width of confidence, without those that have no rows, and the expected calibration error.
 
     The error is the distance of mean confidence and mean score (both 0 to 1) in a bin, averaged over rows (Naeini et
-    al. 2015). Rows without confidence or score don't count.
+    al. 2015); None without rows. Rows without confidence or score don't count.
     """
     confidence, score = np.asarray(confidences), np.asarray(scores)
     known = np.isfinite(confidence) & np.isfinite(score)
@@ -169,7 +169,7 @@ def calibration(confidences: Sequence[float], scores: Sequence[float]) -> tuple[
 
 
 class CutOut(NamedTuple):
-    """text[low:high] in parts of (characters, kinds of mark on them, "" for none)."""
+    """A piece text[low:high], in parts of (characters, kinds of mark on them, "" for none)."""
 
     low: int
     high: int
@@ -177,7 +177,7 @@ class CutOut(NamedTuple):
 
 
 def cut_outs(text: str, marks: Sequence[Mark]) -> list[CutOut]:
-    """What stands around the marks, however they overlap; how the text begins where there are none."""
+    """Return what stands around the marks, however they overlap, or how the text begins where there are none."""
     made = []
     for low, high in _around(text, marks[:MARKS]):
         edges = sorted({low, high, *(edge for start, end, _ in marks for edge in (start, end) if low < edge < high)})
@@ -207,7 +207,7 @@ def _at_spaces(text: str, low: int, high: int) -> tuple[int, int]:
 
 
 def training_charts(task: Task[State], trained: Trained | None) -> dict[str, Markup]:
-    """Loss and metrics over steps, where training left a record."""
+    """Return the charts of loss and metrics over steps, where training left a record."""
     if trained is None:
         return {}
     named = {"validation": "eval_loss", "training": "loss"}
@@ -222,7 +222,7 @@ def training_charts(task: Task[State], trained: Trained | None) -> dict[str, Mar
 
 
 def score_charts(findings: Findings, bins: list[Bin], metric: str) -> dict[str, Markup]:
-    """Calibration and score by length; without gold, how the confidences are spread."""
+    """Return the charts of calibration and of score by length; without gold, of how the confidences are spread."""
     scores, lengths, confidences = (np.asarray(a) for a in (findings.scores, findings.lengths, findings.confidences))
     scored, confident = np.isfinite(scores), np.isfinite(confidences)
     drawn = {}

@@ -1,4 +1,4 @@
-"""The trained model as a PyTorch folder and as an MLflow model."""
+"""Save the trained model as a PyTorch folder and as an MLflow model."""
 
 import shutil
 import sys
@@ -28,7 +28,7 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def clear(folder: Path) -> None:
-    """Take away the model of an earlier run; its checkpoints stay."""
+    """Remove the model of an earlier run; its checkpoints stay."""
     shutil.rmtree(folder / BASE_MODEL, ignore_errors=True)
     for pattern in (Trained.FILE, "README.md", "adapter_*", "model*.safetensors*", "config.json"):
         for path in folder.glob(pattern):
@@ -36,13 +36,13 @@ def clear(folder: Path) -> None:
 
 
 def save_pytorch(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """A plain transformers folder: AutoModel classes load it without any code of ours."""
+    """Save a plain transformers folder, which AutoModel classes load without any code of ours."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 def save_adapter(adapted: "PeftModel", base: Path, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """An unmerged LoRA folder: the adapter and its head, and beside them the frozen model it belongs to."""
+    """Save an unmerged LoRA folder: the adapter and its head, and beside them the frozen model that it belongs to."""
     shutil.copytree(base, folder / BASE_MODEL, dirs_exist_ok=True)
     for config in adapted.peft_config.values():
         config.base_model_name_or_path = BASE_MODEL  # not where it lay on this machine
@@ -52,7 +52,7 @@ def save_adapter(adapted: "PeftModel", base: Path, tokenizer: PreTrainedTokenize
 
 
 def document(folder: Path, task: Task[State], state: State, trained: Trained) -> None:
-    """README.md, over the stub that peft leaves, and last training.json: its existence means a whole folder."""
+    """Write README.md, over the stub that peft leaves, and last training.json: if it exists, the folder is complete."""
     card.write(folder, task, state, trained, unmerged=(folder / BASE_MODEL).is_dir())
     trained.write(folder)
 
@@ -65,7 +65,7 @@ def save_mlflow(
     trained: Trained,
     folder: Path,
 ) -> None:
-    """Staged and copied, since MLflow refuses a folder that holds anything and a mounted output may."""
+    """Save the MLflow model, first elsewhere: MLflow refuses a folder that holds anything, as a mounted output may."""
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import ParamSchema, ParamSpec
@@ -105,14 +105,14 @@ def _schema(types: dict[str, Json]) -> "Schema":
 
 
 def conda_env() -> Json:
-    """The environment that serves the model, pinned to what trained it."""
+    """Return the environment that serves the model, pinned to the versions that trained it."""
     pins = [f"{name}=={version(name).partition('+')[0]}" for name in SERVING_PACKAGES]
     python = f"python={sys.version_info.major}.{sys.version_info.minor}"
     return {"name": "finetuned", "channels": ["conda-forge"], "dependencies": [python, "pip", {"pip": pins}]}
 
 
 def mlflow_weights(folder: Path) -> Path:
-    """The folder inside an MLflow model that holds its weights. Raises: ModelError."""
+    """Return the folder inside an MLflow model that holds its weights. Raises: ModelError if there is none."""
     found = sorted(path.parent for path in folder.rglob("config.json") if list(path.parent.glob("*.safetensors")))
     if len(found) != 1:
         why = f"{len(found)} folders in it hold config.json and safetensors"

@@ -19,14 +19,14 @@ SHOWN = 5  # faulty values in an error
 
 
 class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
-    """DataFrame of the task's input columns in, DataFrame of predictions out, in the same order.
+    """The served model: from a DataFrame of the task's input columns to one of predictions, in the same order.
 
     MLflow makes the DataFrame of whatever it is given, and by the signature refuses missing columns and parameters of
     another type, fills in the defaults, and leaves out, with a warning, parameters that it doesn't know.
     """
 
     def load_context(self, context: Any) -> None:
-        """Called once by MLflow; `context.artifacts["model"]` is the folder of weights, config and tokenizer."""
+        """Load the model, once; `context.artifacts["model"]` is the folder of weights, config and tokenizer."""
         import torch
 
         from finetune.models.loading import STATE_KEY, load_model
@@ -42,9 +42,9 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
 
     def predict(self, context: object, model_input: pd.DataFrame, params: Json | None = None) -> pd.DataFrame:
-        """`params` override fields of the stored state (`Decoding.request_fields`); None leaves a field as it is.
+        """Return the predictions. `params` override fields of the stored state; None leaves a field as it is.
 
-        Raises: MlflowException for a value that the task doesn't accept.
+        Raises: MlflowException if there is a value that the task doesn't accept.
         """
         from finetune.models.prediction import predict_rows
 
@@ -59,7 +59,7 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
 
 def refuse_others(records: Sequence[Json], served: Any) -> None:
-    """Raises: MlflowException, which a server answers with status 400."""
+    """Raise MlflowException, which a server answers with status 400, if the task doesn't accept a value."""
     wrong = [(i, name) for i, r in enumerate(records) for name in served.inputs if not served.accepts(r[name])]
     if wrong:
         shown = [f"{name} of row {i} is {records[i][name]!r:.40}" for i, name in wrong[:SHOWN]]

@@ -1,4 +1,4 @@
-"""The templates beside this file, filled in."""
+"""Fill in the templates beside this file."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from finetune.params.schema import to_text
 
 
 def fill(template: str, **values: object) -> str:
-    """The text of a page; in HTML every value is escaped that isn't Markup. A name that isn't given is an error."""
+    """Return the text of a page. In HTML, values that aren't Markup are escaped; a name without value is an error."""
     pages = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=".html" in template,
@@ -22,10 +22,10 @@ def fill(template: str, **values: object) -> str:
 
 
 def number(value: float) -> str:
-    """For a table."""
+    """Return the number as it stands in a table."""
     return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"
 
 
 def label(name: str) -> str:
-    """A metric's name as a heading."""
+    """Return a metric's name as a heading."""
     return name[:1].upper() + name[1:].replace("_", " ")

@@ -1,4 +1,4 @@
-"""Tasks: a module each, a record of functions. Nothing else in the package asks which task it is."""
+"""The tasks, each a record of functions in a package. Nothing else asks which task it is."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -8,6 +8,6 @@ if TYPE_CHECKING:
 
 
 def load_task(name: str) -> "Task[State]":
-    """The record of a task. Imported when needed, since it imports torch."""
+    """Return the record of a task, which is imported when needed, since it imports torch."""
     task: Task[State] = import_module(f"finetune.tasks.{name}").TASK
     return task

@@ -1,4 +1,4 @@
-"""A batch -> what the model answers, for tasks whose model reads its answer off one forward pass."""
+"""Answer a batch, for tasks whose model reads its answer off one forward pass."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""How long rows are in tokens: what max_seq_length and batch sizes are chosen by."""
+"""Measure how long rows are in tokens, which max_seq_length and batch sizes are chosen by."""
 
 import random
 from collections import Counter
@@ -31,12 +31,12 @@ class Lengths:
 
     @property
     def expected_windows(self) -> int:
-        """Return how many windows all rows take."""
+        """The number of windows that all rows take."""
         return round(len(self.windows) * self.total / len(self.rows))
 
 
 def measure(rows: Sequence[Row], task: "Task[State]", tokenizer: PreTrainedTokenizerFast, state: "State") -> Lengths:
-    """Encode SAMPLE rows, or all if there are fewer. `state` as `task.data.fit` made it."""
+    """Return the lengths of SAMPLE rows, or of all if there are fewer; `state` is as `task.data.fit` made it."""
     sample = random.Random(SEED).sample(list(rows), min(SAMPLE, len(rows)))
     columns = task.data.encode(sample, tokenizer, replace(state, pad_to_max_length=False))
     windows = [len(ids) for ids in columns.get("input_ids", [])]

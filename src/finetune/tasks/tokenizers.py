@@ -1,4 +1,4 @@
-"""What tokenizers need before a word and behind a window."""
+"""The text or token that tokenizers need before a word and behind a window."""
 
 from tokenizers import pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -9,11 +9,11 @@ def set_space_before_words(tokenizer: PreTrainedTokenizerFast) -> None:
     pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
     if isinstance(pre_tokenizer, pre_tokenizers.ByteLevel):
         pre_tokenizer.add_prefix_space = True
-        tokenizer.add_prefix_space = True  # what it is saved with
+        tokenizer.add_prefix_space = True  # it is saved with this
 
 
 def before_words(tokenizer: PreTrainedTokenizerFast) -> str:
-    """What has to stand before each word of a list: a space for Llama 3's and Qwen's tokenizers.
+    """Return what has to stand before each word of a list: a space for Llama 3's and Qwen's tokenizers.
 
     They cut a word into pieces before ByteLevel, which would put its space before every piece.
     """
@@ -24,7 +24,7 @@ def before_words(tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 def closing_token(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """What is put behind the window of a tokenizer that puts no class token into it and no other behind the context.
+    """Return what is put behind a window in which the tokenizer puts no class token, and no other behind the context.
 
     Those are the tokenizers of decoders (GPT-2, Llama, Mistral, Qwen2), whose tokens see only what stands before them:
     at the first one, where others predict "no answer", nothing of the context could be known. What is put behind

@@ -1,4 +1,4 @@
-"""Parameters -> TrainingArguments and callbacks, and every value that is not what its parameter says."""
+"""Make TrainingArguments and callbacks of the parameters, and list every value that is not what its parameter says."""
 
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
@@ -17,7 +17,7 @@ OPTIMIZERS = {"adamw_hf": "adamw_torch_fused", "adamw_torch": "adamw_torch_fused
 
 
 def scheduler_kwargs(params: FinetuneParams) -> Json:
-    """Of the two schedulers that have any."""
+    """Return the arguments of a scheduler; two have any."""
     own: dict[str, Json] = {
         "cosine_with_restarts": {"num_cycles": params.lr_scheduler_cycles},
         "polynomial": {"power": params.lr_scheduler_power, "lr_end": 0.0},
@@ -26,7 +26,7 @@ def scheduler_kwargs(params: FinetuneParams) -> Json:
 
 
 def training_arguments(params: FinetuneParams, steps: Schedule, engine: Json | None = None) -> TrainingArguments:
-    """What the Trainer is told. Batches, loss, evaluation, and when checkpoints come and go are ours.
+    """Return what the Trainer is told. Batches, loss, evaluation, and when checkpoints come and go are ours.
 
     `engine` is a DeepSpeed config or what FSDP needs.
     """
@@ -78,16 +78,16 @@ def training_arguments(params: FinetuneParams, steps: Schedule, engine: Json | N
     return args
 
 
-def callbacks(params: FinetuneParams, head_metric: str) -> list[TrainerCallback]:
-    """What is shown, what is tracked, and early stopping."""
+def callbacks(params: FinetuneParams, main_metric: str) -> list[TrainerCallback]:
+    """Return the callbacks that show progress, track metrics and stop early."""
     stopping = EarlyStoppingCallback(params.early_stopping_patience, params.early_stopping_threshold)
-    return [Progress(head_metric), MlflowMetrics(), *([stopping] if params.apply_early_stopping else [])]
+    return [Progress(main_metric), MlflowMetrics(), *([stopping] if params.apply_early_stopping else [])]
 
 
 def derived(
     params: FinetuneParams, asked: FinetuneParams, steps: Schedule, attention: str, own_optimizer: bool = False
 ) -> list[Derived]:
-    """Every value that is not what its parameter says, with the reason.
+    """Return every value that is not what its parameter says, with the reason.
 
     `params` is what runs; its batch may be smaller than asked. `attention` is what the model computes it with; with an
     `own_optimizer`, a DeepSpeed config brings one.

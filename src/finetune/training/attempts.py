@@ -1,4 +1,4 @@
-"""Training: one attempt, or with auto_find_batch_size as many as it takes to find a batch that fits into memory."""
+"""Train in one attempt, or with auto_find_batch_size in as many as it takes to find a batch that fits into memory."""
 
 import gc
 from collections.abc import Callable
@@ -38,7 +38,7 @@ from finetune.training.trainer import FinetuneTrainer
 class Attempt(NamedTuple):
     """One try to train: with auto_find_batch_size there may be several."""
 
-    params: FinetuneParams  # those of the settled command line, but that the batch may be smaller
+    params: FinetuneParams  # as settled, but the batch may be smaller
     settled: Settled[FinetuneParams]
     steps: Schedule
     trainer: FinetuneTrainer
@@ -52,7 +52,7 @@ def train(
 ) -> tuple[Attempt, dict[str, float]]:
     """Train; where memory runs out and auto_find_batch_size is true, shrink the batch and start from the first weights.
 
-    -> (the attempt that reached the end, its speed).
+    Return the attempt that reached the end, and its speed.
     """
     params = settled.params
     data = load_windows(params)
@@ -82,7 +82,7 @@ def train(
 
 
 def probed(params: FinetuneParams, task: Task[State], preprocessed: Preprocessed, train: Dataset) -> FinetuneParams:
-    """Several processes, or an engine, can't begin again where one has run out of memory: the batch is found before."""
+    """Find the batch before several processes or an engine train: they can't begin again when memory runs out."""
     state = task.state(**preprocessed.state)
     tokenizer = load_tokenizer(Preprocessed.tokenizer_folder(params.preprocess_output), task)
 
@@ -95,7 +95,7 @@ def probed(params: FinetuneParams, task: Task[State], preprocessed: Preprocessed
 
 
 def next_try(tried: FinetuneParams, checkpoint: Path | None, error: Exception) -> FinetuneParams:
-    """With a smaller batch. Raises: the error, if none is asked for or left; ModelError in a resumed run."""
+    """Return a smaller batch. Raises: the error, if none is asked for or left; ModelError in a resumed run."""
     batch = tried.per_device_train_batch_size
     if not tried.auto_find_batch_size or batch == 1 or not out_of_memory(error):
         raise error
@@ -112,13 +112,13 @@ def next_try(tried: FinetuneParams, checkpoint: Path | None, error: Exception) -
 
 
 def batch_text(params: FinetuneParams) -> str:
-    """What auto_find_batch_size changes."""
+    """Return what auto_find_batch_size changes, as text."""
     accumulated = f", gradient_accumulation_steps {params.gradient_accumulation_steps}"
     return f"{params.per_device_train_batch_size}{accumulated if params.keep_global_batch_size else ''}"
 
 
 def tell(attempt: Attempt, said: list[Derived]) -> None:
-    """One line for each value that is not what the command line says, and all of them in resolved_config.yaml."""
+    """Print a line for each value that is not what the command line says, and write all to resolved_config.yaml."""
     for item in attempt.derived:
         if item not in said:
             say(str(item))
@@ -137,7 +137,7 @@ def build(
     preprocessed: Preprocessed,
     data: Json,
 ) -> Attempt:
-    """The model from the imported weights, adapted, in a Trainer. The batch of `params` may be smaller than settled."""
+    """Return an attempt: the imported model, adapted, in a Trainer. The batch may be smaller than settled."""
     wanted, deepspeed = settled.params, settled.deepspeed
     steps = schedule(params, len(data["train"]), world_size())
     set_seed(params.seed)  # for the new head; the Trainer sets it again, and what full determinism needs
@@ -151,7 +151,7 @@ def build(
     engine = gathering.arguments(params, adapted.model, deepspeed)
     trainer = FinetuneTrainer(
         model=adapted.model,
-        args=arguments.training_arguments(params, steps, engine),  # ZeRO-3 cuts up models that are loaded after it
+        args=arguments.training_arguments(params, steps, engine),  # ZeRO-3 shards models that are loaded after it
         task=task,
         state=state,
         train=data["train"],
@@ -171,7 +171,7 @@ def build(
 
 
 def adapted_model(params: FinetuneParams, task: Task[State], state: State) -> tuple[adaptations.Adapted, list[str]]:
-    """The imported model with the task's head, adapted. -> what to say of it, too. Raises: ModelError."""
+    """Return the imported model with the task's head, adapted, and the lines to print. Raises: ModelError."""
     source = SelectedModel.model_folder(params.model_selector_output)
     model, new = load_model(source, task, state, params.ignore_mismatched_sizes, params.attn_implementation)
     lines = describe_new(model, new, model.config.architectures)
@@ -183,12 +183,12 @@ def adapted_model(params: FinetuneParams, task: Task[State], state: State) -> tu
 
 
 def fresh_model(params: FinetuneParams, task: Task[State], state: State) -> PreTrainedModel:
-    """The adapted model as it is before training."""
+    """Return the adapted model as it is before training."""
     return adapted_model(params, task, state)[0].model
 
 
 def refuse_frozen_random(model: PreTrainedModel, new: list[str]) -> None:
-    """Raises: ModelError if LoRA would leave weights as they are that no pretraining has seen."""
+    """Raise ModelError if LoRA would freeze weights that no pretraining has seen."""
     lost = sorted(set(new) - set(head_parameters(model)))
     if lost:
         what = "LoRA would keep weights frozen that are random, since the imported model lacks them"
@@ -196,7 +196,7 @@ def refuse_frozen_random(model: PreTrainedModel, new: list[str]) -> None:
 
 
 def final_metrics(attempt: Attempt) -> dict[str, float]:
-    """Of the model that will be saved: the best one's, or in 4 bits those that it has without them."""
+    """Return the metrics of the model that will be saved; one trained in 4 bits is evaluated again without them."""
     trainer = attempt.trainer
     if not four_bit.wanted(attempt.params):
         return trainer.best_metrics()
@@ -206,9 +206,9 @@ def final_metrics(attempt: Attempt) -> dict[str, float]:
 
 
 def fit(attempt: Attempt, checkpoint: Path | None) -> dict[str, float]:
-    """Train to the end with the best model loaded. -> its speed; none if the run had ended before.
+    """Train to the end and load the best model. Return the speed; nothing if the run had ended before.
 
-    Raises: ParameterError, ModelError.
+    Raises: ParameterError or ModelError.
     """
     params, steps, trainer = attempt.params, attempt.steps, attempt.trainer
     if checkpoint:
@@ -232,7 +232,7 @@ def fit(attempt: Attempt, checkpoint: Path | None) -> dict[str, float]:
 
 
 def speed_of(trainer: FinetuneTrainer) -> dict[str, float]:
-    """Seconds and rates of the training that has just ended, said and logged."""
+    """Return the seconds and rates of the training that has just ended; print and log them."""
     speed = trainer.throughput.rates(trainer.accelerator.gather)
     args = trainer.args
     batch = {name: vars(args)[name] for name in ("per_device_train_batch_size", "gradient_accumulation_steps")}
@@ -246,7 +246,7 @@ def speed_of(trainer: FinetuneTrainer) -> dict[str, float]:
 
 
 def load_windows(params: FinetuneParams) -> Json:
-    """The encoded training and validation rows, memory-mapped."""
+    """Return the encoded training and validation rows, memory-mapped."""
     folder = params.preprocess_output
     splits = ("train", "validation")
     return {name: load_from_disk(Preprocessed.windows_folder(folder, name)).with_format("numpy") for name in splits}

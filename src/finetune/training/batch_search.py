@@ -1,4 +1,4 @@
-"""The largest batch that fits into memory, tried before processes or an engine depend on one another."""
+"""Find the largest batch that fits into memory, before processes or an engine depend on one another."""
 
 import gc
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def batch_that_fits(
     task: Task[State],
     padding: dict[str, int],
 ) -> FinetuneParams:
-    """With a batch whose longest windows fit on every process. Raises: ModelError if not even one does."""
+    """Return the parameters with a batch whose longest windows fit everywhere. Raises: ModelError if not even one does."""
     length = window_lengths(windows)
     longest = sorted(range(len(length)), key=lambda i: -length[i])
     while True:
@@ -48,7 +48,7 @@ def batch_that_fits(
 
 
 def fits(model: Any, batch: dict[str, torch.Tensor], task: Task[State], precision: str) -> bool:
-    """Whether this process can go forward and backward, with room for what a step keeps besides."""
+    """Return whether this process can go forward and backward, with room for what a step keeps besides."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         model.to(device).train()

@@ -1,4 +1,4 @@
-"""What happens between the steps of training: memory given back, checkpoints, a stop that was asked for."""
+"""The callbacks between the steps of training: memory is given back, checkpoints are saved, a stop is obeyed."""
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -10,14 +10,14 @@ RETURN_STEPS = 10  # at no cost that could be measured, 110 s for 112 s without
 
 
 def evaluated_now(state: TrainerState, evaluation_steps: int) -> bool:
-    """Whether an evaluation follows the step that was just made."""
+    """Return whether an evaluation follows the step that was just made."""
     return bool(state.global_step % evaluation_steps == 0 or state.global_step >= state.max_steps)
 
 
 class ReturnMemory(TrainerCallback):
-    """Give back, now and then, what is free of the heap that is kept for speed (allocator.py).
+    """The callback that gives back, now and then, what is free of the heap that is kept for speed (core/memory.py).
 
-    Batches of ever other lengths leave gaps in it, so that it would grow to twice what a step needs.
+    Batches of other lengths leave gaps in it, so that it would grow to twice what a step needs.
     """
 
     def on_step_end(self, args: object, state: TrainerState, control: object, **_: object) -> None:
@@ -26,9 +26,9 @@ class ReturnMemory(TrainerCallback):
 
 
 class SaveEvery(TrainerCallback):
-    """A checkpoint after so many steps, besides those of the best evaluations.
+    """The callback that saves a checkpoint every so many steps, besides those of the best evaluations.
 
-    Where an evaluation follows, the checkpoint waits for it: the run goes on behind what a complete checkpoint says.
+    Where an evaluation follows, the checkpoint waits for it: a run that goes on from a checkpoint goes on after it.
     """
 
     def __init__(self, save_steps: int, evaluation_steps: int) -> None:
@@ -41,10 +41,9 @@ class SaveEvery(TrainerCallback):
 
 
 class StopTogether(TrainerCallback):
-    """Once any process has received SIGTERM, all save after the same step and leave.
+    """The callback by which all processes save after the same step and leave, once any has received SIGTERM.
 
-    Where an evaluation follows the step, the checkpoint waits for it, since the run goes on behind what a whole
-    checkpoint says.
+    Where an evaluation follows the step, the checkpoint waits for it, as in SaveEvery.
     """
 
     def __init__(self, evaluation_steps: int) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoint folders: how one is written so that it is whole or known to be incomplete, and which are kept."""
+"""Write checkpoint folders so that each is complete or known to be incomplete, and decide which are kept."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ STATE = "trainer_state.json"
 
 
 def begin(checkpoint: Path) -> None:
-    """Say that it is being written, in a folder without anything of a try that was given up."""
+    """Mark the checkpoint as incomplete, in a folder without anything of an attempt that was given up."""
     if checkpoint.exists() and not _is_ours(checkpoint):
         target = _move([checkpoint], checkpoint.parent, "others")
         say(f"{checkpoint.name} was written by another program: moved to {target.name}/")
@@ -25,10 +25,10 @@ def begin(checkpoint: Path) -> None:
 
 
 def flush(checkpoint: Path, rank: int) -> dict[str, int]:
-    """What the process wrote to the disk, so that the marker can't outlive what it vouches for. -> the size of each.
+    """Flush the files of this process to the disk, before the marker vouches for them. Return the bytes of each.
 
-    Only that: another machine would have to fetch it first, and may not see its true size for a while. DeepSpeed names
-    the rank in the files of each process.
+    Another machine would have to fetch them first, and may not see their true size for a while. DeepSpeed names the
+    rank in the files of each process.
     """
     sizes = {}
     for folder, _, names in os.walk(checkpoint):
@@ -44,7 +44,7 @@ def flush(checkpoint: Path, rank: int) -> dict[str, int]:
 
 
 def finish(checkpoint: Path, run: Json, sizes: dict[str, int]) -> None:
-    """Vouch for its files, once they are on the disk. `run` is what a resumed run must agree with."""
+    """Mark the checkpoint as complete, once its files are on the disk. `run` is what a resumed run must agree with."""
     with (checkpoint / WHOLE).open("w", encoding="utf-8") as file:
         json.dump({"run": run, "files": sizes}, file)
         file.flush()
@@ -54,7 +54,7 @@ def finish(checkpoint: Path, run: Json, sizes: dict[str, int]) -> None:
 
 
 def _flush_names(folder: Path) -> None:
-    """Not every mounted file system has it."""
+    """Flush the names in the folder, where the file system can: not every mounted one does."""
     with contextlib.suppress(OSError):
         entry = os.open(folder, os.O_RDONLY)
         try:
@@ -64,13 +64,13 @@ def _flush_names(folder: Path) -> None:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Checkpoint folders, newest first."""
+    """Return the checkpoint folders, newest first."""
     found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
     return sorted(found, key=lambda path: -int(path.name.removeprefix("checkpoint-")))
 
 
 def why_incomplete(checkpoint: Path) -> str:
-    """Why one can't go on from it; '' if it and the best one up to it are whole."""
+    """Return why a run can't go on from the checkpoint; '' if it and the best one up to it are complete."""
     why = _why_incomplete(checkpoint)
     if why:
         return why
@@ -89,7 +89,7 @@ def _why_incomplete(checkpoint: Path) -> str:
         return "it was not written to its end"
     try:
         marker = json.loads((checkpoint / WHOLE).read_text(encoding="utf-8"))
-        sizes = dict(marker.get("files", {}))  # other versions name none
+        sizes = dict(marker.get("files", {}))  # other versions list no files
     except (ValueError, AttributeError, TypeError):
         return f"its {WHOLE} can't be read"
     for name, size in sizes.items():
@@ -101,9 +101,9 @@ def _why_incomplete(checkpoint: Path) -> str:
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The checkpoint to go on from. Says which newer ones are skipped.
+    """Return the newest complete checkpoint, to go on from, and print which newer ones are skipped.
 
-    Of those that this package wrote, what was never whole is removed, and the others are moved out of the way.
+    Of those that this package wrote, what was never complete is removed, and the others are moved out of the way.
     """
     skipped = []
     whole = None
@@ -128,14 +128,14 @@ def _is_ours(checkpoint: Path) -> bool:
 
 
 def remove(checkpoint: Path) -> None:
-    """What is left of it if this is interrupted is known as ours, and as incomplete."""
+    """Remove the checkpoint; if this is interrupted, what is left is known as ours, and as incomplete."""
     _empty(checkpoint)
     (checkpoint / WRITING).unlink()
     checkpoint.rmdir()
 
 
 def _empty(checkpoint: Path) -> None:
-    """But for the word that it is not whole, which comes first."""
+    """Remove what the checkpoint holds, but for the mark that it is incomplete, which is written first."""
     (checkpoint / WRITING).touch()
     (checkpoint / WHOLE).unlink(missing_ok=True)
     for path in checkpoint.iterdir():
@@ -146,20 +146,20 @@ def _empty(checkpoint: Path) -> None:
 
 
 def discard(folder: Path) -> None:
-    """Take away the checkpoints of a try that is given up."""
+    """Remove the checkpoints of an attempt that is given up."""
     for path in filter(_is_ours, checkpoints(folder)):
         remove(path)
 
 
 def keep(folder: Path, limit: int, always: set[Path]) -> None:
-    """Of those that this package wrote `always` and the newest, `limit` in all; take away the others."""
+    """Remove checkpoints of ours until `limit` are left: those that are kept `always`, and the newest."""
     others = [path for path in checkpoints(folder) if _is_ours(path) and path not in always]
     for path in others[max(0, limit - len(always)) :]:
         remove(path)
 
 
 def move_aside(folder: Path) -> None:
-    """Keep the checkpoints of an earlier run out of the way of a new one."""
+    """Move the checkpoints of an earlier run out of the way of a new one."""
     old = checkpoints(folder)
     if not old:
         return
@@ -168,7 +168,7 @@ def move_aside(folder: Path) -> None:
 
 
 def _move(paths: list[Path], folder: Path, name: str) -> Path:
-    """Into a new folder NAME-NUMBER beside them."""
+    """Move the paths into a new folder NAME-NUMBER beside them, and return it."""
     numbers = [path.name.rpartition("-")[2] for path in folder.glob(f"{name}-*")]
     target = folder / f"{name}-{1 + max((int(number) for number in numbers if number.isdigit()), default=0)}"
     target.mkdir()

@@ -1,4 +1,4 @@
-"""What ZeRO and FSDP have in common: a model that is sharded among processes, and put together to be saved."""
+"""The common part of ZeRO and FSDP: a model is sharded among processes, and gathered to be saved."""
 
 import math
 from collections.abc import Callable
@@ -17,14 +17,14 @@ SAME_LOSS = {"32": 1e-4, "bf16": 3e-2, "16": 3e-2}  # relative: an engine comput
 
 
 def arguments(params: FinetuneParams, model: PreTrainedModel, deepspeed: Json | None) -> Json:
-    """What the Trainer is told; nothing without an engine."""
+    """Return what the Trainer is told; nothing without an engine."""
     if deepspeed:
         return {"deepspeed": deepspeed}
     return fsdp.arguments(model) if params.apply_fsdp else {}
 
 
 def sharding(params: FinetuneParams, deepspeed: Json | None) -> Json:
-    """How the run is sharded: a checkpoint is of no use to one that is sharded in another way."""
+    """Return how the run is sharded: a checkpoint is of no use to one that is sharded in another way."""
     if params.apply_fsdp:
         return {"FSDP processes": world_size()}
     return zero_config.sharding(deepspeed, world_size())
@@ -33,10 +33,10 @@ def sharding(params: FinetuneParams, deepspeed: Json | None) -> Json:
 def whole_model(
     trainer: FinetuneTrainer, params: FinetuneParams, fresh: Callable[[], PreTrainedModel]
 ) -> PreTrainedModel | None:
-    """The trained model in the main process, in one piece and 32 bits; every process must call it.
+    """Return, in the main process, the trained model gathered in 32 bits; every process must call it.
 
     What was trained goes into a `fresh` model, and has to give the same loss there: on the CPU, since the model may be
-    too large for one GPU. Raises: ModelError.
+    too large for one GPU. Raises: ModelError if it doesn't.
     """
     if not params.apply_deepspeed and not params.apply_fsdp:
         model: PreTrainedModel = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
@@ -68,6 +68,6 @@ def whole_model(
 
 
 def diverged() -> ModelError:
-    """The error of a run whose best weights are of no use."""
+    """Return the error of a run whose best weights are of no use."""
     fix = "a lower --learning_rate, a positive --max_grad_norm, or --precision bf16"
     return ModelError(Fault("training diverged: the best weights are not finite", fix=fix))

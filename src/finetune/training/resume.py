@@ -1,4 +1,4 @@
-"""What a run must have in common with the one that left a checkpoint, to go on from it."""
+"""Compare a run with the one that left a checkpoint, which it must have much in common with to go on from it."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ MEGABYTE = 2**20
 
 @dataclass(frozen=True)
 class Marker:
-    """What the marker of a checkpoint says of the run: one that differs in any of it can't go on from there."""
+    """The run, as the marker of a checkpoint describes it; one that differs in any of it can't go on from there."""
 
     windows: int
     data: str  # fingerprint of the training windows
@@ -38,7 +38,7 @@ class Marker:
     def of(
         cls, params: FinetuneParams, wanted: FinetuneParams, steps: Schedule, windows: int, engine: Json
     ) -> "Marker":
-        """Of a run with `params`, whose batch may be smaller than wanted."""
+        """Return the marker of a run with `params`, whose batch may be smaller than wanted."""
         model = SelectedModel.model_folder(params.model_selector_output)
         return cls(
             windows=windows,
@@ -55,7 +55,7 @@ class Marker:
 
     @classmethod
     def read(cls, checkpoint: Path) -> "Marker":
-        """Raises: ParameterError if another version of this package left it."""
+        """Return the marker of the checkpoint. Raises: ParameterError if another version of this package left it."""
         values = json.loads((checkpoint / WHOLE).read_text(encoding="utf-8")).get("run", {})
         known = {f.name for f in fields(cls)}
         if values.keys() != known or values["parameters"].keys() != set(FIXED_ON_RESUME):
@@ -69,7 +69,7 @@ def _batch(params: FinetuneParams) -> list[int]:
 
 
 def with_found_batch(params: FinetuneParams, checkpoint: Path) -> FinetuneParams:
-    """With auto_find_batch_size, the batch that was found by the run of the same words which left the checkpoint."""
+    """Return the parameters; with auto_find_batch_size, with the batch that the run that left the checkpoint found."""
     was = Marker.read(checkpoint)
     if not params.auto_find_batch_size or was.wanted_batch != _batch(params):
         return params
@@ -78,7 +78,7 @@ def with_found_batch(params: FinetuneParams, checkpoint: Path) -> FinetuneParams
 
 
 def refuse_other_run(checkpoint: Path, now: Marker) -> None:
-    """Raises: ParameterError, with everything in which the run differs from the one that left the checkpoint."""
+    """Raise ParameterError, with everything in which the run differs from the one that left the checkpoint."""
     was = Marker.read(checkpoint)
     faults = []
     if was.windows != now.windows:
@@ -120,7 +120,7 @@ def _shown(engine: Json) -> str:
 
 
 def why_over(checkpoint: Path, params: FinetuneParams, steps: Schedule) -> str:
-    """Why there is nothing left to train after the checkpoint; '' if there is."""
+    """Return why there is nothing left to train after the checkpoint; '' if there is."""
     state = json.loads((checkpoint / STATE).read_text())
     if state["global_step"] >= steps.total_steps:
         return f"it is the last of {steps.total_steps} steps"
@@ -132,7 +132,7 @@ def why_over(checkpoint: Path, params: FinetuneParams, steps: Schedule) -> str:
 
 
 def fingerprint(files: Iterable[Path], ends: bool = False) -> str:
-    """Equal where files hold the same. Of weights, which may be many gigabytes, sizes and both ends tell enough."""
+    """Return a digest of files; with `ends`, of sizes and both ends, which is enough for gigabytes of weights."""
     found = hashlib.sha256()
     for path in sorted(files):
         with path.open("rb") as file:

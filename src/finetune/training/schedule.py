@@ -1,4 +1,4 @@
-"""How many steps a run has on how many processes, and which of its cadences never come to pass."""
+"""Count the steps of a run on its processes, and find which of its cadences never come to pass."""
 
 import math
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from finetune.params.finetune import FinetuneParams
 
 @dataclass(frozen=True)
 class Schedule:
-    """Steps of a run."""
+    """The steps of a run."""
 
     steps_per_epoch: int
     total_steps: int
@@ -18,7 +18,7 @@ class Schedule:
 
 
 def schedule(params: FinetuneParams, windows: int, processes: int) -> Schedule:
-    """Raises: ParameterError if no evaluation, or no step whose speed counts, falls into the run."""
+    """Return the schedule. Raises: ParameterError if no evaluation, or no step whose speed counts, is in the run."""
     batches = math.ceil(windows / (params.per_device_train_batch_size * processes))
     per_epoch = math.ceil(batches / params.gradient_accumulation_steps)
     total = params.max_steps if params.max_steps > 0 else per_epoch * params.num_train_epochs
@@ -41,7 +41,7 @@ def schedule(params: FinetuneParams, windows: int, processes: int) -> Schedule:
 
 
 def with_smaller_batch(params: FinetuneParams) -> FinetuneParams:
-    """Half as many windows at a time, or what is next below that can hold the windows of a step."""
+    """Return the parameters with half the batch, or with the next below that divides the windows of a step."""
     half = params.per_device_train_batch_size // 2
     if not params.keep_global_batch_size:
         return replace(params, per_device_train_batch_size=half)
@@ -51,7 +51,7 @@ def with_smaller_batch(params: FinetuneParams) -> FinetuneParams:
 
 
 def without_effect_here(params: FinetuneParams, steps: Schedule) -> list[str]:
-    """One line for each cadence that never comes to pass in a run of so many steps."""
+    """Return one line for each cadence that never comes to pass in a run of so many steps."""
     total, lines = steps.total_steps, []
     if params.logging_strategy == "steps" and params.logging_steps > total:
         lines.append(f"logging_steps {params.logging_steps} is more than the run's {total}: no training loss is shown")

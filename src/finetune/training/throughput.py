@@ -1,4 +1,4 @@
-"""How fast a run trains: windows and tokens in the seconds that were not spent on evaluation."""
+"""Measure how fast a run trains: windows and tokens in the seconds that were not spent on evaluation."""
 
 import time
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from finetune.data.batches import Batch
 
 
 class Throughput(TrainerCallback):
-    """Counts from the beginning of training, or from the end of the warm-up steps."""
+    """A count of windows and tokens, from the beginning of training or from the end of the warm-up steps."""
 
     def __init__(self, warmup_steps: int, device: torch.device) -> None:
         self.warmup_steps = warmup_steps
@@ -28,7 +28,7 @@ class Throughput(TrainerCallback):
         self.started = time.perf_counter()
 
     def count(self, batch: Batch) -> None:
-        """Padding is not counted. On the device, so that nothing waits."""
+        """Count the windows and tokens of a batch, without padding, on the device, so that nothing waits."""
         self.windows += len(batch["attention_mask"])
         self.tokens += batch["attention_mask"].sum()
 
@@ -42,7 +42,7 @@ class Throughput(TrainerCallback):
             self.without_warmup = True
 
     def rates(self, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
-        """Over all processes, whose counts `gather` collects."""
+        """Return the seconds, and windows and tokens per second over all processes, whose counts `gather` collects."""
         windows, tokens = int(gather(self.windows).sum()), int(gather(self.tokens).sum())
         seconds = time.perf_counter() - self.started - self.evaluation_seconds
         return {

@@ -1,4 +1,4 @@
-"""What the user sees while training, and what MLflow keeps: of the main process, which alone imports it."""
+"""Show the user how training goes, and log it to MLflow: in the main process, which alone imports it."""
 
 import os
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ Logs = dict[str, float] | None  # what the Trainer hands over is never None
 
 
 def tracking_uri(folder: Path) -> str:
-    """Azure ML's or the pipeline's own where it is set, else SQLite beside the model (MLflow refuses plain folders).
+    """Return Azure ML's or the pipeline's own where set, else SQLite beside the model (MLflow refuses plain folders).
 
-    Without locks, which mounted folders may lack: the main process is the only one that writes it.
+    It has no locks, which mounted folders may lack: the main process is the only one that writes it.
     """
     own = f"sqlite:///file:{quote(str(folder.resolve()))}/mlflow.db?nolock=1&uri=true"
     return os.environ.get("MLFLOW_TRACKING_URI") or own
@@ -67,7 +67,7 @@ class Progress(TrainerCallback):
 
 @contextmanager
 def tracked(params: FinetuneParams) -> Iterator[None]:
-    """An MLflow run, or the one that Azure ML names in MLFLOW_RUN_ID; it fails if training does. Main process only."""
+    """Begin an MLflow run, or the one that Azure ML names in MLFLOW_RUN_ID, which fails if training does. Main only."""
     if not is_main_process():
         yield
         return
@@ -83,7 +83,7 @@ def tracked(params: FinetuneParams) -> Iterator[None]:
 
 
 class MlflowMetrics(TrainerCallback):
-    """Everything the Trainer logs, in the process that began the run."""
+    """The callback that logs to MLflow all that the Trainer logs, in the process that began the run."""
 
     def on_log(
         self, args: object, state: TrainerState, control: object, logs: dict[str, float] | None = None, **_: object
@@ -93,7 +93,7 @@ class MlflowMetrics(TrainerCallback):
 
 
 def log_numbers(numbers: dict[str, float], step: int | None = None) -> None:
-    """Of a step or of the whole run, in the run that has begun."""
+    """Log numbers of a step, or of the whole run, to the MLflow run that has begun."""
     if not is_main_process():
         return
     import mlflow

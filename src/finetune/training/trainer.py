@@ -109,7 +109,10 @@ class FinetuneTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The share of this batch in the mean over the items of the step."""
+        """Return the share of this batch in the mean loss over the items of the step, a scalar.
+
+        `inputs` are tensors (B, L) or (B,); `num_items_in_batch` counts the items of the step over all processes.
+        """
         outputs = forward(model, inputs, self.task.model.inputs)
         self.throughput.count(inputs)
         # DDP averages gradients over processes: multiplied here, the average is the sum.
@@ -117,6 +120,7 @@ class FinetuneTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> torch.Tensor:
+        """Return the items of a step, () over all processes; each batch has tensors (B, L) or (B,)."""
         items = sum((self.task.objective.items(batch).sum() for batch in batch_samples), torch.tensor(0)).to(device)
         total: torch.Tensor = self.accelerator.gather(items).sum()
         return total
@@ -163,18 +167,18 @@ class FinetuneTrainer(Trainer):
         except Exception:
             if is_main_process():
                 with contextlib.suppress(OSError):
-                    checkpoints.remove(checkpoint)  # it may be what fills the disk
+                    checkpoints.remove(checkpoint)  # its files may be what fills the disk
             raise
         # The main process knows: a mounted folder may show it late to others, who must not fall behind.
         self.state.best_model_checkpoint = process_group.broadcast_from_main(lambda: self.state.best_model_checkpoint)
-        # Older ones go when the new one is whole, not before.
+        # Older ones go when the new one is complete, not before.
         if is_main_process() and self.save_total_limit > 0:
             best = self.state.best_model_checkpoint
             checkpoints.keep(checkpoint.parent, self.save_total_limit, {checkpoint, *([Path(best)] if best else [])})
         process_group.barrier()  # nobody may leave, and thereby end the main process, before that is done
 
     def _save_rng_state(self, output_dir: str) -> None:
-        """The files of all processes, written by the main one: no other machine need see its folder in time."""
+        """Write the files of all processes in the main one: no other machine need see its folder in time."""
         with tempfile.TemporaryDirectory() as own:
             super()._save_rng_state(own)
             written = {path.name: path.read_bytes() for path in Path(own).iterdir()}
@@ -191,7 +195,7 @@ class FinetuneTrainer(Trainer):
         return best
 
     def restore_best(self, checkpoint: Path) -> None:
-        """The best model of the run that `checkpoint` ended."""
+        """Load the best model of the run that `checkpoint` ended."""
         self.state = TrainerState.load_from_json(str(checkpoint / STATE))
         self._load_callback_state()
         if self.is_deepspeed_enabled or self.is_fsdp_enabled:  # their checkpoints are read by what wrote them
@@ -202,7 +206,7 @@ class FinetuneTrainer(Trainer):
     def evaluate(
         self, eval_dataset: object = None, ignore_keys: object = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """The task's metrics and the mean loss over all items."""
+        """Return the task's metrics and the mean loss over all items."""
         started = time.perf_counter()
         try:
             with torch.random.fork_rng(devices=[]):  # a loader seeds its workers from the global generator
@@ -235,7 +239,7 @@ class FinetuneTrainer(Trainer):
 
     @torch.no_grad()
     def sample_loss(self, model: PreTrainedModel) -> float:
-        """The mean loss of the first windows of validation, on the device of the model."""
+        """Return the mean loss over the items of the first windows of validation, on the device of the model."""
         batch = self.data_collator(as_windows(self.eval_dataset[:SAMPLE]))
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         model.eval()
@@ -243,13 +247,13 @@ class FinetuneTrainer(Trainer):
         return float(objective.loss(outputs, batch).sum() / objective.items(batch).sum())
 
     def _gather(self, reduced: Reduced) -> Reduced:
-        """Of all processes, whose batches may be of different lengths."""
+        """Return the reduced outputs of all processes, whose batches may be of different lengths."""
         padded = self.accelerator.pad_across_processes(reduced, dim=1, pad_index=-1)
         gathered: Reduced = self.accelerator.gather_for_metrics(padded)
         return gathered
 
     def best_metrics(self) -> dict[str, float]:
-        """The metrics of the evaluation that gave the best model, without their prefix."""
+        """Return the metrics of the evaluation that gave the best model, without their prefix."""
         step = self.state.best_global_step
         best = [entry for entry in self.state.log_history if "eval_loss" in entry and entry["step"] == step][-1]
         return {name.removeprefix("eval_"): value for name, value in best.items()}

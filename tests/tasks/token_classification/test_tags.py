@@ -202,7 +202,7 @@ def test_confusion_is_between_types() -> None:
     assert breakdown.confusion == {"PER": {"LOC": 1, "PER": 1}, "O": {"O": 1}}
 
 
-def test_head_metric_of_entities_and_of_other_tags() -> None:
+def test_main_metric_of_entities_and_of_other_tags() -> None:
     from finetune.tasks.token_classification import TASK
 
     assert (TASK.scoring.main_metric(state()), TASK.scoring.main_metric(state(scheme=""))) == ("f1", "accuracy")

@@ -1,1 +1,1 @@
-"""What changes the model before training and is undone after: one function in one file each."""
+"""The adaptations, which change a model before training and are undone after it; each is a file."""

@@ -14,7 +14,7 @@ class Adapted(NamedTuple):
 
     model: PreTrainedModel
     restore: Callable[[PreTrainedModel], PreTrainedModel]
-    said: list[str]  # a line for each adaptation that has something to tell
+    said: list[str]  # a line for each adaptation that has something to print
 
 
 ORDER = (lora, four_bit)
@@ -43,7 +43,7 @@ RECOMPUTE = {"use_reentrant": False}
 
 
 def recompute(model: PreTrainedModel, params: FinetuneParams) -> None:
-    """As the Trainer does it, where a model is run without one."""
+    """Let layers be computed again as the Trainer does, where a model is run without one."""
     if params.gradient_checkpointing:
         # Its new name, activation_checkpointing_enable, isn't in all of transformers 5.
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=RECOMPUTE)

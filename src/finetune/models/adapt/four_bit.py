@@ -23,9 +23,9 @@ def wanted(params: FinetuneParams) -> bool:
 
 
 def frozen_layers(model: PreTrainedModel) -> Iterator[tuple[str, Any]]:
-    """(name, layer) of the linear layers that are not trained, those under adapters among them.
+    """Yield the name and the layer of the linear layers that are not trained, those under adapters among them.
 
-    Without those whose type the model's code asks for (T5's `wo`), which transformers keeps in 32 bits too.
+    Layers whose type the model's code asks for (T5's `wo`), which transformers keeps in 32 bits too, are left out.
     """
     kept = {"original_module", *(model._keep_in_fp32_modules or ())}
     for name, module in model.named_modules():
@@ -34,7 +34,7 @@ def frozen_layers(model: PreTrainedModel) -> Iterator[tuple[str, Any]]:
 
 
 def apply(model: PreTrainedModel, params: FinetuneParams) -> tuple[PreTrainedModel, list[str]]:
-    """The layers are quantised when the model moves to its device. -> (the model, what to say)."""
+    """Return the model, whose layers are quantised when it moves to its device, and the lines to print."""
     saved = 0
     for name, layer in list(frozen_layers(model)):
         model.set_submodule(name, _packed(layer, COMPUTED_IN[params.precision]))
@@ -51,13 +51,13 @@ def _packed(layer: Any, computed_in: torch.dtype) -> Any:
     packed = Linear4bit(inputs, outputs, bias=False, compute_dtype=computed_in, device="meta", **how)
     packed.weight = Params4bit(weight.detach().clone(), requires_grad=False, module=packed, **how)
     if layer.bias is not None:
-        packed.bias = nn.Parameter(layer.bias.detach().clone(), requires_grad=False)  # will change its type
+        packed.bias = nn.Parameter(layer.bias.detach().clone(), requires_grad=False)  # moving it will change its type
     packed.imported = [layer]  # in a list, or it would be a part of the model
     return packed
 
 
 def restore(model: PreTrainedModel) -> PreTrainedModel:
-    """With the weights as they were imported."""
+    """Return the model with the weights as they were imported."""
     for name, module in list(model.named_modules()):
         if "imported" in vars(module):
             model.set_submodule(name, module.imported[0].to(module.weight.device))

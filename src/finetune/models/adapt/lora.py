@@ -39,7 +39,7 @@ def wanted(params: FinetuneParams) -> bool:
 
 
 def targets(model: PreTrainedModel) -> list[str]:
-    """The layers that get adapters; in families that are not listed, all linear ones (Dettmers et al. 2023)."""
+    """Return the layers that get adapters; in families that are not listed, all linear ones (Dettmers et al. 2023)."""
     listed = TARGETS.get(model.config.model_type)
     return list(listed) if listed else _linear_layers(model)
 
@@ -54,7 +54,7 @@ def _linear_layers(model: PreTrainedModel) -> list[str]:
 
 
 def apply(model: PreTrainedModel, params: FinetuneParams) -> tuple[PreTrainedModel, list[str]]:
-    """Freeze the model but for adapters and head. -> (the model, what to say).
+    """Freeze the model but for adapters and head. Return it, and the lines to print.
 
     Raises: ModelError if anything else is trained.
     """
@@ -88,12 +88,12 @@ def apply(model: PreTrainedModel, params: FinetuneParams) -> tuple[PreTrainedMod
 
 
 def _plain(name: str) -> str:
-    """The name of a weight of the head before peft wrapped it."""
+    """Return the name that a weight of the head had before peft wrapped it."""
     return name.removeprefix("base_model.model.").replace(".modules_to_save.default.", ".")
 
 
 def restore(model: PreTrainedModel) -> PreTrainedModel:
-    """The plain model, adapters merged."""
+    """Return the plain model, with the adapters merged."""
     idle = [name for name, p in model.named_parameters() if ".lora_B." in name and not p.any()]
     if idle:
         say(f"warning: {len(idle)} adapters have learnt nothing: {some(idle)}")

@@ -1,4 +1,4 @@
-"""Extractive question answering: the best span of a context for each question."""
+"""The task of extractive question answering: the best span of a context for each question."""
 
 from transformers import MODEL_FOR_QUESTION_ANSWERING_MAPPING, AutoModelForQuestionAnswering
 

@@ -1,4 +1,4 @@
-"""Metrics of the official scripts, as `evaluate.Metric` classes that work offline.
+"""The metrics of the official scripts, as `evaluate.Metric` classes that work offline.
 
 `evaluate.load("squad_v2")` fetches code from a hub; these don't.
 """
@@ -20,7 +20,7 @@ BEYOND = 1.0  # logits between a threshold and the last value, where it lets all
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case without punctuation, English articles and extra white space (Rajpurkar et al. 2016)."""
+    """Return the text in lower case, without punctuation, English articles and extra space (Rajpurkar et al. 2016)."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
@@ -29,7 +29,7 @@ def exact_score(gold: str, predicted: str) -> float:
 
 
 def f1_score(gold: str, predicted: str) -> float:
-    """Harmonic mean of precision and recall over the bag of words; two empty answers agree."""
+    """Return the harmonic mean of precision and recall over the bag of words; two empty answers agree."""
     gold_words, words = normalize_answer(gold).split(), normalize_answer(predicted).split()
     if not gold_words or not words:
         return float(gold_words == words)
@@ -38,7 +38,7 @@ def f1_score(gold: str, predicted: str) -> float:
 
 
 def squad_scores(golds: Sequence[str], predicted: str) -> tuple[float, float]:
-    """(exact, F1) of one prediction: the best over its gold texts. No gold text means that there is no answer."""
+    """Return exact and F1 of a prediction, the best over its gold texts. No gold text means that there is no answer."""
     texts = [gold for gold in golds if normalize_answer(gold)] or [""]
     return max(exact_score(t, predicted) for t in texts), max(f1_score(t, predicted) for t in texts)
 
@@ -46,10 +46,10 @@ def squad_scores(golds: Sequence[str], predicted: str) -> tuple[float, float]:
 def best_threshold(
     scores: Sequence[float], no_answer: Sequence[float], has_answer: Sequence[bool], answered: Sequence[bool]
 ) -> tuple[float, float]:
-    """(best mean score in percent, its threshold): answers whose no_answer value is above the threshold are withheld.
+    """Return the best mean score in percent and its threshold, above which a no_answer value withholds the answer.
 
-    The sweep of evaluate-v2.0.py (Rajpurkar et al. 2018): begin with every answer withheld, then let answers through
-    in the order of their no_answer value; the first best sum wins.
+    This is the sweep of evaluate-v2.0.py (Rajpurkar et al. 2018): begin with every answer withheld, then let answers
+    through in the order of their no_answer value; the first best sum wins.
     """
     current = best = float(sum(not answerable for answerable in has_answer))
     # Below every value, so that every answer is withheld; the script, made for probabilities, says 0.
@@ -74,7 +74,7 @@ def amid(no_answer: Sequence[float], threshold: float) -> float:
 
 
 class Squad(evaluate.Metric):  # type: ignore[misc]
-    """SQuAD exact and F1 in the manner of evaluate-v2.0.py; without unanswerable rows equal to evaluate-v1.1.py.
+    """The exact and F1 of SQuAD as in evaluate-v2.0.py; without unanswerable rows they equal evaluate-v1.1.py.
 
     predictions: {"prediction_text", "span_text", "no_answer_score"}: what is answered ("" for no answer), what would be
     answered otherwise, and how much speaks for no answer; best_* are the sweep over the latter two. references:

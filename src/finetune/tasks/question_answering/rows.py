@@ -1,4 +1,4 @@
-"""Rows of a question, a context and answers, out of whatever a file holds."""
+"""Make rows of a question, a context and answers of whatever a file holds."""
 
 import re
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ _OFFSET = re.compile(r"\s*([+-]?[0-9]+)(\.0+)?\s*")
 
 
 def validate(table: Table, columns: QuestionAnsweringColumns, audit: Audit) -> list[Row]:
-    """Rows of {id, row, question, context, answers: {text, answer_start} | None}. None means: not annotated.
+    """Return rows of {id, row, question, context, answers: {text, answer_start} | None}; None means not annotated.
 
-    Raises: DataError for a missing column. A file without any answers column is for prediction only.
+    A file without any answers column is for prediction only. Raises: DataError if another column is missing.
     """
     table = flatten(table)
     needed = {"question_key": columns.question_key, "context_key": columns.context_key}
@@ -28,9 +28,9 @@ def validate(table: Table, columns: QuestionAnsweringColumns, audit: Audit) -> l
 
 
 def flatten(table: Table) -> Table:
-    """A SQuAD file as published, articles of paragraphs of questions, as one row for each question.
+    """Return a SQuAD file as published, articles of paragraphs of questions, as one row for each question.
 
-    Rows are then numbered by question. Raises: DataError where the nesting is broken.
+    Rows are then numbered by question. Raises: DataError if the nesting is broken.
     """
     if "paragraphs" not in table.columns:
         return table
@@ -68,7 +68,7 @@ def _text(value: object, reason: str, repairs: list[str]) -> str:
 
 
 def _answers(value: Any, columns: QuestionAnsweringColumns) -> list[tuple[str, int]] | None:
-    """(text, offset) of each answer out of {"text": …, "answer_start": …}, a list of such, or either as a string."""
+    """Return text and offset of each answer of {"text": …, "answer_start": …}, a list of such, or a string of either."""
     if missing(value):
         return None
     if isinstance(value, str):
@@ -97,7 +97,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _placed(context: str, text: str, start: int, repairs: list[str]) -> int:
-    """Where the answer stands: at its offset, at the same offset counted otherwise, or near by."""
+    """Return where the answer stands: at its offset, at the same offset counted otherwise, or near by."""
     if start >= 0 and context.startswith(text, start):
         return start
     for unit, encoding, width in (("UTF-16 units", "utf-16-le", 2), ("bytes", "utf-8", 1)):
@@ -114,7 +114,7 @@ def _placed(context: str, text: str, start: int, repairs: list[str]) -> int:
 
 
 def has_gold(row: Row) -> bool:
-    """Whether it is known what the answer is, or that there is none."""
+    """Return whether it is known what the answer is, or that there is none."""
     return row["answers"] is not None
 
 
@@ -124,7 +124,7 @@ def kinds(row: Row) -> set[str]:
 
 
 def serve(records: Sequence[Row]) -> list[Row]:
-    """Rows without answers."""
+    """Return the records as rows without answers."""
     return [
         {
             "id": str(i),

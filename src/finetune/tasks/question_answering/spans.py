@@ -1,4 +1,4 @@
-"""Outputs -> loss, the best spans, predictions and their metrics."""
+"""Compute the loss, the best spans, predictions and their metrics from the model's outputs."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from finetune.tasks.task import Examined, Prediction, Reduced
 
 
 def loss(outputs: ModelOutput, batch: Batch) -> torch.Tensor:
-    """(B,): the mean cross-entropy of start and end of each window.
+    """Return (B,): the mean cross-entropy of start and end of each window.
 
     Padding is masked: transformers' own loss counts its logits in the softmax, so that the same rows give another
     loss at another padding (4.28 for 3.93 on a heavily padded batch).
@@ -30,14 +30,14 @@ def loss(outputs: ModelOutput, batch: Batch) -> torch.Tensor:
 
 
 def items(batch: Batch) -> torch.Tensor:
-    """(B,): every window counts once."""
+    """Return (B,): every window counts once."""
     return torch.ones_like(batch["start_positions"])
 
 
 def reduce(outputs: ModelOutput, batch: Batch, state: State) -> Reduced:
-    """The n_best_size spans of each window with the highest start + end logit, exactly.
+    """Return the n_best_size spans of each window with the highest start + end logit, exactly.
 
-    -> score (B, n), start and end (B, n) as characters of the context, null_score (B,), row (B,).
+    They are score (B, n), start and end (B, n) as characters of the context, null_score (B,), row (B,).
 
     The best end for every start is the maximum of the end logits over a window of max_answer_length_in_tokens. A span
     among the n best begins at one of the n starts with the best such sum, since each better start has a better span;
@@ -69,7 +69,7 @@ def reduce(outputs: ModelOutput, batch: Batch, state: State) -> Reduced:
 
 
 def decode(reduced: Reduced, rows: Sequence[Row], state: State) -> list[Prediction]:
-    """One prediction for each row: the best spans over its windows. The one decoder of training, evaluation, serving.
+    """Return one prediction for each row: the best spans over its windows. Training, evaluation and serving use it.
 
     A prediction is {text, score, start, end, span_text, null_score, n_best}: score is the probability among the n best,
     span_text the best span, also where it is withheld, null_score how much the null answer beats it by (the minimum
@@ -124,7 +124,7 @@ def _candidate(context: str, span: tuple[int, int], score: float) -> Prediction:
 
 
 def metrics(predictions: Sequence[Prediction], rows: Sequence[Row], _state: State) -> dict[str, float]:
-    """exact, f1, total, HasAns_*, NoAns_*, and where there are unanswerable rows best_* and calibrated_threshold."""
+    """Return exact, f1, total, HasAns_*, NoAns_*, and with unanswerable rows best_* and calibrated_threshold."""
     from finetune.tasks.question_answering.metrics import Squad, amid
 
     result: dict[str, float] = Squad().compute(
@@ -140,12 +140,12 @@ def metrics(predictions: Sequence[Prediction], rows: Sequence[Row], _state: Stat
 
 
 def calibrate(metrics: dict[str, float], state: State) -> State:
-    """The threshold that gives the best F1 on validation, where the data hold unanswerable questions."""
+    """Return the state with the threshold of the best F1 on validation, where the data hold unanswerable questions."""
     return replace(state, null_threshold=metrics.get("calibrated_threshold", state.null_threshold))
 
 
 def show(prediction: Prediction, row: Row) -> str:
-    """The question, and the answer in [[ ]] within its sentence."""
+    """Return the question, and the answer in [[ ]] within its sentence."""
     start, end, context = prediction["start"], prediction["end"], row["context"]
     if start == NO_SPAN:
         return f"Q: {row['question']}\nA: (no answer)"
@@ -156,7 +156,7 @@ def show(prediction: Prediction, row: Row) -> str:
 
 
 def examine(prediction: Prediction, row: Row, _state: State) -> Examined:
-    """F1 is that of the official script; the confidence is the probability of the answer among the n best."""
+    """Return F1 as in the official script, and as confidence the probability of the answer among the n best."""
     from finetune.tasks.question_answering.metrics import squad_scores
 
     start, end = prediction["start"], prediction["end"]
@@ -180,7 +180,7 @@ def examine(prediction: Prediction, row: Row, _state: State) -> Examined:
 
 
 def limits(state: State) -> list[str]:
-    """What decoding rules out."""
+    """Return what decoding rules out."""
     lines = [
         "An answer is a span of the given context; nothing is generated.",
         f"A longer context is read in windows of {state.max_seq_length} tokens, question included, "
@@ -197,7 +197,7 @@ def limits(state: State) -> list[str]:
 
 
 def present(prediction: Prediction) -> Json:
-    """The answer as it is served."""
+    """Return the answer as it is served."""
     return {"answer": prediction["text"], **{key: prediction[key] for key in ("score", "start", "end")}}
 
 

@@ -1,4 +1,4 @@
-"""Rows -> windows over the context, and the labels of windows."""
+"""Make windows over the context of rows, and the labels of windows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ NO_SPAN = -1  # offsets of tokens outside the context, and start and end of a wi
 
 @dataclass(frozen=True, kw_only=True)
 class State(task.State):
-    """What encoding and decoding need."""
+    """The state that encoding and decoding need."""
 
     doc_stride: int
     n_best_size: int
@@ -33,7 +33,7 @@ def fit(
     model_length: int,
     tokenizer: PreTrainedTokenizerFast,
 ) -> State:
-    """The state of a run. doc_stride is lowered where a window could not hold it beside a question."""
+    """Return the state of a run; doc_stride is lowered where a window could not hold it beside a question."""
     length = window_length(params.max_seq_length, model_length)
     room = length - tokenizer.num_special_tokens_to_add(pair=True) - len(closing_token(tokenizer)) - 1
     return State(
@@ -47,7 +47,7 @@ def fit(
 
 
 def derived(params: QuestionAnsweringPreprocessParams, state: State, _splits: Mapping[str, list[Row]]) -> list[str]:
-    """What `fit` found or changed."""
+    """Return lines on what `fit` found or changed."""
     lines = stride_lines(params.doc_stride, state.doc_stride, state.max_seq_length)
     if state.no_answer:
         lines.append("questions without an answer: found in the training rows, so the model may withhold its answer")
@@ -55,7 +55,7 @@ def derived(params: QuestionAnsweringPreprocessParams, state: State, _splits: Ma
 
 
 def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, state: State) -> Columns:
-    """Windows of question and context.
+    """Return windows of question and context.
 
     Columns: the tokenizer's own; row (index into `rows`); null_position, the token that stands for "no answer": the
     class token, else the last one, which is never part of the context; offset_start, offset_end: the characters of the
@@ -101,7 +101,7 @@ def _null_position(input_ids: list[int], cls_token_id: int | None) -> int:
 
 
 def _padded(columns: Columns, length: int, fill: dict[str, int]) -> Columns:
-    """Lists filled up on the right."""
+    """Return the columns with their lists filled up on the right."""
     return {
         name: [
             np.pad(one, (0, length - len(one)), constant_values=fill.get(name, 0)) if np.ndim(one) else one
@@ -112,9 +112,9 @@ def _padded(columns: Columns, length: int, fill: dict[str, int]) -> Columns:
 
 
 def label(rows: Sequence[Row], windows: Columns, _state: State) -> tuple[Columns, set[int]]:
-    """start_positions and end_positions of the first answer, at null_position in windows that don't hold all of it.
+    """Return start_positions and end_positions of the first answer, null_position in windows without all of it.
 
-    Also -> the rows that can't be learnt from: no window holds the answer, or there is no window at all.
+    Also return the rows that can't be learnt from: no window holds the answer, or there is no window at all.
     """
     spans = [_label(rows[row], windows, i) for i, row in enumerate(windows.get("row", []))]
     windowed = set(windows.get("row", []))
@@ -128,7 +128,7 @@ def label(rows: Sequence[Row], windows: Columns, _state: State) -> tuple[Columns
 
 
 def _label(row: Row, windows: Columns, window: int) -> tuple[int, int] | None:
-    """(first, last) token of the first answer in a window; None where the window doesn't hold all of it."""
+    """Return first and last token of the first answer in a window; None where the window doesn't hold all of it."""
     if not row["answers"]["text"]:
         return None
     text = row["answers"]["text"][0].strip()
@@ -149,7 +149,7 @@ def _label(row: Row, windows: Columns, window: int) -> tuple[int, int] | None:
 
 
 def padding(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
-    """Fill values; what isn't listed is padded with 0 (attention_mask, token types)."""
+    """Return the values that fill columns up; what isn't listed is padded with 0 (attention_mask, token types)."""
     return {
         "input_ids": tokenizer.pad_token_id,
         "token_type_ids": tokenizer.pad_token_type_id,

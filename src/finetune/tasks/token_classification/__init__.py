@@ -1,4 +1,4 @@
-"""Token classification: a tag for every word, of entities (IOB and its kin) or of parts of speech."""
+"""The task of token classification: a tag for every word, of entities (IOB and its kin) or of parts of speech."""
 
 from transformers import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING, AutoModelForTokenClassification
 

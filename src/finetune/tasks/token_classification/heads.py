@@ -1,4 +1,4 @@
-"""Token classification for BART and mBART, for which transformers has no class.
+"""The classes for token classification with BART and mBART, which transformers lacks.
 
 As in the BART paper (Lewis et al. 2020, 3.2) encoder and decoder are given the whole document, and the decoder's top
 hidden state stands for each token. As in pretraining, and in upstream's question answering head, the decoder reads it
@@ -26,13 +26,13 @@ def classify(
     input_ids: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
 ) -> TokenClassifierOutput:
-    """(B, L) -> logits (B, L, C). The loss is the task's."""
+    """Return the logits (B, L, C) of inputs (B, L). The loss is the task's."""
     hidden = self.model(input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
     return TokenClassifierOutput(logits=self.classifier(self.dropout(hidden)))
 
 
 def build(self: Any, body: nn.Module) -> None:
-    """The body and a linear layer, as every head class of transformers begins."""
+    """Make the body and a linear layer, as every head class of transformers begins."""
     self.model = body
     self.dropout = nn.Dropout(self.config.classifier_dropout)
     self.classifier = nn.Linear(self.config.d_model, self.config.num_labels)
@@ -40,7 +40,7 @@ def build(self: Any, body: nn.Module) -> None:
 
 
 class BartForTokenClassification(BartPreTrainedModel):
-    """BartModel and a linear layer."""
+    """A BartModel and a linear layer."""
 
     config_class = BartConfig
     forward = classify
@@ -51,7 +51,7 @@ class BartForTokenClassification(BartPreTrainedModel):
 
 
 class MBartForTokenClassification(MBartPreTrainedModel):
-    """MBartModel and a linear layer."""
+    """An MBartModel and a linear layer."""
 
     config_class = MBartConfig
     forward = classify
@@ -62,6 +62,6 @@ class MBartForTokenClassification(MBartPreTrainedModel):
 
 
 def register() -> None:
-    """Let the Auto class, and with it loading and the list of families, know them."""
+    """Register the classes with the Auto class, by which loading and the list of families know them."""
     for head in (BartForTokenClassification, MBartForTokenClassification):
         AutoModelForTokenClassification.register(head.config_class, head, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Metrics of seqeval and scikit-learn as `evaluate.Metric` classes that work offline."""
+"""The metrics of seqeval and scikit-learn, as `evaluate.Metric` classes that work offline."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ Item = tuple[Any, ...]  # what is scored, its class first
 
 
 class Seqeval(evaluate.Metric):  # type: ignore[misc]
-    """Entities by seqeval (Nakayama 2018): its default mode, equal to conlleval.pl, and its strict mode as strict_*.
+    """The entities by seqeval (Nakayama 2018): its default mode, equal to conlleval.pl; its strict mode as strict_*.
 
     predictions, references: a list of tags for each row. config_name: IOB1, IOB2, IOE2, IOBES, or BILOU with its tags
     in the letters of IOBES. Precision, recall and F1 are micro averages over entities, accuracy that of tags; 0 to 1.
@@ -37,7 +37,7 @@ class Seqeval(evaluate.Metric):  # type: ignore[misc]
 
 
 class Tagging(evaluate.Metric):  # type: ignore[misc]
-    """Tags that mark no entities: accuracy, and macro averages over all tags that are gold or predicted; 0 to 1."""
+    """The metrics of tags that mark no entities: accuracy, and macro averages over tags gold or predicted; 0 to 1."""
 
     def _info(self) -> evaluate.MetricInfo:
         return _of_tags("Tags")
@@ -63,7 +63,7 @@ def _of_tags(description: str) -> evaluate.MetricInfo:
 
 
 def by_class(found: Sequence[Item], gold: Sequence[Item]) -> dict[str, dict[str, float]]:
-    """Precision, recall, F1 (0 to 1) and support of each class; items are distinct and begin with their class."""
+    """Return precision, recall, F1 (0 to 1) and support by class; items are distinct and begin with their class."""
     right = Counter(item[0] for item in set(found) & set(gold))
     given, wanted = Counter(item[0] for item in found), Counter(item[0] for item in gold)
     return {

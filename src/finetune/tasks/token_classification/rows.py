@@ -1,4 +1,4 @@
-"""Rows of words and their tags, out of whatever a file holds."""
+"""Make rows of words and their tags of whatever a file holds."""
 
 import re
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ _NUMPY = re.compile(rf"""\s*\[\s*(?:{_QUOTED.pattern})(?:\s+(?:{_QUOTED.pattern}
 
 
 def validate(table: Table, columns: TokenClassificationColumns, audit: Audit) -> list[Row]:
-    """Rows of {id, row, text, tokens, tags}: `tags` is None where the row isn't annotated.
+    """Return rows of {id, row, text, tokens, tags}; `tags` is None where the row isn't annotated.
 
-    `text` is None unless it is more than the words with a space between. Raises: DataError for a missing column. A file
-    without any column of tags is for prediction only.
+    `text` is None unless it is more than the words with a space between. A file without any column of tags is for
+    prediction only. Raises: DataError if another column is missing.
     """
     needed = {"token_key": columns.token_key}
     if columns.tag_key != TokenClassificationColumns.tag_key:
@@ -50,7 +50,7 @@ def _row(row: Row, repairs: list[str], columns: TokenClassificationColumns) -> R
 
 
 def _listed(value: Any, what: str, repairs: list[str]) -> list[Any] | None:
-    """A list, JSON or Python text of one, or words with spaces between; None where there is nothing."""
+    """Return a list, given as such, as JSON or Python text, or as words with spaces; None where there is nothing."""
     if missing(value):
         return None
     if isinstance(value, str) and value.lstrip().startswith(("[", "array(")):
@@ -85,7 +85,7 @@ def _tag(value: object, repairs: list[str]) -> str:
             raise Unusable("a tag is neither text nor a number")
         value = int(value)
     if isinstance(value, int) and value < 0:
-        raise Unusable("a tag is missing")  # -1 and -100 are how prepared data say so
+        raise Unusable("a tag is missing")  # prepared data say so by -1 and -100
     tag = clean(str(value), repairs).strip()
     if isinstance(value, str) and tag != value:
         repairs.append("white space around a tag")
@@ -102,7 +102,7 @@ def kinds(row: Row) -> set[str]:
 
 
 def serve(records: Sequence[Row]) -> list[Row]:
-    """Rows without tags, of text that is cut into words or of words."""
+    """Return the records as rows without tags, of text that is split into words, or of words."""
     rows = []
     for i, record in enumerate(records):
         given = record["input_string"]
@@ -113,19 +113,19 @@ def serve(records: Sequence[Row]) -> list[Row]:
 
 
 def accepts(value: object) -> bool:
-    """Text, or words."""
+    """Return whether the value is text or words."""
     if isinstance(value, list | tuple | np.ndarray):
         return all(isinstance(word, str) for word in value)
     return isinstance(value, str)
 
 
 def text_of(row: Row) -> str:
-    """The text that character spans refer to."""
+    """Return the text that character spans refer to."""
     return " ".join(row["tokens"]) if row["text"] is None else row["text"]
 
 
 def spans(row: Row) -> list[tuple[int, int]]:
-    """(start, end) of each word in `text_of(row)`."""
+    """Return the start and end of each word in `text_of(row)`."""
     text, found, end = text_of(row), [], 0
     for i, token in enumerate(row["tokens"]):
         # Between words there is one space, or what the text has there.

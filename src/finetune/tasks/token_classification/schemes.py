@@ -1,4 +1,4 @@
-"""How tags mark entities: the schemes, which of them a data set uses, and the entities that tags mean.
+"""The schemes by which tags mark entities: which one a data set uses, and the entities that tags mean.
 
 Ramshaw and Marcus 1995 (IOB1), Tjong Kim Sang and Veenstra 1999 (IOB2, IOE2), Ratinov and Roth 2009 (BILOU).
 """
@@ -22,7 +22,7 @@ _AS_IOBES = str.maketrans("LU", "ES")
 
 
 class Entity(NamedTuple):
-    """Words first to last of one type."""
+    """An entity of one type: its words first to last."""
 
     type: str
     first: int
@@ -30,7 +30,7 @@ class Entity(NamedTuple):
 
 
 class Detected(NamedTuple):
-    """The scheme of a data set."""
+    """The scheme that a data set uses."""
 
     name: str  # a key of LETTERS; "" where the tags mark no entities
     strangers: list[str]  # tags that keep others from marking entities
@@ -38,19 +38,19 @@ class Detected(NamedTuple):
 
 
 def type_of(tag: str, scheme: str) -> str:
-    """The tag without its letter; the tag itself where there is no scheme."""
+    """Return the tag without its letter; the tag itself where there is no scheme."""
     return tag if not scheme or tag == OUTSIDE else tag[2:] or "_"
 
 
 def as_iobes(tags: Sequence[str], scheme: str) -> list[str]:
-    """BILOU in the letters of IOBES, which mean the same; other schemes as they are."""
+    """Return BILOU in the letters of IOBES, which mean the same; other schemes as they are."""
     return [tag[0].translate(_AS_IOBES) + tag[1:] for tag in tags] if scheme == "BILOU" else list(tags)
 
 
 def entities(tags: Sequence[str], scheme: str) -> list[Entity]:
-    """What the tags mark, however they break their scheme: the reading of conlleval.pl and of seqeval's default mode.
+    """Return what the tags mark, however they break their scheme, as conlleval.pl and seqeval's default mode do.
 
-    No scheme, no entities.
+    Without a scheme there are no entities.
     """
     if not scheme:
         return []
@@ -70,7 +70,7 @@ def entities(tags: Sequence[str], scheme: str) -> list[Entity]:
 
 
 def mark(found: Iterable[Entity], length: int, scheme: str) -> list[str]:
-    """The tags of `length` words that mark these entities to the letter of the scheme."""
+    """Return the tags of `length` words that mark these entities to the letter of the scheme."""
     single, first, inner, last = LETTERS[scheme]
     tags = [OUTSIDE] * length
     before = Entity("", -1, -1)
@@ -85,7 +85,7 @@ def mark(found: Iterable[Entity], length: int, scheme: str) -> list[str]:
 
 
 def strangers(tags: Iterable[str], scheme: str) -> list[str]:
-    """Tags that mean nothing in the scheme; every tag means something where there is none."""
+    """Return the tags that mean nothing in the scheme; every tag means something where there is none."""
     letters = {*LETTERS[scheme], "B"} if scheme == "IOB1" else set(LETTERS.get(scheme, ()))
     return sorted(
         {tag for tag in tags if scheme and tag != OUTSIDE and not (_TAG.fullmatch(tag) and tag[0] in letters)}
@@ -93,13 +93,13 @@ def strangers(tags: Iterable[str], scheme: str) -> list[str]:
 
 
 def possible(tags: Iterable[str]) -> list[str]:
-    """The schemes in which all these tags mean something; none where all are O."""
+    """Return the schemes in which all these tags mean something; none where all are O."""
     marking = set(tags) - {OUTSIDE}
     return [scheme for scheme in LETTERS if marking and not strangers(marking, scheme)]
 
 
 def detect(rows: Iterable[Sequence[str]]) -> Detected:
-    """The scheme that most rows follow to the letter; the first of LETTERS among equals."""
+    """Return the scheme that most rows follow to the letter; the first of LETTERS among equals."""
     distinct = {tuple(tags) for tags in rows}
     tags = {tag for row in distinct for tag in row} - {OUTSIDE}
     if not possible(tags):

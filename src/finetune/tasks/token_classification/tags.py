@@ -1,4 +1,4 @@
-"""Outputs -> loss, a tag for every word, entities and their metrics."""
+"""Compute the loss, a tag for every word, entities and their metrics from the model's outputs."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,32 +20,32 @@ from finetune.tasks.token_classification.windows import IGNORED, NO_WORD, State
 
 
 def loss(outputs: ModelOutput, batch: Batch) -> torch.Tensor:
-    """(B,): the cross-entropy of each window, summed over its words."""
+    """Return (B,): the cross-entropy of each window, summed over its words."""
     logits = outputs["logits"].float().transpose(1, 2)  # (B, C, L)
     return functional.cross_entropy(logits, batch["labels"], ignore_index=IGNORED, reduction="none").sum(1)
 
 
 def items(batch: Batch) -> torch.Tensor:
-    """(B,): the words of each window that have a label."""
+    """Return (B,): how many words of each window have a label."""
     labelled: torch.Tensor = batch["labels"] != IGNORED
     return labelled.sum(1)
 
 
 def reduce(outputs: ModelOutput, batch: Batch, _state: State) -> Reduced:
-    """-> row (B,); word, class and score (B, L): the most probable class of each word and its probability."""
+    """Return row (B,); word, class and score (B, L): the most probable class of each word and its probability."""
     score, best = outputs["logits"].float().softmax(-1).max(-1)
     return {"row": batch["row"], "word": batch["word"], "class": best, "score": score}
 
 
 def compact(reduced: Reduced) -> Reduced:
-    """row, word, class and score (W,), one entry for each word."""
+    """Return row, word, class and score (W,), one entry for each word."""
     is_word = reduced["word"] != NO_WORD
     flat = {name: reduced[name][is_word] for name in ("word", "class", "score")}
     return {**reduced, **flat, "row": np.repeat(reduced["row"], is_word.sum(1))}
 
 
 def decode(reduced: Reduced, rows: Sequence[Row], state: State) -> list[Prediction]:
-    """One prediction for each row, with one tag for each word. The one decoder of training, evaluation, serving.
+    """Return one prediction for each row, with a tag for each word. Training, evaluation and serving all use it.
 
     A prediction is {tokens, tags, scores, spans, entities}: scores are probabilities, 0 for a word without a token,
     which gets `State.wordless`; spans are the characters of the words; an entity is {type, text, score, start, end,
@@ -90,7 +90,7 @@ def _decode(reduced: Reduced, entries: Any, row: Row, state: State) -> Predictio
 
 
 def metrics(predictions: Sequence[Prediction], rows: Sequence[Row], state: State) -> dict[str, float]:
-    """precision, recall, f1, accuracy: of entities by seqeval, or of tags where they mark none (macro averages)."""
+    """Return precision, recall, f1, accuracy, of entities by seqeval, or of tags that mark none (macro averages)."""
     from finetune.tasks.token_classification.metrics import Seqeval, Tagging
 
     predicted, gold = [p["tags"] for p in predictions], [row["tags"] for row in rows]
@@ -105,7 +105,7 @@ def metrics(predictions: Sequence[Prediction], rows: Sequence[Row], state: State
 
 
 def breakdown(predictions: Sequence[Prediction], rows: Sequence[Row], state: State) -> Breakdown:
-    """Metrics of each type of entity, or of each tag; and the types of words, O among them, against each other."""
+    """Return metrics of each type of entity, or each tag, and the types of words, O among them, against each other."""
     from finetune.tasks.token_classification.metrics import by_class
 
     confusion: dict[str, Counter[str]] = {}
@@ -121,12 +121,12 @@ def breakdown(predictions: Sequence[Prediction], rows: Sequence[Row], state: Sta
 
 
 def _items(tags: Sequence[str], state: State) -> list[Item]:
-    """What is scored, its class first: entities, or the tag of each word."""
+    """Return what is scored, its class first: entities, or the tag of each word."""
     return list(entities(tags, state.scheme)) if state.scheme else [(tag, i) for i, tag in enumerate(tags)]
 
 
 def examine(prediction: Prediction, row: Row, state: State) -> Examined:
-    """The score of a row is the F1 of its entities, or the share of its words with the right tag.
+    """Return what the report shows; the score is the F1 of entities, or the share of words with the right tag.
 
     The confidence is what that score is expected to be: the mean score of the entities found, the lowest of all words
     where none is found; without entities the mean score of all words.
@@ -175,7 +175,7 @@ def _tags_beside_gold(prediction: Prediction, row: Row) -> Json:
 
 
 def show(prediction: Prediction, row: Row) -> str:
-    """The words, each entity in [[ ]] with its type; without entities, each word with its tag."""
+    """Return the words, each entity in [[ ]] with its type; without entities, each word with its tag."""
     if not prediction["entities"] and all(tag == OUTSIDE for tag in prediction["tags"]):
         return text_of(row)
     if not prediction["entities"]:
@@ -188,7 +188,7 @@ def show(prediction: Prediction, row: Row) -> str:
 
 
 def present(prediction: Prediction) -> Json:
-    """A record of the served model: words, tags, scores, spans, entities."""
+    """Return a record of the served model: words, tags, scores, spans, entities."""
     return {"words": prediction["tokens"], **{key: prediction[key] for key in ("tags", "scores", "spans", "entities")}}
 
 

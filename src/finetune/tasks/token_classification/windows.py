@@ -1,4 +1,4 @@
-"""Rows -> windows over their words, and the labels of windows."""
+"""Make windows over the words of rows, and the labels of windows."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ IGNORED = -100  # label of such tokens
 
 @dataclass(frozen=True, kw_only=True)
 class State(task.State):
-    """What encoding and decoding need."""
+    """The state that encoding and decoding need."""
 
     doc_stride: int
     labels: list[str]  # the class names; a label id is a place in it
@@ -40,7 +40,7 @@ def fit(
     model_length: int,
     tokenizer: PreTrainedTokenizerFast,
 ) -> State:
-    """The state of a run. Classes are the tags of all splits, sorted; as numbers where all are numbers."""
+    """Return the state of a run; classes are the tags of all splits, sorted, as numbers where all are numbers."""
     length = window_length(params.max_seq_length, model_length)
     tagged = [row["tags"] for name in SPLITS for row in splits[name] if row["tags"]]
     counts = Counter(tag for tags in tagged for tag in tags)
@@ -55,7 +55,7 @@ def fit(
 
 
 def derived(params: TokenClassificationPreprocessParams, state: State, splits: Mapping[str, list[Row]]) -> list[str]:
-    """What `fit` found or changed."""
+    """Return lines on what `fit` found or changed."""
     lines = stride_lines(params.doc_stride, state.doc_stride, state.max_seq_length)
     lines.append(f"classes: {len(state.labels)} ({some(state.labels)})")
     found = detect(row["tags"] for name in SPLITS for row in splits[name] if row["tags"])
@@ -74,14 +74,14 @@ def derived(params: TokenClassificationPreprocessParams, state: State, splits: M
 
 
 def head_config(state: State | None) -> Json:
-    """The class names as config.json has them; a model that is only imported keeps its own."""
+    """Return the class names as config.json has them; a model that is only imported keeps its own."""
     if state is None:
         return {}
     return {"id2label": dict(enumerate(state.labels)), "label2id": {name: i for i, name in enumerate(state.labels)}}
 
 
 def adopt(state: State, config: PreTrainedConfig) -> State:
-    """With the class names of a model that comes from elsewhere, unless its config has none but LABEL_0, LABEL_1 …"""
+    """Return the state with the classes of a model from elsewhere, unless its config has but LABEL_0, LABEL_1 …"""
     named: dict[Any, str] = config.id2label or {}
     names = [named.get(i, f"LABEL_{i}") for i in range(config.num_labels or 0)]
     if state.labels and names == [f"LABEL_{i}" for i in range(len(names))]:
@@ -91,7 +91,7 @@ def adopt(state: State, config: PreTrainedConfig) -> State:
 
 
 def refuse(rows: Sequence[Row], state: State) -> None:
-    """Raises: DataError for gold tags that can't be compared with the model's."""
+    """Raise DataError if gold tags can't be compared with the model's."""
     unknown = strangers({tag for row in rows for tag in row["tags"] or ()}, state.scheme)
     if unknown:
         what = f"gold tags that mean nothing in {state.scheme}: {some(unknown)}"
@@ -100,7 +100,7 @@ def refuse(rows: Sequence[Row], state: State) -> None:
 
 
 def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, state: State) -> Columns:
-    """Windows of words.
+    """Return windows of words.
 
     Columns: the tokenizer's own; row (index into `rows`); word, for the first token of each word the index of the word,
     in the one window where it has most context; NO_WORD for all other tokens. Windows without any word are left out.
@@ -132,7 +132,7 @@ def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, state: State
 
 
 def _predicted(windows: list[Any], stride: int) -> list[Any]:
-    """Word of each token in the windows of one row -> the same for first tokens in their best window, else NO_WORD.
+    """Return the word of first tokens in their best window, else NO_WORD, given that of all tokens of a row.
 
     Most context is the greatest distance to the nearer cut (Devlin et al. 2018, `_check_is_max_context`); the ends of
     the row are no cuts. Between two neighbouring windows that is the middle of what they share.
@@ -155,9 +155,9 @@ def _predicted(windows: list[Any], stride: int) -> list[Any]:
 
 
 def label(rows: Sequence[Row], windows: Columns, state: State) -> tuple[Columns, set[int]]:
-    """labels: the class of each word at its token in `word`, IGNORED elsewhere, so that a word counts once in the loss.
+    """Return labels: the class of each word at its token in `word`, else IGNORED, so that a word counts once.
 
-    Also -> the rows that can't be learnt from: none of their words gives a token.
+    Also return the rows that can't be learnt from: none of their words gives a token.
     """
     classes = {name: i for i, name in enumerate(state.labels)}
     of_rows = [np.array([classes[tag] for tag in row["tags"]]) for row in rows]
@@ -170,7 +170,7 @@ def label(rows: Sequence[Row], windows: Columns, state: State) -> tuple[Columns,
 
 
 def padding(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
-    """Fill values; what isn't listed is padded with 0 (attention_mask, token types)."""
+    """Return the values that fill columns up; what isn't listed is padded with 0 (attention_mask, token types)."""
     return {
         "input_ids": tokenizer.pad_token_id,
         "token_type_ids": tokenizer.pad_token_type_id,
