@@ -155,11 +155,11 @@ def test_sigterm_at_an_evaluation(
             os.kill(os.getpid(), signal.SIGTERM)
         return evaluate(trainer, *arguments, **keywords)
 
-    given = words(prepared, tmp_path, **EVALUATED, save_steps=save_steps)
+    given = {**EVALUATED, "save_steps": save_steps}
     with monkeypatch.context() as patched, pytest.raises(StoppedError, match="after step 4 of 8, which is saved"):
         patched.setattr(FinetuneTrainer, "evaluate", signalled)
-        finetune.main([*given, "--logging_steps", "2"])
-    finetune.main([*given, "--resume_from_checkpoint", "true"])
+        finetune.main(words(prepared, tmp_path, **given, logging_steps=2))
+    finetune.main(words(prepared, tmp_path, **given, resume_from_checkpoint="true"))
     assert weights(tmp_path) == weights(evaluated)
     states = [
         (folder / "pytorch" / "checkpoint-8" / "trainer_state.json").read_text() for folder in (evaluated, tmp_path)
