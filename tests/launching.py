@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +136,40 @@ def launch(
     commands = [[sys.executable, *code, *given] for given in each]
     own = [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in range(processes)]
     return Launched(folder, commands, own, folders)
+
+
+def stopping(step: int) -> str:
+    """The code of a run whose last process has a SIGTERM in this step."""
+    return f"""
+import os, signal
+from finetune import run
+from finetune.core import launch, process
+from finetune.training.trainer import FinetuneTrainer
+
+training_step, steps = FinetuneTrainer.training_step, []
+
+def signalled(*arguments):
+    steps.append(0)
+    if len(steps) == {step} and launch.rank() == launch.world_size() - 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return training_step(*arguments)
+
+FinetuneTrainer.training_step = signalled
+process.run_main(run.main)
+"""
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """For runs in this process whose weights must be, to the bit, those of processes that are launched."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def fill(disk: Path, left: int) -> Path:

@@ -37,9 +37,9 @@ def test_pipeline_reaches_nothing(tiny_model: Path, tmp_path: Path, task: str) -
     assert blocked.returncode == 1 and calls.is_file()  # the block itself works
     calls.unlink()
 
-    data = write_jsonl(tmp_path / "rows.jsonl", sample_rows("train", task)[:60])
+    data = write_jsonl(tmp_path / "rows.jsonl", sample_rows("train", task)[:20])
     values = [f"train_file_path={data}", f"pytorch_model_path={tiny_model}", "max_seq_length=128", "doc_stride=32"]
-    values += ["per_device_train_batch_size=16", "per_device_eval_batch_size=16"]
+    values += ["per_device_train_batch_size=16", "per_device_eval_batch_size=16", "max_steps=1"]
     pipeline = ROOT / "components" / task / "pipeline.yaml"
     words = [
         sys.executable,

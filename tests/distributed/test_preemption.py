@@ -1,12 +1,16 @@
 """A run that is told to stop, or that loses a process, ends as a whole; resumed, it ends with the same weights."""
 
+import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from finetune import run as finetune
 from finetune.core.errors import PeerError, StoppedError
+from finetune.training.trainer import FinetuneTrainer
 from tests.conftest import finetune_words
 from tests.launching import Launched, launch, port
 
@@ -36,13 +40,48 @@ def steps_saved(folder: Path) -> list[int]:
     return sorted(found)
 
 
+SAVING = """
+import os, signal, sys
+from finetune import run
+from finetune.core import launch
+from finetune.results import proof
+from finetune.core.process import run_main
+
+prove = proof.prove
+
+def proved(*arguments):
+    found = prove(*arguments)
+    os.kill(int(os.environ["OTHER"]), signal.SIGTERM)
+    return found
+
+proof.prove = proved
+run_main(run.main)
+"""
+
+
 @pytest.fixture(scope="module")
-def unbroken(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The weights of a run of two processes that nobody disturbs."""
+def whole(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Launched, Launched]:
+    """A run that nobody disturbs before its weights are saved; then its second process, which waits, has a SIGTERM."""
     folder = tmp_path_factory.mktemp("unbroken")
-    run = launch(folder, words(prepared, folder))
-    assert run.codes() == [0, 0], run.said()
-    return weights(folder)
+    variables = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port()}
+    waiting = launch(folder / "1", words(prepared, folder), "alone", **variables, RANK=1, LOCAL_RANK=1)
+    own = {**variables, "RANK": 0, "LOCAL_RANK": 0, "OTHER": waiting.running[0].pid}
+    saving = launch(folder / "0", words(prepared, folder), "alone", code=("-c", SAVING), **own)
+    saving.codes()
+    waiting.codes()
+    return folder, saving, waiting
+
+
+@pytest.fixture(scope="module")
+def unbroken(whole: tuple[Path, Launched, Launched]) -> bytes:
+    """Its weights."""
+    return weights(whole[0])
+
+
+def test_sigterm_on_a_process_that_only_waits(whole: tuple[Path, Launched, Launched]) -> None:
+    """While the main one saves the model."""
+    _, saving, waiting = whole
+    assert saving.codes() == waiting.codes() == [0], saving.said() + waiting.said()
 
 
 def in_training(run: Launched) -> None:
@@ -92,20 +131,39 @@ def test_sigterm_to_the_launcher(prepared: Path, tmp_path: Path, unbroken: bytes
     assert weights(tmp_path) == unbroken
 
 
+EVALUATED = {"eval_steps": 2, "max_steps": 8}
+
+
+@pytest.fixture(scope="module")
+def evaluated(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with four evaluations that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    finetune.main(words(prepared, folder, **EVALUATED))
+    return folder
+
+
 @pytest.mark.parametrize("save_steps", [-1, 7])
-def test_sigterm_at_an_evaluation(prepared: Path, tmp_path: Path, save_steps: int) -> None:
+def test_sigterm_at_an_evaluation(
+    prepared: Path, tmp_path: Path, evaluated: Path, monkeypatch: pytest.MonkeyPatch, save_steps: int
+) -> None:
     """It is evaluated, saved once, and the resumed run does not evaluate it again."""
-    given = {"eval_steps": 2, "max_steps": 8, "save_steps": save_steps}
-    one, cut = tmp_path / "whole", tmp_path / "cut"
-    whole = launch(one, words(prepared, one, **given), "alone")
-    run = launch(cut, words(prepared, cut, **given, logging_steps=2), "alone")
-    run.until(lambda: "step 4/8" in run.said())  # said as the evaluation of step 4 begins
-    run.running[0].send_signal(signal.SIGTERM)
-    assert run.codes() == [StoppedError.exit_code], run.said()
-    resumed = launch(cut, words(prepared, cut, **given, resume_from_checkpoint="true"), "alone")
-    assert resumed.codes() == whole.codes() == [0], resumed.said()
-    assert weights(cut) == weights(one)
-    states = [(folder / "pytorch" / "checkpoint-8" / "trainer_state.json").read_text() for folder in (one, cut)]
+    evaluate = FinetuneTrainer.evaluate
+
+    def signalled(trainer: FinetuneTrainer, *arguments: Any, **keywords: Any) -> Any:
+        if trainer.state.global_step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(trainer, *arguments, **keywords)
+
+    given = {**EVALUATED, "save_steps": save_steps}
+    with monkeypatch.context() as patched, pytest.raises(StoppedError, match="after step 4 of 8, which is saved"):
+        patched.setattr(FinetuneTrainer, "evaluate", signalled)
+        finetune.main(words(prepared, tmp_path, **given, logging_steps=2))
+    finetune.main(words(prepared, tmp_path, **given, resume_from_checkpoint="true"))
+    assert weights(tmp_path) == weights(evaluated)
+    states = [
+        (folder / "pytorch" / "checkpoint-8" / "trainer_state.json").read_text() for folder in (evaluated, tmp_path)
+    ]
     assert states[0].count('"eval_loss"') == states[1].count('"eval_loss"') == 4
 
 
@@ -207,31 +265,3 @@ def test_a_slow_disk_does_not_lose_what_is_said_to_be_saved(prepared: Path, tmp_
         process.send_signal(signal.SIGTERM)
     assert run.codes() == [StoppedError.exit_code] * 2, run.said()
     assert "which is saved" in run.said() and len(steps_saved(tmp_path)) == 1
-
-
-SAVING = """
-import os, signal, sys
-from finetune import run
-from finetune.core import launch
-from finetune.results import proof
-from finetune.core.process import run_main
-
-prove = proof.prove
-
-def proved(*arguments):
-    prove(*arguments)
-    os.kill(int(os.environ["OTHER"]), signal.SIGTERM)
-
-proof.prove = proved
-run_main(run.main)
-"""
-
-
-def test_sigterm_on_a_process_that_only_waits(prepared: Path, tmp_path: Path) -> None:
-    """While the main one saves the model."""
-    given = words(prepared, tmp_path, max_steps=4, eval_steps=4)
-    variables = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port()}
-    waiting = launch(tmp_path / "1", given, "alone", **variables, RANK=1, LOCAL_RANK=1)
-    own = {**variables, "RANK": 0, "LOCAL_RANK": 0, "OTHER": waiting.running[0].pid}
-    saving = launch(tmp_path / "0", given, "alone", code=("-c", SAVING), **own)
-    assert saving.codes() == waiting.codes() == [0], saving.said() + waiting.said()

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from finetune import run as finetune
 from finetune.core.errors import StoppedError, StorageError
 from tests.conftest import finetune_words
-from tests.launching import fill, launch
+from tests.launching import fill, launch, one_thread, stopping
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 STEPS = {
     "per_device_train_batch_size": 2,
     "per_device_eval_batch_size": 16,
-    "max_steps": 30,
+    "max_steps": 20,
     "learning_rate": 1e-3,
     "evaluation_strategy": "steps",
     "eval_steps": 10,
@@ -41,6 +41,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(disk)], check=False)
 
 
+def ran_to_its_end(folder: Path, words: list[str], how: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What it says; one that is alone needs no process of its own."""
+    if how == "alone":
+        with one_thread():
+            finetune.main(words)
+        return capsys.readouterr().out
+    run = launch(folder, words, how)
+    assert set(run.codes()) == {0}, run.said()
+    return run.said()
+
+
 @pytest.mark.parametrize(
     ("how", "left"),
     [
@@ -50,10 +61,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     ],
 )
 def test_a_disk_that_is_full_in_the_middle_of_a_save(
-    prepared: Path, tmp_path: Path, small_disk: Path, how: str, left: int
+    prepared: Path, tmp_path: Path, small_disk: Path, capsys: pytest.CaptureFixture[str], how: str, left: int
 ) -> None:
     """Whether the weights, the optimizer or something small no longer fits."""
-    unbroken = launch(tmp_path / "unbroken", finetune_words(prepared, tmp_path / "unbroken", **STEPS), how)
     run = launch(tmp_path, finetune_words(prepared, small_disk, **STEPS), how)
     run.until(lambda: "step 11/" in run.said())
     ballast = fill(small_disk, left)
@@ -64,16 +74,17 @@ def test_a_disk_that_is_full_in_the_middle_of_a_save(
     assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-10"]
 
     ballast.unlink()
-    resumed = launch(tmp_path, finetune_words(prepared, small_disk, **STEPS, resume_from_checkpoint="true"), how)
-    assert set(resumed.codes()) == set(unbroken.codes()) == {0}, resumed.said()
-    assert "going on from checkpoint-10\n" in resumed.said()
+    resumed = finetune_words(prepared, small_disk, **STEPS, resume_from_checkpoint="true")
+    unbroken = finetune_words(prepared, tmp_path / "unbroken", **STEPS)
+    assert "going on from checkpoint-10\n" in ran_to_its_end(tmp_path / "resumed", resumed, how, capsys)
+    ran_to_its_end(tmp_path / "unbroken", unbroken, how, capsys)
     weights = [path / "pytorch" / "model.safetensors" for path in (tmp_path / "unbroken", small_disk)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 def test_a_mounted_folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes whose output folder has no locks, no links, no renames from or to the outside, and takes nothing
-    from the second one."""
+    from the second one. It has a checkpoint of an earlier run."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if not compiler:
         pytest.skip("there is no C compiler for the library that takes these away")
@@ -82,20 +93,19 @@ def test_a_mounted_folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.Mo
     subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     bare = {"LD_PRELOAD": library, "BARE_MOUNT": mount}
-    run = launch(tmp_path, finetune_words(prepared, mount, **STEPS), **bare)
-    run.until(lambda: "step 11/" in run.said())
-    run.send(1, signal.SIGTERM)
+    (mount / "pytorch" / "checkpoint-30").mkdir(parents=True)
+    (mount / "pytorch" / "checkpoint-30" / "complete").touch()
+    given = {**STEPS, "max_steps": 6, "eval_steps": 2}
+    run = launch(tmp_path, finetune_words(prepared, mount, **given), code=("-c", stopping(3)), **bare)
     assert run.codes() == [StoppedError.exit_code] * 2, run.said()
-    resumed = launch(tmp_path, finetune_words(prepared, mount, **STEPS, resume_from_checkpoint="true"), **bare)
+    assert (mount / "pytorch" / "earlier-run-1" / "checkpoint-30" / "complete").is_file()
+    resumed = launch(tmp_path, finetune_words(prepared, mount, **given, resume_from_checkpoint="true"), **bare)
     assert resumed.codes() == [0, 0], resumed.said()
     assert (mount / "pytorch" / "mlflow.db").stat().st_size > 0
     touch = [sys.executable, "-c", f"open('{mount}/stray', 'w')"]
     for rank, code in (("0", 0), ("1", 1)):
         own = {**os.environ, **{name: str(value) for name, value in bare.items()}, "RANK": rank}
         assert subprocess.run(touch, env=own, capture_output=True, check=False).returncode == code
-    again = launch(tmp_path, finetune_words(prepared, mount, **{**STEPS, "max_steps": 10}), **bare)
-    assert again.codes() == [0, 0], again.said()
-    assert (mount / "pytorch" / "earlier-run-1" / "checkpoint-30" / "complete").is_file()
 
 
 def test_a_folder_that_only_one_machine_sees(prepared: Path, tmp_path: Path) -> None:

@@ -12,11 +12,13 @@ import time
 import urllib.error
 import urllib.request
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 from finetune import evaluation, preprocess, run
 from tests.conftest import finetune_words, sample_rows, write_jsonl
@@ -184,21 +186,57 @@ def test_signature_and_example(trained: Path, served: dict[str, Any]) -> None:
 # --- over HTTP, in an environment made from the model's own requirements ---
 
 
-@pytest.fixture(scope="module")
-def environment(trained: Path) -> Iterator[Path]:
-    """The bin folder of a venv with nothing but requirements.txt of the model."""
+@pytest.fixture(scope="module", params=["linked", pytest.param("installed", marks=pytest.mark.thorough)])
+def environment(request: pytest.FixtureRequest, trained: Path) -> Iterator[Path]:
+    """The bin folder of a venv with nothing but requirements.txt of the model: linked from here, or by pip."""
     folder = trained / "environment"
-    venv.create(folder, with_pip=True, symlinks=True)
-    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-compile"]
-    ran = subprocess.run(
-        [*pip, "-r", str(trained / "mlflow" / "requirements.txt")], capture_output=True, text=True, check=False
-    )
+    requirements = trained / "mlflow" / "requirements.txt"
+    venv.create(folder, with_pip=request.param == "installed", symlinks=True)
+    if request.param == "installed":
+        install(folder / "bin", requirements)
+    else:
+        link(folder, requirements)
+    yield folder / "bin"
+    shutil.rmtree(folder)  # 1 GB
+
+
+def install(binaries: Path, requirements: Path) -> None:
+    pip = [str(binaries / "python"), "-m", "pip", "install", "--quiet", "--no-compile"]
+    ran = subprocess.run([*pip, "-r", str(requirements)], capture_output=True, text=True, check=False)
     unreachable = ("Failed to establish a new connection", "Temporary failure in name resolution", "timed out")
     if ran.returncode and any(sign in ran.stderr for sign in unreachable):
         pytest.skip("the package index can't be reached")
     assert ran.returncode == 0, ran.stderr
-    yield folder / "bin"
-    shutil.rmtree(folder)  # 1 GB
+
+
+def link(folder: Path, requirements: Path) -> None:
+    """Links to the packages of this environment that pip would install, and their commands."""
+    (site,) = folder.glob("lib/python*/site-packages")
+    for package in needed(requirements.read_text().splitlines()):
+        for top in {file.parts[0] for file in package.files or [] if file.parts[0] not in ("..", "__pycache__")}:
+            if not (site / top).exists():
+                (site / top).symlink_to(package.locate_file(top))
+        for command in package.entry_points.select(group="console_scripts"):
+            call = f"import sys; from {command.module} import {command.attr}; sys.exit({command.attr}())"
+            (folder / "bin" / command.name).write_text(f"#!{folder}/bin/python\n{call}\n")
+            (folder / "bin" / command.name).chmod(0o755)
+
+
+def needed(lines: Sequence[str]) -> list[Distribution]:
+    """What is installed here of these requirements, which it must meet, and of all that they require in turn."""
+    found: dict[tuple[str, str], Distribution] = {}
+    asked = [(Requirement(line), "") for line in lines if line.strip()]
+    while asked:
+        requirement, extra = asked.pop()
+        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        package = distribution(requirement.name)
+        assert requirement.specifier.contains(package.version, prereleases=True), f"{requirement}: {package.version}"
+        for wanted in {"", *requirement.extras}:
+            if (package.name, wanted) not in found:
+                found[package.name, wanted] = package
+                asked += [(Requirement(line), wanted) for line in package.requires or []]
+    return list({package.name: package for package in found.values()}.values())
 
 
 @contextlib.contextmanager
@@ -251,7 +289,7 @@ def ask(address: str, body: Any = None) -> tuple[int, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize("trained", ["full"], indirect=True)
 def test_server_in_its_own_environment(trained: Path, environment: Path, expected: dict[str, Any]) -> None:
-    installed = subprocess.run([environment / "python", "-c", "import finetune"], cwd=trained, check=False)
+    installed = subprocess.run([environment / "python", "-I", "-c", "import finetune"], cwd=trained, check=False)
     assert installed.returncode == 1
     split = {"columns": ["question", "context"], "data": [[row["question"], row["context"]] for row in ROWS]}
     with server(environment, trained / "mlflow") as address:

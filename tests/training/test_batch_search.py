@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune import run
 from tests.conftest import build_tiny_model, finetune_words, prepare
-from tests.launching import launch
+from tests.launching import launch, one_thread
 
 pytestmark = pytest.mark.slow
 LIMITED = """
@@ -27,7 +28,7 @@ def limited(*arguments):
     # Forward and backward pass alone: a heap that was once filled counts as taken, though all of it is free again.
     in_use = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData"))
     limits.append(in_use * 1024 + room)
-    resource.setrlimit(resource.RLIMIT_DATA, (limits[0] if room else -1, -1))
+    resource.setrlimit(resource.RLIMIT_DATA, (limits[0], -1))
     try:
         return training_step(*arguments)
     finally:
@@ -70,12 +71,15 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepare(folder, model, counts=(24, 3, 3), max_seq_length=128, doc_stride=32)
 
 
-def train(wide: Path, output: Path, room: int, **given: Any) -> str:
-    """What a run of two steps says. Room in MiB, 0 for no limit."""
-    words = finetune_words(
+def two_steps(wide: Path, output: Path, **given: Any) -> list[str]:
+    return finetune_words(
         wide, output, **given, max_steps=2, evaluation_strategy="steps", eval_steps=1, per_device_eval_batch_size=2
     )
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "ROOM": str(room)}
+
+
+def train_limited(words: list[str]) -> str:
+    """What a run with little room says, in a process of its own."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "ROOM": str(ROOM)}
     command = [sys.executable, "-c", LIMITED, *words]
     ran = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
@@ -83,10 +87,13 @@ def train(wide: Path, output: Path, room: int, **given: Any) -> str:
 
 
 @pytest.mark.parametrize("keep", ["false", "true"])
-def test_batch_is_halved_where_memory_runs_out(wide: Path, tmp_path: Path, keep: str) -> None:
+def test_batch_is_halved_where_memory_runs_out(
+    wide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], keep: str
+) -> None:
     """The weights are those of a run that is begun with what was found: nothing of the failed tries is left in them."""
     given = {"per_device_train_batch_size": ASKED, "auto_find_batch_size": "true", "keep_global_batch_size": keep}
-    said = train(wide, tmp_path / "limited", ROOM, **given)
+    words = two_steps(wide, tmp_path / "limited", **given)
+    said = train_limited(words)
     tries = re.findall(r"^out of memory with per_device_train_batch_size (\d+); starting again with (\d+)", said, re.M)
     found = int(tries[-1][1])
     assert [int(size) for size, _ in tries] == [size for size in (8, 4, 2, 1) if size > found] and len(tries) > 1
@@ -100,13 +107,17 @@ def test_batch_is_halved_where_memory_runs_out(wide: Path, tmp_path: Path, keep:
     assert (entry["value"], entry["used"]) == (ASKED, found) and "auto_find_batch_size" in entry["origin"]
     assert resolved["gradient_accumulation_steps"].get("used", 1) == accumulation
 
-    train(wide, tmp_path / "told", 0, per_device_train_batch_size=found, gradient_accumulation_steps=accumulation)
+    told = {"per_device_train_batch_size": found, "gradient_accumulation_steps": accumulation}
+    with one_thread():
+        run.main(two_steps(wide, tmp_path / "told", **told))
     last = (limited / "checkpoint-2" / "model.safetensors").read_bytes()
     assert last == (tmp_path / "told" / "pytorch" / "checkpoint-2" / "model.safetensors").read_bytes()
 
     # The same command again, as a platform restarts a job that was preempted: it begins with what was found.
     shutil.rmtree(limited / "checkpoint-2")
-    said = train(wide, tmp_path / "limited", 0, **given, resume_from_checkpoint="true")
+    with one_thread():
+        run.main([*words, "--resume_from_checkpoint", "true"])
+    said = capsys.readouterr().out
     assert "going on from checkpoint-1\n" in said and f"per_device_train_batch_size: {found} (" in said
     assert last == (limited / "checkpoint-2" / "model.safetensors").read_bytes()
 
@@ -128,16 +139,16 @@ def test_the_batch_is_found_before_processes_depend_on_one_another(
     steps = {"max_steps": 2, "evaluation_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 2}
     batch = {"per_device_train_batch_size": ASKED, "auto_find_batch_size": "true"}
     words = finetune_words(wide, tmp_path / "limited", **steps, **batch, **given)
-    run = launch(tmp_path, words, "azure", processes, ("-c", PROBED), MALLOC_ARENA_MAX=1, ROOM=ROOM)
-    assert set(run.codes()) == {0}, run.said()
-    found = int(re.findall(r"^auto_find_batch_size: (\d+)", run.said(), re.M)[0])
-    assert found < ASKED and f"out of memory with {ASKED} windows at a time; trying {ASKED // 2}\n" in run.said()
+    limited = launch(tmp_path, words, "azure", processes, ("-c", PROBED), MALLOC_ARENA_MAX=1, ROOM=ROOM)
+    assert set(limited.codes()) == {0}, limited.said()
+    found = int(re.findall(r"^auto_find_batch_size: (\d+)", limited.said(), re.M)[0])
+    assert found < ASKED and f"out of memory with {ASKED} windows at a time; trying {ASKED // 2}\n" in limited.said()
     accumulation = ASKED // found if "keep_global_batch_size" in given else 1
-    assert f"2 steps of {found * accumulation * processes}, " in run.said()
+    assert f"2 steps of {found * accumulation * processes}, " in limited.said()
 
     batch = {"per_device_train_batch_size": found, "gradient_accumulation_steps": accumulation}
     given = {name: value for name, value in given.items() if name == "apply_deepspeed"}
     told = launch(tmp_path, finetune_words(wide, tmp_path / "told", **steps, **batch, **given), "azure", processes)
     assert set(told.codes()) == {0}, told.said()
-    weights = [(tmp_path / run / "pytorch" / "model.safetensors").read_bytes() for run in ("limited", "told")]
+    weights = [(tmp_path / name / "pytorch" / "model.safetensors").read_bytes() for name in ("limited", "told")]
     assert weights[0] == weights[1]

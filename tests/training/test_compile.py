@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch._dynamo.utils import counters
 from torch._inductor.exc import InvalidCxxCompiler
 
+from finetune import run
 from tests.conftest import build_tiny_model, finetune_words, prepare
 
 COMPILED = """
@@ -30,18 +32,23 @@ def test_compiled(tmp_path: Path) -> None:
     except InvalidCxxCompiler:
         pytest.skip("torch.compile needs a C++ compiler")
     (tmp_path / "tiny").mkdir()
-    plain = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    tiny = build_tiny_model(tmp_path / "tiny", num_hidden_layers=1, **plain)
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    tiny = build_tiny_model(tmp_path / "tiny", num_hidden_layers=1, **dropout)
     prepared = prepare(tmp_path, tiny, "token_classification", (24, 3, 3))
     given = {"max_steps": 3, "per_device_train_batch_size": 8, "logging_strategy": "steps", "logging_steps": 1}
-    losses = {}
-    for name in ("true", "false"):
-        words = finetune_words(prepared, tmp_path / name, **given, torch_compile=name, learning_rate=1e-3)
-        command = [sys.executable, "-c", COMPILED, *words]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        graphs = re.search(r"^compiled (\d+)", ran.stdout, re.MULTILINE)
-        assert graphs and (int(graphs[1]) > 0) == (name == "true")
-        log = json.loads((tmp_path / name / "pytorch" / "training.json").read_text())["log"]
-        losses[name] = [entry["loss"] for entry in log if "loss" in entry]
-    assert len(losses["true"]) == 3 and losses["true"] == pytest.approx(losses["false"], abs=1e-4)
+    given |= {"learning_rate": 1e-3}
+    words = {name: finetune_words(prepared, tmp_path / name, **given, torch_compile=name) for name in ("true", "false")}
+    ran = subprocess.run([sys.executable, "-c", COMPILED, *words["true"]], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    graphs = re.search(r"^compiled (\d+)", ran.stdout, re.MULTILINE)
+    assert graphs and int(graphs[1]) > 0
+    before = counters["stats"]["unique_graphs"]
+    run.main(words["false"])
+    assert counters["stats"]["unique_graphs"] == before
+    compiled, plain = (losses(tmp_path / name) for name in ("true", "false"))
+    assert len(compiled) == 3 and compiled == pytest.approx(plain, abs=1e-4)
+
+
+def losses(folder: Path) -> list[float]:
+    log = json.loads((folder / "pytorch" / "training.json").read_text())["log"]
+    return [entry["loss"] for entry in log if "loss" in entry]

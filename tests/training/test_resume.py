@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from finetune import run
 from tests.conftest import finetune_words
+from tests.launching import one_thread
 
 pytestmark = pytest.mark.slow
 CADENCE = 10
@@ -23,10 +25,8 @@ STEPS = {
 }
 
 
-def start(prepared: Path, output: Path, resume: str = "false") -> "subprocess.Popen[str]":
-    words = finetune_words(prepared, output, **STEPS, resume_from_checkpoint=resume)
-    command = [sys.executable, "-m", "finetune.run", *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+def words(prepared: Path, output: Path, resume: str = "false") -> list[str]:
+    return finetune_words(prepared, output, **STEPS, resume_from_checkpoint=resume)
 
 
 def steps(lines: list[str]) -> list[tuple[int, int]]:
@@ -40,14 +40,15 @@ def complete(folder: Path) -> list[int]:
     return sorted(int(path.parent.name.removeprefix("checkpoint-")) for path in folder.glob("checkpoint-*/complete"))
 
 
-def test_killed_in_mid_epoch(prepared: Path, tmp_path: Path) -> None:
-    unbroken = start(prepared, tmp_path / "unbroken")
-    said, _ = unbroken.communicate()
-    assert unbroken.returncode == 0, said
+def test_killed_in_mid_epoch(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with one_thread():
+        run.main(words(prepared, tmp_path / "unbroken"))
+    said = capsys.readouterr().out
     (_, total), *_ = reached = steps(said.splitlines())
     assert len(reached) == total and total // 2 > 2 * CADENCE
 
-    broken = start(prepared, tmp_path / "broken")
+    command = [sys.executable, "-m", "finetune.run", *words(prepared, tmp_path / "broken")]
+    broken = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert broken.stdout is not None
     lines: list[str] = []
     for line in broken.stdout:
@@ -60,9 +61,9 @@ def test_killed_in_mid_epoch(prepared: Path, tmp_path: Path) -> None:
     assert complete(folder) == [CADENCE] and CADENCE < last < 2 * CADENCE < total // 2
     assert not (folder / "model.safetensors").exists()
 
-    resumed = start(prepared, tmp_path / "broken", resume="true")
-    said, _ = resumed.communicate()
-    assert resumed.returncode == 0, said
+    with one_thread():
+        run.main(words(prepared, tmp_path / "broken", resume="true"))
+    said = capsys.readouterr().out
     assert f"going on from checkpoint-{CADENCE}\n" in said
     assert [step for step, _ in steps(said.splitlines())] == list(range(CADENCE + 1, total + 1))
     for name in ("model.safetensors", f"checkpoint-{max(complete(folder))}/model.safetensors"):
