@@ -101,7 +101,7 @@ def usable_rows(params: Any, task: "Task[State]") -> Splits:
 
 
 def read_splits(params: DataFiles, task: "Task[State]", audits: dict[str, Audit]) -> dict[str, list[Row]]:
-    """Return the valid rows of the given splits; train is always among them. Raises: DataError if a file is unusable."""
+    """Return the valid rows of the given splits; train is always among them. Raises: DataError."""
     rows: dict[str, list[Row]] = {}
     faults: list[Fault] = []
     for name in SPLITS:

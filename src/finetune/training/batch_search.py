@@ -33,7 +33,7 @@ def batch_that_fits(
     task: Task[State],
     padding: dict[str, int],
 ) -> FinetuneParams:
-    """Return the parameters with a batch whose longest windows fit everywhere. Raises: ModelError if not even one does."""
+    """Return the parameters with a batch whose longest windows fit everywhere. Raises: ModelError if none does."""
     length = window_lengths(windows)
     longest = sorted(range(len(length)), key=lambda i: -length[i])
     while True:

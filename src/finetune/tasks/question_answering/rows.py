@@ -68,7 +68,7 @@ def _text(value: object, reason: str, repairs: list[str]) -> str:
 
 
 def _answers(value: Any, columns: QuestionAnsweringColumns) -> list[tuple[str, int]] | None:
-    """Return text and offset of each answer of {"text": …, "answer_start": …}, a list of such, or a string of either."""
+    """Return (text, offset) of each answer of {"text": …, "answer_start": …}, a list of such, or text of either."""
     if missing(value):
         return None
     if isinstance(value, str):
