@@ -25,7 +25,8 @@ from finetune.models.head import head_parameters
 from finetune.models.loading import BASE_MODEL, load_model
 from finetune.models.prediction import predict_rows
 from finetune.models.tokenizers import load_tokenizer
-from finetune.results.saving import _alike, mlflow_weights
+from finetune.results.proof import _different
+from finetune.results.saving import mlflow_weights
 from finetune.tasks import load_task
 from finetune.tasks.task import Task
 from finetune.tasks.tokenizers import before_words
@@ -134,7 +135,7 @@ def check_padding(model: Any, prepared: Path, task: Task) -> None:
     rows = read_rows(Preprocessed.rows_file(prepared / "data", "test"))
     alone, together = (predict_rows(model, tokenizer, rows, task, task.state(**given), size) for size in (1, 6))
     for one, other in zip(alone, together, strict=True):
-        assert _alike(task.serving.present(one), task.serving.present(other))
+        assert not list(_different(task.serving.present(one), task.serving.present(other)))
 
 
 def check_lora(family: str, merged: Any, imported: Path, pytorch: Path, unmerged: bool, said: str) -> None:
