@@ -68,7 +68,7 @@ def finetune(task_name: str, settled: Settled[FinetuneParams]) -> None:
         attempt, speed = train(settled, task, preprocessed, checkpoint)
         metrics = final_metrics(attempt)
         model = whole_model(attempt.trainer, attempt.params, attempt.fresh)
-        if model is not None:  # in the main process
+        if model is not None and is_main_process():
             save_and_prove(attempt, model, task, account(attempt, selected, preprocessed, speed, metrics))
             keep_the_best(attempt)
 

@@ -1,7 +1,7 @@
 """How each parameter of each component is proved: what is typed, and what is then seen in the run itself.
 
 A row gives a parameter a value away from its default and names the effect. Every row is run through the component's
-command line by test_proofs.py; docs/parameters.md and `finetune declare --proofs` are written from these rows too.
+command line by test_proofs.py; docs/parameters.md and `python -m tools.parameters --proofs` come from these rows too.
 """
 
 from collections.abc import Mapping
@@ -572,7 +572,7 @@ DATAPREPROCESS = (
     Proof(
         "output_dir",
         "holds windows, rows and the account of them",
-        effect=see.holds("preprocess.json", "train/rows.jsonl", "test/windows/state.json", "tokenizer/tokenizer.json"),
+        effect=see.holds("preprocess.json", "train/windows/state.json", "test/rows.jsonl", "tokenizer/tokenizer.json"),
     ),
 )
 EVALUATION = (

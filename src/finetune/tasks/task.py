@@ -24,6 +24,7 @@ Rows = Sequence[Row]
 Prediction = Json
 Reduced = Json  # name -> tensor, then array, first dimension B
 Confusion = dict[str, dict[str, int]]  # gold class -> predicted class -> how many
+Item = tuple[Any, ...]  # what is scored, its class first
 Params = Any  # parameters of a component of this task
 
 

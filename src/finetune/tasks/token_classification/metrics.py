@@ -2,12 +2,11 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import datasets
 import evaluate
 
-Item = tuple[Any, ...]  # what is scored, its class first
+from finetune.tasks.task import Item
 
 
 class Seqeval(evaluate.Metric):  # type: ignore[misc]

@@ -12,8 +12,7 @@ from transformers.utils.generic import ModelOutput
 from finetune.core.types import Json
 from finetune.data.batches import Batch
 from finetune.data.table import Row
-from finetune.tasks.task import Breakdown, Examined, Prediction, Reduced
-from finetune.tasks.token_classification.metrics import Item
+from finetune.tasks.task import Breakdown, Examined, Item, Prediction, Reduced
 from finetune.tasks.token_classification.rows import spans, text_of
 from finetune.tasks.token_classification.schemes import OUTSIDE, as_iobes, entities, type_of
 from finetune.tasks.token_classification.windows import IGNORED, NO_WORD, State
