@@ -379,7 +379,7 @@ FINETUNE = (
     ),
     Proof(
         "deepspeed_stage",
-        "the checkpoints are cut up as ZeRO-2 and ZeRO-3 do it, and give the model that is saved",
+        "the checkpoints are sharded as ZeRO-2 and ZeRO-3 do it, and give the model that is saved",
         elsewhere="tests/distributed/test_zero_runs.py::test_the_best_is_saved_whole_and_in_32_bits",
     ),
     Proof(
