@@ -58,7 +58,7 @@ def finetune(task_name: str, settled: Settled[FinetuneParams]) -> None:
     from finetune.tasks import load_task
     from finetune.training import tracking
     from finetune.training.attempts import final_metrics, train
-    from finetune.training.gathering import whole_model
+    from finetune.training.gathering import gathered_model
 
     task = load_task(task_name)
     config = load_config(SelectedModel.model_folder(params.model_selector_output))
@@ -67,7 +67,7 @@ def finetune(task_name: str, settled: Settled[FinetuneParams]) -> None:
     with tracking.tracked(params):
         attempt, speed = train(settled, task, preprocessed, checkpoint)
         metrics = final_metrics(attempt)
-        model = whole_model(attempt.trainer, attempt.params, attempt.fresh)
+        model = gathered_model(attempt.trainer, attempt.params, attempt.fresh)
         if model is not None and is_main_process():
             save_and_prove(attempt, model, task, account(attempt, selected, preprocessed, speed, metrics))
             keep_the_best(attempt)
@@ -91,7 +91,7 @@ def checkpoint_to_resume(params: FinetuneParams) -> Path | None:
         if is_main_process():
             checkpoints.move_aside(folder)
         return None
-    newest: Path | None = process_group.broadcast_from_main(lambda: checkpoints.newest_whole(folder))
+    newest: Path | None = process_group.broadcast_from_main(lambda: checkpoints.newest_complete(folder))
     nothing = "resume_from_checkpoint is true, but there is no complete checkpoint: starting anew"
     say(f"going on from {newest.name}" if newest else nothing)
     return newest

@@ -234,7 +234,7 @@ def test_a_checkpoint_is_not_whole_while_it_is_written_again(
     train("run", max_steps=3)
     last = tmp_path / "run" / "pytorch" / "checkpoint-3"
     whole: list[bool] = []
-    monkeypatch.setattr(checkpoint_files, "newest_whole", lambda folder: folder / "checkpoint-2")
+    monkeypatch.setattr(checkpoint_files, "newest_complete", lambda folder: folder / "checkpoint-2")
     monkeypatch.setattr(trainer.Trainer, "_save_checkpoint", lambda *_: whole.append((last / "complete").exists()))
     assert (last / "complete").is_file()
     train("run", max_steps=3, resume_from_checkpoint="true")

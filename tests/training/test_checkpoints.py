@@ -10,7 +10,7 @@ from finetune.training import checkpoints
 
 
 def write(folder: Path, step: int, best: int | None = None) -> Path:
-    """A whole checkpoint, as training writes it."""
+    """A complete checkpoint, as training writes it."""
     checkpoint = folder / f"checkpoint-{step}"
     checkpoints.begin(checkpoint)
     (checkpoint / "model.safetensors").write_bytes(b"w" * 100)
@@ -25,11 +25,11 @@ def steps(folder: Path) -> list[int]:
     return [int(path.name.removeprefix("checkpoint-")) for path in checkpoints.checkpoints(folder)]
 
 
-def test_the_newest_whole_one(tmp_path: Path) -> None:
+def test_the_newest_complete_one(tmp_path: Path) -> None:
     for step in (5, 10, 100):
         write(tmp_path, step)
-    assert checkpoints.newest_whole(tmp_path) == tmp_path / "checkpoint-100"
-    assert checkpoints.newest_whole(tmp_path / "nowhere") is None
+    assert checkpoints.newest_complete(tmp_path) == tmp_path / "checkpoint-100"
+    assert checkpoints.newest_complete(tmp_path / "nowhere") is None
 
 
 @pytest.mark.parametrize(
@@ -37,30 +37,30 @@ def test_the_newest_whole_one(tmp_path: Path) -> None:
     [
         (lambda c: (c / "model.safetensors").write_bytes(b"w" * 99), "model.safetensors has 99 bytes instead of 100"),
         (lambda c: (c / "global_step" / "shard.pt").unlink(), "global_step/shard.pt is missing"),
-        (lambda c: (c / checkpoints.WHOLE).unlink(), "it was not written to its end"),
-        (lambda c: (c / checkpoints.WHOLE).write_text('{"run": {"win'), "its complete can't be read"),
-        (lambda c: (c / checkpoints.WHOLE).write_text(""), "its complete can't be read"),
+        (lambda c: (c / checkpoints.COMPLETE).unlink(), "it was not written to its end"),
+        (lambda c: (c / checkpoints.COMPLETE).write_text('{"run": {"win'), "its complete can't be read"),
+        (lambda c: (c / checkpoints.COMPLETE).write_text(""), "its complete can't be read"),
         (checkpoints.begin, "it was not written to its end"),
     ],
 )
 def test_a_torn_one_is_named(tmp_path, capsys, harm, why) -> None:
-    """What was never whole is removed; what was, moved out of the way; what others wrote, stays."""
+    """What was never complete is removed; what was, moved out of the way; what others wrote, stays."""
     good = write(tmp_path, 5)
     torn = tmp_path / "checkpoint-10"
     harm(write(tmp_path, 10))
-    ours, was_whole = checkpoints._is_ours(torn), (torn / checkpoints.WHOLE).exists()
-    assert checkpoints.newest_whole(tmp_path) == good
-    said = [f"skip checkpoint-10: {why}{'; removed' if ours and not was_whole else ''}"]
-    said += ["moved to skipped-1/: checkpoint-10"] if was_whole else []
+    ours, was_complete = checkpoints._is_ours(torn), (torn / checkpoints.COMPLETE).exists()
+    assert checkpoints.newest_complete(tmp_path) == good
+    said = [f"skip checkpoint-10: {why}{'; removed' if ours and not was_complete else ''}"]
+    said += ["moved to skipped-1/: checkpoint-10"] if was_complete else []
     assert capsys.readouterr().out.splitlines() == said
     assert steps(tmp_path) == ([5] if ours else [10, 5])
-    assert (tmp_path / "skipped-1" / "checkpoint-10").exists() == was_whole
+    assert (tmp_path / "skipped-1" / "checkpoint-10").exists() == was_complete
 
 
 def test_a_checkpoint_of_others_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "checkpoint-7").mkdir()
     (tmp_path / "checkpoint-7" / "model.safetensors").write_bytes(b"theirs")
-    assert checkpoints.newest_whole(tmp_path) is None
+    assert checkpoints.newest_complete(tmp_path) is None
     assert "skip checkpoint-7" in capsys.readouterr().out and steps(tmp_path) == [7]
     write(tmp_path, 3)
     checkpoints.keep(tmp_path, 1, {tmp_path / "checkpoint-3"})
@@ -73,13 +73,13 @@ def test_one_whose_best_is_why_incomplete(tmp_path: Path, capsys: pytest.Capture
     write(tmp_path, 10, best=10)
     write(tmp_path, 15, best=10)
     (tmp_path / "checkpoint-10" / "model.safetensors").write_bytes(b"")
-    assert checkpoints.newest_whole(tmp_path) == tmp_path / "checkpoint-5"
+    assert checkpoints.newest_complete(tmp_path) == tmp_path / "checkpoint-5"
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith(
         "skip checkpoint-15: without the best model up to it, in checkpoint-10, which is incomplete: "
     )
     assert said[1].startswith("skip checkpoint-10: model.safetensors has 0 bytes") and steps(tmp_path) == [5]
-    assert steps(tmp_path / "skipped-1") == [15, 10]  # nothing that was whole is lost
+    assert steps(tmp_path / "skipped-1") == [15, 10]  # nothing that was complete is lost
 
 
 @pytest.mark.parametrize("text", ["", "\0\0\0", "[]", "{}"])
@@ -87,11 +87,11 @@ def test_a_state_or_marker_that_cannot_be_read(tmp_path: Path, text: str) -> Non
     good = write(tmp_path, 5)
     state = write(tmp_path, 10) / checkpoints.STATE
     state.write_text(text)
-    marker = json.loads((state.parent / checkpoints.WHOLE).read_text())
+    marker = json.loads((state.parent / checkpoints.COMPLETE).read_text())
     marker["files"][checkpoints.STATE] = len(text)
-    (state.parent / checkpoints.WHOLE).write_text(json.dumps(marker))
-    (write(tmp_path, 15) / checkpoints.WHOLE).write_text("[]")
-    assert checkpoints.newest_whole(tmp_path) == good
+    (state.parent / checkpoints.COMPLETE).write_text(json.dumps(marker))
+    (write(tmp_path, 15) / checkpoints.COMPLETE).write_text("[]")
+    assert checkpoints.newest_complete(tmp_path) == good
 
 
 def test_those_of_others_are_not_discarded(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_what_is_left_of_a_removal_is_torn_and_ours(
     monkeypatch.undo()
     if checkpoint.exists():
         assert checkpoints.why_incomplete(checkpoint) and checkpoints._is_ours(checkpoint)
-        assert checkpoints.newest_whole(tmp_path) is None
+        assert checkpoints.newest_complete(tmp_path) is None
     assert not checkpoint.exists()
 
 
@@ -159,7 +159,7 @@ def test_the_marker_names_what_each_process_wrote(tmp_path: Path) -> None:
         n: parts[n] for n in parts.keys() - other
     }
     checkpoints.finish(checkpoint, {}, own | other)
-    assert json.loads((checkpoint / checkpoints.WHOLE).read_text())["files"] == parts
+    assert json.loads((checkpoint / checkpoints.COMPLETE).read_text())["files"] == parts
 
 
 def test_a_checkpoint_of_another_program_is_moved_out_of_the_way(

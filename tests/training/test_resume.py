@@ -36,7 +36,7 @@ def steps(lines: list[str]) -> list[tuple[int, int]]:
 
 
 def complete(folder: Path) -> list[int]:
-    """The steps of the whole checkpoints."""
+    """The steps of the complete checkpoints."""
     return sorted(int(path.parent.name.removeprefix("checkpoint-")) for path in folder.glob("checkpoint-*/complete"))
 
 

@@ -11,7 +11,7 @@ from finetune.core.console import say
 from finetune.core.types import Json
 
 WRITING = "incomplete"  # there while the checkpoint is written
-WHOLE = "complete"  # written last: what the run was, and the size of every file
+COMPLETE = "complete"  # written last: what the run was, and the size of every file
 STATE = "trainer_state.json"
 
 
@@ -45,7 +45,7 @@ def flush(checkpoint: Path, rank: int) -> dict[str, int]:
 
 def finish(checkpoint: Path, run: Json, sizes: dict[str, int]) -> None:
     """Mark the checkpoint as complete, once its files are on the disk. `run` is what a resumed run must agree with."""
-    with (checkpoint / WHOLE).open("w", encoding="utf-8") as file:
+    with (checkpoint / COMPLETE).open("w", encoding="utf-8") as file:
         json.dump({"run": run, "files": sizes}, file)
         file.flush()
         os.fsync(file.fileno())
@@ -85,13 +85,13 @@ def why_incomplete(checkpoint: Path) -> str:
 
 
 def _why_incomplete(checkpoint: Path) -> str:
-    if not (checkpoint / WHOLE).is_file():
+    if not (checkpoint / COMPLETE).is_file():
         return "it was not written to its end"
     try:
-        marker = json.loads((checkpoint / WHOLE).read_text(encoding="utf-8"))
+        marker = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
         sizes = dict(marker.get("files", {}))  # other versions list no files
     except (ValueError, AttributeError, TypeError):
-        return f"its {WHOLE} can't be read"
+        return f"its {COMPLETE} can't be read"
     for name, size in sizes.items():
         path = checkpoint / name
         found = path.stat().st_size if path.is_file() else None
@@ -100,31 +100,31 @@ def _why_incomplete(checkpoint: Path) -> str:
     return ""
 
 
-def newest_whole(folder: Path) -> Path | None:
+def newest_complete(folder: Path) -> Path | None:
     """Return the newest complete checkpoint, to go on from, and print which newer ones are skipped.
 
     Of those that this package wrote, what was never complete is removed, and the others are moved out of the way.
     """
     skipped = []
-    whole = None
+    newest = None
     for path in checkpoints(folder):
         why = why_incomplete(path)
         if not why:
-            whole = path
+            newest = path
             break
-        ours, never_whole = _is_ours(path), not (path / WHOLE).exists()
-        say(f"skip {path.name}: {why}" + ("; removed" if ours and never_whole else ""))
-        if ours and never_whole:
+        ours, never_complete = _is_ours(path), not (path / COMPLETE).exists()
+        say(f"skip {path.name}: {why}" + ("; removed" if ours and never_complete else ""))
+        if ours and never_complete:
             remove(path)
         elif ours:
             skipped.append(path)
     if skipped:
         say(f"moved to {_move(skipped, folder, 'skipped').name}/: {', '.join(path.name for path in skipped)}")
-    return whole
+    return newest
 
 
 def _is_ours(checkpoint: Path) -> bool:
-    return any((checkpoint / name).exists() for name in (WRITING, WHOLE))
+    return any((checkpoint / name).exists() for name in (WRITING, COMPLETE))
 
 
 def remove(checkpoint: Path) -> None:
@@ -137,7 +137,7 @@ def remove(checkpoint: Path) -> None:
 def _empty(checkpoint: Path) -> None:
     """Remove what the checkpoint holds, but for the mark that it is incomplete, which is written first."""
     (checkpoint / WRITING).touch()
-    (checkpoint / WHOLE).unlink(missing_ok=True)
+    (checkpoint / COMPLETE).unlink(missing_ok=True)
     for path in checkpoint.iterdir():
         if path.is_dir():
             shutil.rmtree(path)

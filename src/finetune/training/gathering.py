@@ -30,7 +30,7 @@ def sharding(params: FinetuneParams, deepspeed: Json | None) -> Json:
     return zero_config.sharding(deepspeed, world_size())
 
 
-def whole_model(
+def gathered_model(
     trainer: FinetuneTrainer, params: FinetuneParams, fresh: Callable[[], PreTrainedModel]
 ) -> PreTrainedModel | None:
     """Return, in the main process, the trained model gathered in 32 bits; every process must call it.

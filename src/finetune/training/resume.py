@@ -13,7 +13,7 @@ from finetune.core.types import Json
 from finetune.data.folders import Preprocessed, SelectedModel
 from finetune.params.finetune import FIXED_ON_RESUME, FinetuneParams
 from finetune.params.schema import to_text
-from finetune.training.checkpoints import STATE, WHOLE
+from finetune.training.checkpoints import COMPLETE, STATE
 from finetune.training.schedule import Schedule
 
 MEGABYTE = 2**20
@@ -56,7 +56,7 @@ class Marker:
     @classmethod
     def read(cls, checkpoint: Path) -> "Marker":
         """Return the marker of the checkpoint. Raises: ParameterError if another version of this package left it."""
-        values = json.loads((checkpoint / WHOLE).read_text(encoding="utf-8")).get("run", {})
+        values = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8")).get("run", {})
         known = {f.name for f in fields(cls)}
         if values.keys() != known or values["parameters"].keys() != set(FIXED_ON_RESUME):
             what = f"{checkpoint.name} was left by another version of finetune"
