@@ -24,6 +24,7 @@ from finetune import evaluation, preprocess
 from finetune.core.errors import storage_error
 from finetune.core.process import run_main
 from finetune.data.folders import Preprocessed, read_rows
+from finetune.data.values import CUT_SHORT
 from tests.conftest import ROOT, write_jsonl
 
 Row = dict[str, Any]
@@ -77,16 +78,55 @@ def as_pandas_writes(answers: Row) -> str:
     return f"{{'text': array({answers['text']!r}, dtype=object), 'answer_start': array({answers['answer_start']!r})}}"
 
 
-def nested(*contexts: str) -> bytes:
-    paragraphs = []
+def first_answer(r: Row) -> Row:
+    return {"text": r["answers"]["text"][0], "answer_start": r["answers"]["answer_start"][0]}
+
+
+PARAGRAPHS = [
+    {"context": r["context"], "qas": [{"id": r["id"], "question": r["question"], "answers": [first_answer(r)]}]}
+    for r in GOOD
+]
+
+
+def nested(nulls: bool = False) -> bytes:
+    plausible = [first_answer(GOOD[3])]
+    impossible = {"id": "n", "question": "Why?", "answers": [], "is_impossible": True, "plausible_answers": plausible}
+    last = {**PARAGRAPHS[3], "qas": [*PARAGRAPHS[3]["qas"], impossible]}
+    articles: list[Row] = [{"title": "All", "paragraphs": [*PARAGRAPHS[:3], last]}]
+    if nulls:
+        articles[0]["paragraphs"] += [{"context": "None asked.", "qas": None}, {"context": "None asked."}]
+        articles += [{"title": "Empty", "paragraphs": []}, {"title": "Null", "paragraphs": None}]
+    return json.dumps({"version": "v2.0", "data": articles}).encode()
+
+
+def span(r: Row, label: str) -> Row:
+    text, start = first_answer(r).values()
+    return {"start": start, "end": start + len(text), "text": text, "labels": [label]}
+
+
+def task(r: Row) -> Row:
+    """A row as Label Studio exports it."""
+    annotation = {"result": [{"value": span(r, "Answer"), "type": "labels"}], "was_cancelled": False}
+    data = {"question": r["question"], "text": r["context"]}
+    return {"id": r["id"], "data": data, "annotations": [annotation]}
+
+
+def flat_task(r: Row, label: str = "Answer") -> Row:
+    """A row of Label Studio's JSON_MIN."""
+    return {"id": r["id"], "question": r["question"], "text": r["context"], "label": [span(r, label)], "annotator": 1}
+
+
+def columns(text: str, start: str | None = None) -> bytes:
+    """A CSV file whose answers are plain text, with their offsets in a column or nowhere."""
+    rows = []
     for r in GOOD:
-        answers = [{"text": r["answers"]["text"][0], "answer_start": r["answers"]["answer_start"][0]}]
-        paragraphs.append(
-            {"context": r["context"], "qas": [{"id": r["id"], "question": r["question"], "answers": answers}]}
-        )
-    impossible = {"id": "n", "question": "Why?", "answers": [], "is_impossible": True, "plausible_answers": answers}
-    paragraphs[-1]["qas"].append(impossible)
-    return json.dumps({"version": "v2.0", "data": [{"title": "All", "paragraphs": paragraphs}]}).encode()
+        values = dict(zip((text, start), first_answer(r).values(), strict=True))
+        rows.append({k: r[k] for k in ("id", "question", "context")} | {k: v for k, v in values.items() if k})
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue().encode()
 
 
 def parquet(rows: list[Row]) -> bytes:
@@ -97,6 +137,12 @@ def parquet(rows: list[Row]) -> bytes:
 
 def text_row(context: str, text: str) -> Row:
     return row("Who?", context, text)
+
+
+def between(text: str, context: str, start: int) -> Row:
+    """A row whose offset is `start`, whether the answer stands there or not."""
+    answers = {"text": [text], "answer_start": [start]}
+    return {"id": "Who?", "question": "Who?", "context": context, "answers": answers}
 
 
 @dataclass(frozen=True)
@@ -139,8 +185,18 @@ EMOJI = "🙂🙂🙂 by Ada, not by Ada Lovelace; Ada"
 LONG = ("A dull sentence about nothing. " * 1600) + "Ada wrote it."
 SEPARATORS = "By\u2028Ada\u2029and\x85no\x0bone"
 OFF = "answer_start was off; the answer stands near by"
+NOT_GIVEN = "no answer_start; the answer stands at one place"
 GONE = "the answer is not in the context"
+WINDOW = "max_seq_length 160"
+TOO_LONG = f"the question is too long beside doc_stride 128 tokens of context in a window of {WINDOW}"
+SHARED = f"the doc_stride 128 tokens that windows of {WINDOW} share"
+CUT = f"no window holds the whole answer, which is longer than {SHARED}"
 SURROGATE = "half a surrogate pair is not a character; U+FFFD instead"
+
+
+def differs(kind: str) -> str:
+    return f"an answer differs from the context in {kind}; the context's characters instead"
+
 
 CASES = [
     # files
@@ -153,7 +209,7 @@ CASES = [
     ),
     refused(
         "a truncated last JSON line", lines(*GOOD)[:-20], "error with the line: the file was cut off",
-        "line 4", "not valid JSON",
+        "line 4", "not valid JSON", "the file was cut off",
     ),
     refused("a JSON line that is no object", lines(*GOOD, [1, 2]), "error with the row", "row 5", "list"),
     refused("JSON nested thousands deep", b"[" * 99_999, "error with the line", "line 1", "not usable JSON"),
@@ -164,6 +220,14 @@ CASES = [
     refused(
         "cp1252", '{"question": "Où?"}\n'.encode("cp1252"), "error with the iconv command that converts it",
         "not UTF-8", "iconv -f cp1252",
+    ),
+    refused(
+        "Shift-JIS", '{"question": "誰が書いたのですか。東京は日本の首都である。"}\n'.encode("cp932"),
+        "error with the encoding that the bytes suggest, and the command", "not UTF-8", "iconv -f cp932",
+    ),
+    refused(
+        "Big5", '{"question": "誰寫的？臺北是臺灣的首都，人口很多，交通方便。"}\n'.encode("big5"), "the same",
+        "not UTF-8", "iconv -f big5",
     ),
     refused(
         "UTF-16 without its mark", lines(*GOOD).decode().encode("utf-16-le"), "error that names the likely encoding",
@@ -185,10 +249,46 @@ CASES = [
         "one row for each question, numbered in that order; questions without answers are unanswerable",
         [*GOOD, {**UNANSWERED, "id": "n", "question": "Why?", "context": GOOD[3]["context"]}],
     ),
-    refused("nested SQuAD without contexts", b'{"data": [{"paragraphs": [{"qas": [{}]}]}]}',
-            "error with the article", "article 1", "context", file="rows.json"),
+    same("the same on one line of a .jsonl file", nested() + b"\n", "rows.jsonl",
+         kept=[*GOOD, {**UNANSWERED, "id": "n", "question": "Why?", "context": GOOD[3]["context"]}]),
+    Case(
+        "nested SQuAD with nulls", nested(nulls=True),
+        "the same rows; what holds no questions is passed over and counted by its numbers", "rows.json",
+        kept=[*GOOD, {**UNANSWERED, "id": "n", "question": "Why?", "context": GOOD[3]["context"]}],
+        problems={"paragraphs without questions": [5, 6], "articles without paragraphs": [2, 3]},
+    ),
+    refused("nested SQuAD without contexts", b'{"data": [{"paragraphs": [{"qas": [{"question": "Who?"}]}]}]}',
+            "error with the reason and the rows", "no context (rows 1)", file="rows.json"),
+    refused("nested SQuAD with text for a list", b'{"data": [{"paragraphs": [{"qas": "Who?"}]}]}',
+            "error with the article and the paragraph", "article 1, paragraph 1", file="rows.json"),
+    refused("nested SQuAD without questions", b'{"data": [{"paragraphs": [{"context": "Ada wrote."}]}]}', "error",
+            "holds no questions", file="rows.json"),
+    same("a list of paragraphs, as simpletransformers reads it", json.dumps(PARAGRAPHS).encode(), "rows.json"),
+    same("one article of paragraphs", json.dumps({"paragraphs": PARAGRAPHS}).encode(), "rows.json"),
+    same("one paragraph", json.dumps(PARAGRAPHS[0]).encode(), "rows.json", kept=GOOD[:1]),
+    same("Label Studio's JSON", json.dumps([task(r) for r in GOOD]).encode(), "rows.json",
+         "the same rows, and a line that says where the answers are taken from"),
+    same("Label Studio's JSON_MIN", json.dumps([flat_task(r) for r in GOOD]).encode(), "rows.json",
+         "the same rows, and a line that says where the answers are taken from"),
+    refused("Label Studio's spans of several labels",
+            json.dumps([flat_task(r, label) for r, label in zip(GOOD, "ABAB", strict=True)]).encode(),
+            "error with the labels", "any of these labels may mark the answers: A, B", file="rows.json"),
+    same("answers as plain text and offsets in columns", columns("answer", "answer_start"), "rows.csv",
+         "the same rows, and a line that says which columns were taken", GOOD),
+    Case("answers as plain text without offsets", columns("answer_text"), f"repaired, counted as “{NOT_GIVEN}”",
+         "rows.csv", problems={NOT_GIVEN: [2, 3, 4, 5]}),
+    same("plain text in the column answers", columns("answers", "answer_start"), "rows.csv",
+         "the same rows, and a line that says which columns were taken", GOOD),
     same("CSV with quoted newlines", delimited([*GOOD, text_row("By Ada,\nsaid \"he\".", "Ada")], ","), "rows.csv",
          kept=[*GOOD, text_row('By Ada,\nsaid "he".', "Ada")]),
+    same("CSV with semicolons, as Excel writes it in much of Europe", delimited(GOOD, ";"), "rows.csv",
+         "the same rows, and a line that says so"),
+    same("CSV that begins with sep=;", b"sep=;\r\n" + delimited(GOOD, ";"), "rows.csv"),
+    same("tabs in a .csv file", delimited(GOOD, "\t"), "rows.csv", "the same rows, and a line that says so"),
+    refused("CSV without a header", delimited(GOOD, ",").partition(b"\n")[2],
+            "error that names what looks like data", "looks like data", "write a line of names first", file="rows.csv"),
+    refused("CSV that ends within quotes", delimited(GOOD, ",") + b'"x","y', "error: the file was cut off",
+            "never closed", "cut off", file="rows.csv"),
     refused("CSV with a broken quote", b'question,context\na,b\n"He" said,c\n', "error with the line and how to quote",
             "broken quotes", "line 3", file="rows.csv"),
     refused("CSV with a field too many", b"question,context\na,b,c\n", "error with the line", "line 2", "3 fields",
@@ -223,6 +323,17 @@ CASES = [
             "dropped from training and validation as “no answers”; predicted and not scored in evaluation"),
     repaired("[\"\"] as answers", answer([""], [0]), UNANSWERED, "", "an unanswerable question"),
     repaired("empty lists as answers", answer([], []), UNANSWERED, "", "an unanswerable question"),
+    repaired("is_impossible true beside an answer", but(is_impossible=True), UNANSWERED,
+             "is_impossible is true beside an answer; read as unanswerable"),
+    repaired("is_impossible true without answers", but(is_impossible="True", answers=None), UNANSWERED, "",
+             "an unanswerable question"),
+    repaired("is_impossible false without an answer", {**UNANSWERED, "is_impossible": False}, UNANSWERED,
+             "is_impossible is false, but there is no answer; read as unanswerable", kind="kept"),
+    repaired("is_impossible neither true nor false", but(is_impossible="perhaps"), but(),
+             "is_impossible is neither true nor false; not heeded", kind="kept"),
+    repaired("CANNOTANSWER at the end of the context, as in QuAC", between("CANNOTANSWER", "By Ada. CANNOTANSWER", 8),
+             {**UNANSWERED, "id": "Who?", "question": "Who?", "context": "By Ada. CANNOTANSWER"},
+             "CANNOTANSWER at the end of the context means that there is no answer; no answer instead"),
     repaired("an answer in place of lists", answer("Ada Lovelace", 0), but(), "", "the same row"),
     repaired("a list of answer objects", but(answers=[{"text": "Ada Lovelace", "answer_start": 0}]), but(), "",
              "the same row"),
@@ -232,14 +343,36 @@ CASES = [
     same("answers as a Python repr in CSV", delimited(GOOD, ",", repr), "rows.csv"),
     same("answers as NumPy's repr in CSV, as pandas writes them", delimited(GOOD, ",", as_pandas_writes), "rows.csv"),
     dropped("answers that are neither", but(answers="Ada"), "answers are neither JSON nor a Python literal"),
+    dropped("answers that NumPy cut short", but(answers="{'text': array(['a', ..., 'z']), 'answer_start': [0]}"),
+            CUT_SHORT),
     dropped("answers of another shape", but(answers={"span": [0, 3]}),
             "answers are not an object with 'text' and 'answer_start'"),
     dropped("more texts than offsets", answer(["Ada", "1843"], [0]),
             "answers have another number of texts than of offsets"),
     dropped("an offset that is no number", answer(["Ada"], ["first"]),
             "an answer's text is not a string, or its offset is not a number"),
+    repaired("an offset that is null", answer(["1843"], [None]), answer(["1843"], [31]), NOT_GIVEN),
     repaired("an offset a little off", answer(["1843"], [20]), answer(["1843"], [31]), OFF),
-    dropped("an answer that stands nowhere near its offset", answer(["Grace"], [0]), GONE),
+    repaired("an offset far off", answer(["Ada"], [60]), answer(["Ada"], [0]), 
+             "answer_start is beyond the context; the answer stands at one place"),
+    repaired("an offset of 0 for any answer", answer(["1843"], [0]), answer(["1843"], [31]),
+             "answer_start is 0; the answer stands at one place"),
+    repaired("a negative offset", answer(["1843"], [-1]), answer(["1843"], [31]),
+             "answer_start is negative; the answer stands at one place"),
+    dropped("a wrong offset between two equal answers", between("Ada", "Ada met Ada", 4),
+            "answer_start was off, and the answer stands at two places equally near"),
+    dropped("an offset of 0 and several equal answers", between("Ada", "By Ada, for Ada", 0),
+            "answer_start is 0, and the answer stands at several places"),
+    dropped("an answer that is part of other words alone", between("art", "Parts started", 3),
+            "the answer stands inside other words alone"),
+    dropped("an answer that is not in its context", answer(["Grace"], [0]), GONE),
+    repaired("an answer in other capitals", answer(["ADA LOVELACE"], [0]), but(), differs("case")),
+    repaired("an answer with another white space", between("Ada\nLovelace", "By Ada Lovelace.", 3),
+             text_row("By Ada Lovelace.", "Ada Lovelace"), differs("white space")),
+    repaired("an answer in another Unicode form", between("Zoë", "By Zoe\u0308.", 3),
+             text_row("By Zoe\u0308.", "Zoe\u0308"), differs("Unicode form")),
+    repaired("white space around an answer", answer([" wrote "], [12]), answer(["wrote"], [13]),
+             "white space or invisible characters around an answer; taken off"),
     repaired(
         "offsets in UTF-16 units", {**text_row(EMOJI, "Ada"), "answers": {"text": ["Ada"], "answer_start": [22]}},
         {**text_row(EMOJI, "Ada"), "answers": {"text": ["Ada"], "answer_start": [19]}},
@@ -253,11 +386,22 @@ CASES = [
              "its id has occurred before; `row` tells them apart", kind="kept"),
     same("no ids", lines(*({k: v for k, v in r.items() if k != "id"} for r in GOOD)), "rows.jsonl",
          "the row number is the id", [{**r, "id": str(i)} for i, r in enumerate(GOOD, start=1)]),
+    same("ids in a column uid, _id, qid, question_id or guid",
+         lines(*({("qid" if k == "id" else k): v for k, v in r.items()} for r in GOOD)), "rows.jsonl"),
     same("integer ids", lines(*({**r, "id": i} for i, r in enumerate(GOOD))), "rows.jsonl", "the same, as text",
          [{**r, "id": str(i)} for i, r in enumerate(GOOD)]),
-    dropped("a question longer than the window", but(question="why " * 300),
-            "the question is too long for a window, or no window holds the whole answer",
-            "dropped from training and counted; in validation and test kept, counted, answered with nothing"),
+    dropped("a question longer than the window", but(question="why " * 300), TOO_LONG,
+            f"dropped, counted as “{TOO_LONG}”; in validation and test kept, counted, answered with nothing"),
+    dropped("an answer longer than what windows share", text_row(LONG, LONG[:6000].strip()), CUT,
+            f"dropped, counted as “{CUT}”; in validation and test kept, counted"),
+    dropped("an answer of characters that the tokenizer drops", text_row("The \u200e sign has no width.", "\u200e"),
+            "the answer is made of characters that the tokenizer drops"),
+    same("an answer that ends in a vowel sign that the tokenizer drops", lines(*GOOD, text_row("आदा ने लिखी।", "आदा ने")),
+         "rows.jsonl", kept=[*GOOD, text_row("आदा ने लिखी।", "आदा ने")]),
+    refused("questions too long in most rows", lines(*GOOD, *[but(question="why " * 300)] * 5),
+            "error with the parameters that mend it", "5 of 9 rows", "fix: --doc_stride below 128, or allow it"),
+    refused("all answers null", lines(*[{**r, "answers": None} for r in GOOD]),
+            "error with that reason", "no usable row is left", "dropped 4: no answers"),
     same("a context of 50,000 characters", lines(*GOOD, text_row(LONG, "Ada")), "rows.jsonl",
          "the same row, in as many windows as it takes", [*GOOD, text_row(LONG, "Ada")]),
     # characters
@@ -346,7 +490,7 @@ def test_question_too_long_in_validation(prepared: Path, tmp_path: Path) -> None
     preprocess.main([*words, *(word for split, file in files.items() for word in (f"--{split}_file_path", file))])
     reports = Preprocessed.read(tmp_path / "o", "question_answering").splits
     assert [(reports[split].rows_kept, reports[split].windows) for split in files] == [(5, 4), (5, 0)]
-    expected = {"gives no window, so its prediction is empty": {"action": "kept", "count": 1, "rows": [5]}}
+    expected = {f"{TOO_LONG}, so its prediction is empty": {"action": "kept", "count": 1, "rows": [5]}}
     assert [reports[split].problems for split in files] == [expected, {}]
     model = ["--pytorch_model_folder", str(prepared / "model" / "model"), "--preprocess_output", str(tmp_path / "o")]
     evaluation.main(["--task", "question_answering", *model, "--evaluation_result", str(tmp_path / "e")])

@@ -55,6 +55,19 @@ def test_steps_are_those_of_the_run(prepared: Path, tiny_model: Path, capsys: py
     assert f"steps: {-(-windows // 4)} of 4 windows, about {windows} windows in an epoch" in capsys.readouterr().out
 
 
+def test_what_cannot_be_learnt_or_predicted(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = sample_rows("train")[:40]
+    rows[0]["question"] = "who " * 90
+    file = write_jsonl(tmp_path / "train.jsonl", rows)
+    files = {f"{split}_file_path": file for split in ("train", "validation", "test")}
+    check.main(words(tiny_model, **files, max_seq_length=96, doc_stride=24, max_answer_length_in_tokens=1))
+    shown = capsys.readouterr().out
+    assert "  2.5%: the question is too long beside doc_stride 24 tokens of context in a window" in shown
+    assert re.search(r"\n\d+ of 39 gold answers \(.*\) are longer than max_answer_length_in_tokens \(1\)", shown)
+
+
 def faults_of(given: list[str], kind: type[FinetuneError] = ParameterError) -> str:
     with pytest.raises(kind) as caught:
         check.main(given)

@@ -50,6 +50,50 @@ def test_problems_of_the_test_split_are_told(prepared: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+def test_what_rows_of_a_file_cannot_be_answered_is_told(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        *sample_rows("test")[:2],
+        {"question": "why " * 300, "context": "It was Ada.", "answers": {"text": ["Ada"], "answer_start": [7]}},
+        {"question": "Who?", "context": "It was Ada.", "answers": {"text": ["Grace"], "answer_start": [7]}},
+        {"question": "Who?", "context": "so " * 99, "answers": {"text": ["so " * 49 + "so"], "answer_start": [0]}},
+        {"question": "What?", "context": "a \u200e b", "answers": {"text": ["\u200e"], "answer_start": [2]}},
+        {"question": "why " * 300, "context": "Nobody looked."},
+    ]
+    words = ["--test_data", str(write_jsonl(tmp_path / "rows.jsonl", rows)), "--pytorch_model_folder", str(tiny_model)]
+    evaluation.main([*TASK, *words, "--evaluation_result", str(tmp_path / "out")])
+    record = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (record["rows"], record["rows_dropped"], record["rows_without_answers"]) == (6, 1, 1)
+    found = {tuple(problem["rows"]): reason for reason, problem in record["problems"].items()}
+    assert found.keys() == {(4,), (3, 7), (5,), (6,)}
+    assert found[4,] == "the answer is not in the context"
+    assert found[3, 7].startswith("the question is too long") and found[3, 7].endswith("so its prediction is empty")
+    assert "longer than max_answer_length_in_tokens 30" in found[5,]
+    shown, page = capsys.readouterr().out, (tmp_path / "out" / "report.html").read_text()
+    assert all(reason in shown and reason.split("'")[0] in page for reason in found.values())
+
+
+@pytest.mark.slow
+def test_gold_classes_that_the_model_lacks_are_told(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import BertConfig, BertForTokenClassification
+
+    shutil.copytree(tiny_model, tmp_path / "model")
+    names = {"id2label": {0: "B-person", 1: "O"}, "label2id": {"B-person": 0, "O": 1}}
+    config = BertConfig.from_pretrained(tiny_model, **names)
+    BertForTokenClassification(config).save_pretrained(tmp_path / "model")
+    rows = [{"tokens": ["Ada", "in", "Oslo", "Fjord"], "ner_tags": ["B-person", "O", "B-TOWN", "I-TOWN"]}] * 3
+    words = ["--task", "token_classification", "--test_data", str(write_jsonl(tmp_path / "rows.jsonl", rows))]
+    words += ["--pytorch_model_folder", str(tmp_path / "model"), "--evaluation_result", str(tmp_path / "out")]
+    evaluation.main(words)
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["classes_lacking"] == {"B-TOWN": 3, "I-TOWN": 3}
+    said = "warning: 6 gold words can't be right, the model has no such class: B-TOWN (3), I-TOWN (3)"
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_damaged_record_of_training(tiny_model: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_model, tmp_path / "model")
     (tmp_path / "model" / "training.json").write_text("{")
@@ -91,7 +135,7 @@ def test_memory_does_not_grow_with_rows(real_data: Path, tmp_path: Path) -> None
     few.to_parquet(tmp_path / "few.parquet")
     assert len(rows) == 3438
     code = "import sys; from finetune.evaluation import main; main(sys.argv[1:])"
-    words = [*TASK, "--pytorch_model_folder", str(model), "--evaluation_result", str(tmp_path), "--test_data"]
+    words = [*TASK, "--pytorch_model_folder", str(model), "--evaluation_result", str(tmp_path / "out"), "--test_data"]
     files = (tmp_path / "few.parquet", real_data / "squad_v1" / "validation.parquet")
     few_peak, all_peak = (peak_bytes(code, *words, str(file)) / 2**20 for file in files)
     assert all_peak - few_peak < 300

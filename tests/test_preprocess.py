@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,92 @@ def test_dropped_fraction_is_of_the_rows_that_are_used(prepared: Path, tmp_path:
         run(prepared, tmp_path / "out", **files, max_seq_length=30, doc_stride=4, max_train_samples=30)
 
 
+def test_losses_are_told_before_splitting(prepared: Path, tmp_path: Path) -> None:
+    """Where all rows have to go, there are no contexts to split either; that is not the reason."""
+    gone = [{**row, "answers": {"text": ["nowhere"], "answer_start": [0]}} for row in make_rows(20)]
+    unannotated = [{**row, "answers": None} for row in make_rows(20)]
+    for rows, reason in ((gone, "the answer is not in the context"), (unannotated, "no answers")):
+        file = write_jsonl(tmp_path / "train.jsonl", rows)
+        with pytest.raises(DataError) as caught:
+            run(prepared, tmp_path / "out", train_file_path=file)
+        (fault,) = caught.value.faults
+        assert (fault.what, fault.where) == ("no usable row is left", "train")
+        assert f"dropped 60: {reason}" in fault.why
+
+
+def test_rows_without_gold_are_dropped_before_splitting(prepared: Path, tmp_path: Path) -> None:
+    """So that none of them counts in the test split that is made of train."""
+    rows = [{**row, "answers": None} if i % 12 == 0 else row for i, row in enumerate(make_rows(40))]
+    made = run(prepared, tmp_path / "out", train_file_path=write_jsonl(tmp_path / "train.jsonl", rows))
+    assert made.splits["train"].problems["no answers"]["count"] == 10
+    assert sum(made.splits[split].rows_kept for split in SPLITS) == 110
+    assert sum(made.splits[split].rows_read for split in SPLITS) == 120
+    assert all(row["answers"] for kept in rows_of(tmp_path / "out").values() for row in kept)
+
+
+LONG_ANSWER = {"context": "north " * 60, "answers": {"text": [("north " * 40).strip()], "answer_start": [0]}}
+
+
+@pytest.mark.parametrize(
+    ("length", "changed", "fix"),
+    [
+        (40, {"question": "word " * 30}, "fix: --doc_stride below 9, --max_seq_length -1, or allow it"),
+        (160, {"question": "word " * 148}, "fix: --doc_stride below 9, or allow it"),
+        (40, LONG_ANSWER, "fix: --doc_stride above 9, --max_seq_length -1, or allow it"),
+        (40, {"question": ""}, "fix: mend the file, check the column parameters, or allow it"),
+    ],
+)
+def test_the_fix_is_of_the_cause(prepared: Path, tmp_path: Path, length: int, changed: Row, fix: str) -> None:
+    rows = [{**row, **changed} if i % 2 else row for i, row in enumerate(make_rows(20))]
+    file, good = (write_jsonl(tmp_path / f"{i}.jsonl", r) for i, r in enumerate((rows, make_rows(5, first=50))))
+    given = {"train_file_path": file, "validation_file_path": good, "test_file_path": good}
+    with pytest.raises(DataError) as caught:
+        run(prepared, tmp_path / "out", **given, max_seq_length=length, doc_stride=9)
+    assert f"{fix}: --max_dropped_fraction 0.51" in str(caught.value)
+
+
+def test_a_reason_for_each_cause(prepared: Path, tmp_path: Path) -> None:
+    """Training drops such rows, validation keeps them: they can't be answered."""
+    rows = make_rows(20)
+    rows[2]["question"] = "word " * 30
+    rows[5] |= LONG_ANSWER
+    rows[9] |= {"context": "a \u200e c", "answers": {"text": ["\u200e"], "answer_start": [2]}}
+    files = {f"{split}_file_path": write_jsonl(tmp_path / f"{split}.jsonl", rows) for split in SPLITS}
+    made = run(prepared, tmp_path / "out", **files, max_seq_length=40, doc_stride=9)
+    parts = ("beside doc_stride 9 tokens of context", "longer than the doc_stride 9 tokens", "that the tokenizer drops")
+    for split, action in (("train", "dropped"), ("validation", "kept")):
+        problems = made.splits[split].problems
+        assert [(p["action"], p["rows"]) for p in problems.values()] == [(action, [n]) for n in (3, 6, 10)]
+        assert all(part in reason for part, reason in zip(parts, problems, strict=True))
+    assert [made.splits[split].rows_kept for split in SPLITS] == [57, 60, 60]
+
+
+def test_validation_without_a_window(prepared: Path, tmp_path: Path) -> None:
+    rows = [{**row, "question": "word " * 30} for row in make_rows(5)]
+    files = {"train_file_path": write_jsonl(tmp_path / "train.jsonl", make_rows(9, first=50))}
+    files["validation_file_path"] = files["test_file_path"] = write_jsonl(tmp_path / "other.jsonl", rows)
+    said = r"no row gives a window\n.*validation\n.*doc_stride 9.*\n.*--doc_stride below 9, --max_seq_length -1$"
+    with pytest.raises(DataError, match=said):
+        run(prepared, tmp_path / "out", **files, max_seq_length=40, doc_stride=9)
+    write_jsonl(tmp_path / "other.jsonl", [{**row, "question": "word " * 148} for row in rows])
+    with pytest.raises(DataError, match=r"no row gives a window[\s\S]*fix: --doc_stride below 9$"):
+        run(prepared, tmp_path / "out", **files, doc_stride=9)
+
+
+def test_answers_too_long_to_be_predicted(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = {f"{split}_file_path": write_jsonl(tmp_path / f"{split}.jsonl", make_rows(8)) for split in SPLITS}
+    made = run(prepared, tmp_path / "out", **files, max_answer_length_in_tokens=4)
+    shown = capsys.readouterr().out
+    assert " gold answers" not in shown
+    made = run(prepared, tmp_path / "out", **files, max_answer_length_in_tokens=1)
+    shown = capsys.readouterr().out
+    found = re.findall(r"(train|validation): (\d+) of 24 gold answers .* max_answer_length_in_tokens \(1\)", shown)
+    assert found == [("train", found[0][1]), ("validation", found[0][1])] and 8 <= int(found[0][1]) <= 16
+    (problem,) = made.splits["validation"].problems.values()
+    assert (problem["action"], problem["count"]) == ("kept", int(found[0][1]))
+    assert made.splits["train"].problems == {}
+
+
 def test_no_usable_row(prepared: Path, tmp_path: Path) -> None:
     rows = [{**row, "question": ""} for row in make_rows(5)]
     file, good = (write_jsonl(tmp_path / f"{i}.jsonl", r) for i, r in enumerate((rows, make_rows(5, first=50))))
@@ -285,10 +372,12 @@ def test_custom_columns(prepared: Path, tmp_path: Path) -> None:
 
 
 def test_mltable_wins_over_the_file(prepared: Path, tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "part.jsonl", make_rows(10, first=50))
-    (tmp_path / "MLTable").write_text("paths:\n  - file: ./part.jsonl\ntransformations:\n  - read_json_lines\n")
+    table = tmp_path / "table"
+    table.mkdir()
+    write_jsonl(table / "part.jsonl", make_rows(10, first=50))
+    (table / "MLTable").write_text("paths:\n  - file: ./part.jsonl\ntransformations:\n  - read_json_lines\n")
     file = write_jsonl(tmp_path / "train.jsonl", make_rows(10))
-    run(prepared, tmp_path / "out", train_file_path=file, train_mltable_path=tmp_path)
+    run(prepared, tmp_path / "out", train_file_path=file, train_mltable_path=table)
     assert contexts_of(rows_of(tmp_path / "out")["train"]) <= contexts_of(make_rows(10, first=50))
 
 
@@ -329,7 +418,7 @@ def test_no_training_rows(prepared: Path, tmp_path: Path) -> None:
 def test_model_import_is_missing(prepared: Path, tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "train.jsonl", make_rows(5))
     with pytest.raises(HandoffError, match=r"finetune\.model_selector"):
-        run(prepared, tmp_path / "out", train_file_path=file, model_selector_output=tmp_path)
+        run(prepared, tmp_path / "out", train_file_path=file, model_selector_output=tmp_path / "none")
 
 
 @pytest.mark.parametrize("name", ["squad_v1", "squad_v2", "xquad"])

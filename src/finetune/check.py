@@ -65,9 +65,9 @@ def check(commands: Sequence[tuple[str, World]], faults: Sequence[Fault]) -> Non
     if not {"model_import", "datapreprocess"} <= steps.keys():
         return
 
+    quiet_libraries()
     from finetune.tasks import load_task
 
-    quiet_libraries()
     record = load_task(steps["model_import"].task)
     with tempfile.TemporaryDirectory() as folder:
         config, tokenizer = import_tokenizer(steps["model_import"].settled.params, record, Path(folder))
@@ -152,7 +152,7 @@ def look_at_data(
         for line in audits[name].lines():
             say(f"  {line}")
     found = token_lengths.measure(rows["train"], task, tokenizer, state)
-    for line in token_lengths.describe(found, state.max_seq_length):
+    for line in (*token_lengths.describe(found, state.max_seq_length), *task.data.beyond(found.gold, state)):
         say(line)
     return found, round(len(rows["validation"]) * len(found.windows) / len(found.rows))
 

@@ -11,16 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.cli import settle_task
-from finetune.core.console import progress, quiet_libraries, say, start
+from finetune.core.console import progress, quiet_libraries, say, some, start
 from finetune.core.errors import DataError, Fault
+from finetune.core.outputs import claimed, clear
 from finetune.core.process import run_main
 from finetune.core.types import Json
 from finetune.core.world import World
 from finetune.data.folders import SPLITS, Preprocessed, Trained, read_rows
 from finetune.data.readers import read_table
 from finetune.data.table import Audit, Row
-from finetune.distributed.settlement import check_model
-from finetune.params.schema import non_default
+from finetune.distributed.settlement import Settled, check_model
+from finetune.params.evaluation import EVALUATED
+from finetune.params.schema import non_default, outputs_of
 
 if TYPE_CHECKING:
     from finetune.results.report import Findings
@@ -29,10 +31,17 @@ if TYPE_CHECKING:
 
 def main(argv: list[str]) -> None:
     task_name, settled = settle_task(argv, "evaluation", "finetune.evaluation")
-    params = settled.params
     start("evaluation")
+    with claimed(outputs_of(settled.params)):
+        evaluate(settled, task_name)
+
+
+def evaluate(settled: Settled[Any], task_name: str) -> None:
+    """Read rows and model, and write the predictions, the metrics and the report."""
+    params = settled.params
     preprocessed = Preprocessed.read(params.preprocess_output, task_name) if params.preprocess_output else None
 
+    quiet_libraries()
     import torch
     from transformers import set_seed
 
@@ -44,7 +53,6 @@ def main(argv: list[str]) -> None:
     from finetune.results.saving import mlflow_weights
     from finetune.tasks import load_task
 
-    quiet_libraries()
     task = load_task(task_name)
     rows, audit = read_test_rows(params, task, preprocessed)
     folder = mlflow_weights(params.mlflow_model_folder) if params.mlflow_model_folder else params.pytorch_model_folder
@@ -54,12 +62,16 @@ def main(argv: list[str]) -> None:
     given = {name: vars(params)[name] for name in task.decoding.request_fields}
     state = replace(state, **{name: value for name, value in given.items() if value is not None})
     task.scoring.refuse(rows, state)
+    lacking = task.scoring.lacking(rows, state)
+    if lacking:
+        named = some([f"{name} ({count})" for name, count in lacking.items()])
+        say(f"warning: {sum(lacking.values())} gold words can't be right, the model has no such class: {named}")
     set_seed(params.seed)
     model, new = load_model(folder, task, state, ignore_mismatched_sizes=True)
     if new:
         say(f"warning: these weights are random, the scores are those of an untrained model: {', '.join(new)}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    windowless = Audit()
+    unanswerable = Audit()
     parts = predict_parts(
         compute_in(model.to(device), params.precision),
         load_tokenizer(folder, task),
@@ -68,17 +80,19 @@ def main(argv: list[str]) -> None:
         state,
         params.per_device_eval_batch_size,
         task.decoding.keep_batches(params),
-        windowless,
+        unanswerable,
     )
+    clear(params.evaluation_result, EVALUATED)
     started = time.perf_counter()
     findings = report.Findings()
     kept = write_predictions(params.evaluation_result / "predictions.jsonl", rows, parts, task, state, findings)
     seconds = time.perf_counter() - started
-    for line in windowless.lines():
+    for line in unanswerable.lines():
         say(line)
-    audit = Audit(audit.problems | windowless.problems)
     say(f"{len(rows)} rows in {seconds:.1f} s on {device} ({len(rows) / seconds:.0f} rows/s)")
-    facts = {"device": device, "seconds": seconds, "rows_per_second": len(rows) / seconds, **asdict(audit)}
+    facts = {"device": device, "seconds": seconds, "rows_per_second": len(rows) / seconds}
+    facts |= {"rows_dropped": audit.dropped, "problems": audit.problems | unanswerable.problems}
+    facts |= {"classes_lacking": lacking} if lacking else {}
     scores, breakdown = write_metrics(params.evaluation_result / "metrics.json", rows, kept, task, state, facts)
     name = trained.base_name if trained else folder.name
     page = params.evaluation_result / "report.html"
@@ -90,10 +104,11 @@ def read_test_rows(params: Any, task: "Task[State]", preprocessed: Preprocessed 
     """Return the test split of preprocess, or a file, and its audit. Raises: DataError if no row is usable."""
     if preprocessed:
         rows = read_rows(Preprocessed.rows_file(params.preprocess_output, "test"))
-        return rows, Audit(preprocessed.splits["test"].problems)
-    audit = Audit()
-    rows = task.data.validate(read_table(params.test_data), params, audit)
-    for line in audit.lines():
+        audit = Audit(preprocessed.splits["test"].problems)
+    else:
+        audit = Audit()
+        rows = task.data.validate(read_table(params.test_data), params, audit)
+    for line in (*audit.notes, *audit.lines()):
         say(line)
     if not rows:
         raise DataError(Fault(f"no usable row in {params.test_data}", why="; ".join(audit.lines())))
@@ -150,7 +165,6 @@ def write_metrics(
     """Write metrics.json if any row has gold. Return the metrics and where they come from; none without."""
     from finetune.tasks.task import Breakdown
 
-    path.unlink(missing_ok=True)  # of an earlier run
     scored = [i for i, row in enumerate(rows) if task.data.has_gold(row)]
     if not scored:
         say(f"no row has {task.data.gold}: predictions only")

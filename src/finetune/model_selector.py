@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from finetune.cli import settle_task
 from finetune.core.console import quiet_libraries, say, start
 from finetune.core.errors import Fault, ModelError, first_line
+from finetune.core.outputs import claimed, clear
 from finetune.core.process import run_main
 from finetune.core.types import Json
 from finetune.data.folders import SelectedModel
-from finetune.params.model_import import ModelImportParams
+from finetune.params.model_import import SELECTED, ModelImportParams
+from finetune.params.schema import outputs_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -34,18 +36,24 @@ def main(argv: list[str]) -> None:
     task_name, settled = settle_task(argv, "model_import", "finetune.model_selector")
     params: ModelImportParams = settled.params
     start("model import")
+    with claimed(outputs_of(params)):
+        import_model(params, task_name)
+
+
+def import_model(params: ModelImportParams, task_name: str) -> None:
+    """Write the model, and last what is known of it."""
     source, name = choose_source(params)
 
+    quiet_libraries()
     from finetune.models.head import describe_new
     from finetune.models.loading import architecture, load_config, load_model
     from finetune.models.tokenizers import load_tokenizer
     from finetune.tasks import load_task
 
-    quiet_libraries()
     task = load_task(task_name)
     folder = fetch(name) if source == "huggingface_id" and not Path(name).is_dir() else Path(name)
     target = SelectedModel.model_folder(params.output_dir)
-    SelectedModel.clear(params.output_dir)
+    clear(params.output_dir, SELECTED)
     if (folder / "adapter_config.json").is_file():
         merge_adapter(folder, target)
     else:

@@ -7,9 +7,11 @@ skipped. Everything lies under --output: the pipeline's outputs, steps/JOB/ with
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +19,11 @@ from finetune.azure import processes, snapshot
 from finetune.azure.pipeline_yaml import Pipeline, load_pipeline, needs
 from finetune.azure.plan import USAGE, Prepared, Words, prepare, read_words
 from finetune.check import commands_of, settle_steps
+from finetune.core.outputs import Output, claimed
 from finetune.core.process import run_main
 from finetune.core.types import Json
+
+HOME = ("code/", "log.txt", "log.rank#.txt", "step.json", "step.part")  # what is written into steps/JOB/
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,22 @@ def run(words: Words) -> list[Done]:
     settle_steps(commands_of(prepared), faults)
     if words.force or not all(finished(record_file(output, item), item) for item in prepared):
         check(words)
+    with claimed(written_here(prepared, output)):
+        done = run_steps(words, prepared)
+    summarize(pipeline, done, output)
+    return done
+
+
+def written_here(prepared: Sequence[Prepared], output: Path) -> list[Output]:
+    """Return the folders that the runner writes into itself; what is written into their outputs, steps look after."""
+    database = () if "MLFLOW_TRACKING_URI" in os.environ else ("mlflow.db", "mlflow.db-journal")
+    homes = [record_file(output, item).parent for item in prepared]
+    return [Output("--output", output, database), *(Output("--output", home, HOME) for home in homes)]
+
+
+def run_steps(words: Words, prepared: Sequence[Prepared]) -> list[Done]:
+    """Run the steps that aren't finished. Raises: StepError when one fails."""
+    output = words.output
     done: list[Done] = []
     for number, item in enumerate(prepared, start=1):
         name = item.step.name
@@ -68,7 +89,6 @@ def run(words: Words) -> list[Done]:
         seconds = time.perf_counter() - started
         save_record(record, {"key": item.key, "seconds": seconds, "command": item.command})
         done.append(Done(name, "ran", seconds, log))
-    summarize(pipeline, done, output)
     return done
 
 

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 from finetune.cli import settle_task
 from finetune.core.console import progress, quiet_libraries, say, start
 from finetune.core.errors import DataError, Fault
+from finetune.core.outputs import claimed, clear
 from finetune.core.process import run_main
 from finetune.data.arrow import read_hub
 from finetune.data.folders import SPLITS, Preprocessed, SelectedModel, SplitReport, write_rows
 from finetune.data.mltable import read_mltable
 from finetune.data.readers import read_table
 from finetune.data.table import Audit, Row
-from finetune.params.datapreprocess import DataFiles
+from finetune.params.datapreprocess import PREPROCESSED, DataFiles
+from finetune.params.schema import outputs_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -32,13 +34,19 @@ def main(argv: list[str]) -> None:
     task_name, settled = settle_task(argv, "datapreprocess", "finetune.preprocess")
     params = settled.params
     start("preprocess")
+    with claimed(outputs_of(params)):
+        preprocess(params, task_name)
+
+
+def preprocess(params: Any, task_name: str) -> None:
+    """Read the rows, encode them, and write last the account of them."""
     selected = SelectedModel.read(params.model_selector_output, task_name)
 
+    quiet_libraries()
     from finetune.models.loading import load_config
     from finetune.models.tokenizers import load_tokenizer, longest_window
     from finetune.tasks import load_task
 
-    quiet_libraries()
     task = load_task(task_name)
     model_folder = SelectedModel.model_folder(params.model_selector_output)
     tokenizer = load_tokenizer(model_folder, task)
@@ -48,14 +56,16 @@ def main(argv: list[str]) -> None:
     rows, audits = splits.rows, splits.audits
     state = task.data.fit(params, rows, model_length, tokenizer)
     say_derived(params, task, state, rows, model_length)
-    Preprocessed.clear(params.output_dir)
+    clear(params.output_dir, PREPROCESSED)
     unencoded = {name: Audit() for name in SPLITS}
     windows = {"test": 0}  # evaluation encodes it
     for name in ("train", "validation"):
         rows[name], windows[name] = write_windows(name, rows[name], task, tokenizer, state, params, unencoded[name])
+    longer = "--max_seq_length -1" if state.max_seq_length < model_length else ""
+    refuse_losses(rows, unencoded, params.max_dropped_fraction, longer)
+    refuse_no_windows(windows["validation"], unencoded["validation"], longer)
     for name in SPLITS:
         write_rows(Preprocessed.rows_file(params.output_dir, name), rows[name])
-    refuse_losses(rows, unencoded, params.max_dropped_fraction)
     tokenizer.save_pretrained(Preprocessed.tokenizer_folder(params.output_dir))
     reports = {
         name: SplitReport(
@@ -87,14 +97,15 @@ def usable_rows(params: Any, task: "Task[State]") -> Splits:
     audits = {name: Audit() for name in SPLITS}
     gc.disable()  # a hundred thousand rows are no garbage, but looking for some among them takes seconds
     try:
-        rows, source = split(read_splits(params, task, audits), task)
+        given = read_splits(params, task, audits)
+        for name in given.keys() - {"test"}:
+            given[name] = with_gold(given[name], task, audits[name])
+        refuse_losses(given, audits, params.max_dropped_fraction)  # before they are split, for the true reason
+        rows, source = split(given, task)
     finally:
         gc.freeze()
         gc.enable()
-    for name in ("train", "validation"):
-        rows[name] = with_gold(rows[name], task, audits[name])
     read = {name: len(rows[name]) + audits[name].dropped for name in SPLITS}
-    refuse_losses(rows, audits, params.max_dropped_fraction)
     limits = {"train": params.max_train_samples, "validation": params.max_eval_samples, "test": params.max_eval_samples}
     left_out = {name: max(0, len(rows[name]) - limits[name]) if limits[name] >= 0 else 0 for name in SPLITS}
     return Splits({name: sample(rows[name], limits[name]) for name in SPLITS}, audits, read, left_out, source)
@@ -122,6 +133,9 @@ def read_splits(params: DataFiles, task: "Task[State]", audits: dict[str, Audit]
             raise DataError(
                 Fault(f"data set {params.dataset_name} has no split named train", fix="--train_file_path FILE")
             )
+    for name in rows:
+        for note in audits[name].notes:
+            say(f"{name}: {note}")
     return rows
 
 
@@ -172,20 +186,40 @@ def sample(rows: list[Row], limit: int) -> list[Row]:
     return [rows[i] for i in chosen]
 
 
-def refuse_losses(rows: dict[str, list[Row]], audits: dict[str, Audit], limit: float) -> None:
-    """Raise DataError if a split has no rows left, or lost too many; for all splits at once."""
+def refuse_losses(rows: dict[str, list[Row]], audits: dict[str, Audit], limit: float, longer: str = "") -> None:
+    """Raise DataError if a split has no rows left, or lost too many; for all splits at once.
+
+    `longer` is how windows get longer, "" where they can't.
+    """
     faults = []
-    for name in SPLITS:
+    for name, kept in rows.items():
         dropped, why = audits[name].dropped, "; ".join(audits[name].lines())
-        total = len(rows[name]) + dropped
-        if not rows[name]:
-            faults.append(Fault("no usable row is left", where=name, why=why, fix="check the file and the column keys"))
+        total, fix = len(kept) + dropped, mending(audits[name], longer)
+        if not kept:
+            faults.append(Fault("no usable row is left", where=name, why=why, fix=fix))
         elif dropped / total > limit:
             allowed = min(1.0, dropped / total + 0.01)
-            fix = f"mend the file, check the column parameters, or allow it: --max_dropped_fraction {allowed:.2f}"
+            fix = f"{fix}, or allow it: --max_dropped_fraction {allowed:.2f}"
             faults.append(Fault(f"{dropped} of {total} rows have to be dropped", where=name, why=why, fix=fix))
     if faults:
         raise DataError(*faults)
+
+
+def mending(audit: Audit, longer: str, action: str = "dropped") -> str:
+    """Return what to do about the rows that were dropped: parameters where these are the cause, else the file."""
+    in_file = "mend the file, check the column parameters"
+    reasons = [reason for reason, problem in audit.problems.items() if problem["action"] == action]
+    fixes = list(dict.fromkeys(audit.fixes.get(reason, in_file) for reason in reasons)) or [in_file]
+    if longer and longer not in fixes and fixes != [in_file]:
+        fixes.append(longer)
+    return ", ".join(fixes)
+
+
+def refuse_no_windows(windows: int, audit: Audit, longer: str) -> None:
+    """Raise DataError if validation, whose rows are kept all the same, has no window."""
+    if not windows:
+        why, fix = "; ".join(audit.lines()), mending(audit, longer, "kept")
+        raise DataError(Fault("no row gives a window", where="validation", why=why, fix=fix))
 
 
 def write_windows(
@@ -197,38 +231,40 @@ def write_windows(
     params: Any,
     audit: Audit,
 ) -> tuple[list[Row], int]:
-    """Encode one split into its folder. Return the rows kept and the number of windows. Raises: DataError."""
+    """Encode one split into its folder. Return the rows kept and the number of windows; without any, write nothing."""
     import datasets
     import pyarrow
+
+    from finetune.tasks.encoding import encoded
 
     kept: list[Row] = []
     parts: list[Any] = []
     owners: list[int] = []
     tokens: list[int] = []  # of each window
+    gold: list[int] = []  # tokens of each answer
+    read = 0
     with progress(len(rows), f"encode {name}") as bar:
-        for first in range(0, len(rows), params.batch_size):
-            batch = rows[first : first + params.batch_size]
-            encoded = task.data.encode(batch, tokenizer, state)
-            windowless = sorted(set(range(len(batch))) - set(encoded.get("row", [])))
-            for i in windowless if name != "train" else ():
-                audit.add("kept", task.data.windowless, batch[i]["row"])
-            batch, columns = _labelled(name, batch, encoded, task, state, audit)
+        for batch, windows in encoded(rows, task, tokenizer, state, params.batch_size):
+            left, columns, lengths = _labelled(name, batch, windows, task, state, audit)
             if any(columns.values()):
-                owners += [first + row for row in encoded["row"]]
-                tokens += [int(sum(mask)) for mask in encoded["attention_mask"]]
+                owners += [read + row for row in windows["row"]]
+                tokens += [int(sum(mask)) for mask in windows["attention_mask"]]
                 if "row" in columns:
                     columns["row"] = [row + len(kept) for row in columns["row"]]
                 parts.append(pyarrow.table({k: pyarrow.array(values, _type(values)) for k, values in columns.items()}))
-            kept += batch
-            bar.update(min(params.batch_size, len(rows) - first))
+            kept += left
+            gold += lengths
+            read += len(batch)
+            bar.update(len(batch))
     if not sum(part.num_rows for part in parts):
-        raise DataError(
-            Fault("no row gives a window", where=name, why="; ".join(audit.lines()), fix="--max_seq_length -1")
-        )
+        return kept, 0
     if name == "train":
         say_token_lengths(owners, tokens, len(rows) - len(kept), state.max_seq_length)
+    for line in task.data.beyond(gold, state):
+        say(f"{name}: {line}")
     table = pyarrow.concat_tables(parts)
-    datasets.Dataset(table).save_to_disk(Preprocessed.windows_folder(params.output_dir, name))
+    # Its own fingerprint is made of a copy of the table.
+    datasets.Dataset(table, fingerprint=name).save_to_disk(Preprocessed.windows_folder(params.output_dir, name))
     return kept, table.num_rows
 
 
@@ -248,20 +284,26 @@ def _type(values: list[Any]) -> Any:
 
 def _labelled(
     name: str, rows: list[Row], windows: "Columns", task: "Task[State]", state: "State", audit: Audit
-) -> tuple[list[Row], "Columns"]:
-    """Add labels. Training drops the rows it can't learn from; validation keeps them, since users will ask them too."""
+) -> tuple[list[Row], "Columns", list[int]]:
+    """Return the rows that stay, their windows with labels, and the tokens of their gold where that matters.
+
+    Training drops the rows it can't learn from; validation keeps them, since users will ask them too.
+    """
     labels, lost = task.data.label(rows, windows, state)
+    lengths = task.data.gold_lengths(windows | labels)
     if name != "train":
-        return rows, windows | labels
-    for i in sorted(lost):
-        audit.add("dropped", task.data.unlearnable, rows[i]["row"])
+        for i, why in sorted(task.data.unanswerable(rows, windows, state).items()):
+            audit.add("kept", why, rows[i]["row"], lost[i].fix if i in lost else "")
+        return rows, windows | labels, lengths
+    for i, found in sorted(lost.items()):
+        audit.add("dropped", found.reason, rows[i]["row"], found.fix)
     chosen = [i for i, row in enumerate(windows.get("row", [])) if row not in lost]
     columns = {
         key: [values[i] for i in chosen]
         for key, values in (windows | labels).items()
         if key not in task.data.decode_columns
     }
-    return [row for i, row in enumerate(rows) if i not in lost], columns
+    return [row for i, row in enumerate(rows) if i not in lost], columns, lengths
 
 
 def say_derived(

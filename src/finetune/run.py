@@ -4,7 +4,7 @@
         --pytorch_model_folder OUT/pytorch --mlflow_model_folder OUT/mlflow
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,14 +15,15 @@ from finetune.core.console import quiet_libraries, say, start
 from finetune.core.errors import Fault, HandoffError
 from finetune.core.launch import adopt_launcher, found_group_of_one, is_main_process, world_size
 from finetune.core.memory import keep_freed_memory
+from finetune.core.outputs import Output, claimed, clear
 from finetune.core.process import run_main
 from finetune.core.world import World
 from finetune.data.folders import Preprocessed, SelectedModel, Trained
 from finetune.distributed import preemption
 from finetune.distributed.failure import joined
 from finetune.distributed.settlement import Settled, check_model
-from finetune.params.finetune import FinetuneParams
-from finetune.params.schema import non_default
+from finetune.params.finetune import MLFLOW_MODEL, PYTORCH_MODEL, FinetuneParams
+from finetune.params.schema import non_default, outputs_of
 from finetune.training.schedule import schedule, without_effect_here
 
 if TYPE_CHECKING:
@@ -38,8 +39,21 @@ def main(argv: list[str]) -> None:
     if settled.deepspeed:
         found_group_of_one()
     keep_freed_memory()
-    with preemption.listening(), joined(settled.params.pytorch_model_folder):
+    with preemption.listening(), joined(settled.params.pytorch_model_folder), claimed(written_here(settled.params)):
         finetune(task_name, settled)
+
+
+def written_here(params: FinetuneParams) -> list[Output]:
+    """Return the folders that this process writes into: the main one does, and knows old checkpoints by their marks."""
+    from finetune.training import checkpoints
+
+    if not is_main_process():
+        return []
+    known = checkpoints.known(params.pytorch_model_folder)
+    return [
+        replace(output, known=known if output.folder == params.pytorch_model_folder else frozenset())
+        for output in outputs_of(params)
+    ]
 
 
 def finetune(task_name: str, settled: Settled[FinetuneParams]) -> None:
@@ -143,7 +157,8 @@ def save_and_prove(attempt: "Attempt", adapted: "PreTrainedModel", task: "Task[S
         store_state(adapted, state, task)
     tokenizer = trainer.tokenizer
     unmerged = params.apply_lora and not params.merge_lora_weights
-    saving.clear(params.pytorch_model_folder)
+    clear(params.pytorch_model_folder, PYTORCH_MODEL)
+    clear(params.mlflow_model_folder, MLFLOW_MODEL)
     if unmerged:
         base = SelectedModel.model_folder(params.model_selector_output)
         saving.save_adapter(adapted, base, tokenizer, params.pytorch_model_folder)
@@ -154,7 +169,8 @@ def save_and_prove(attempt: "Attempt", adapted: "PreTrainedModel", task: "Task[S
         saving.save_pytorch(model, tokenizer, params.pytorch_model_folder)
     saving.document(params.pytorch_model_folder, task, state, trained)
     saving.save_mlflow(model, tokenizer, task, state, trained, params.mlflow_model_folder)
-    rows = proof.choose(trainer.validation_rows, trainer.eval_dataset, task)
+    rows, windows = proof.choose(trainer.validation_rows, trainer.eval_dataset, task)
+    say(f"prove the saved model: {len(rows)} rows of validation, {windows} windows")
     proof.prove(model, tokenizer, rows, task, state, params.pytorch_model_folder, params.mlflow_model_folder)
     kinds = (", adapters beside the frozen model", ", adapters merged") if unmerged else ("", "")
     say(f"PyTorch model: {params.pytorch_model_folder}{kinds[0]}")

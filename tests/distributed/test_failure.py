@@ -21,7 +21,7 @@ PAUSE = 40  # seconds
 
 def test_an_error_of_all_is_said_once(prepared: Path, tmp_path: Path) -> None:
     words = finetune_words(prepared, tmp_path, max_steps=2)
-    words[words.index("--preprocess_output") + 1] = str(tmp_path)
+    words[words.index("--preprocess_output") + 1] = str(tmp_path / "nothing")
     run = launch(tmp_path, words, "torchrun")
     assert run.codes(60) == [1]
     said = run.said()
@@ -36,14 +36,14 @@ def test_an_error_of_all_is_said_once(prepared: Path, tmp_path: Path) -> None:
 def test_an_error_of_one_is_said_by_the_main_process(prepared: Path, tmp_path: Path, failing: int) -> None:
     whole = finetune_words(prepared, tmp_path, max_steps=2)
     broken = [*whole]
-    broken[broken.index("--preprocess_output") + 1] = str(tmp_path)
+    broken[broken.index("--preprocess_output") + 1] = str(tmp_path / "nothing")
     run = launch(tmp_path, [broken, whole] if failing == 0 else [whole, broken])
     assert run.codes(60) == [HandoffError.exit_code] * 2
     assert "Traceback" not in run.said(0) + run.said(1)
-    assert run.said(failing).count(f"hand-off error: {tmp_path} has no preprocess.json") == 1
+    assert run.said(failing).count(f"hand-off error: {tmp_path / 'nothing'} has no preprocess.json") == 1
     said = run.said(1 - failing)
     assert said.count("run ended: ") == 1 and f"process {failing} of 2" in said
-    assert f"failed: hand-off error: {tmp_path} has no preprocess.json" in said and "fix: " in said
+    assert f"failed: hand-off error: {tmp_path / 'nothing'} has no preprocess.json" in said and "fix: " in said
 
 
 SLOW_TO_ADMIT = """
@@ -67,7 +67,7 @@ def test_an_error_right_after_the_rendezvous(prepared: Path, tmp_path: Path) -> 
     """The others know it, however late the main process came to read their greetings."""
     words = finetune_words(prepared, tmp_path, max_steps=2)
     broken = [*words]
-    broken[broken.index("--preprocess_output") + 1] = str(tmp_path)
+    broken[broken.index("--preprocess_output") + 1] = str(tmp_path / "nothing")
     run = launch(tmp_path, [broken, words], code=("-c", SLOW_TO_ADMIT))
     assert run.codes(90) == [HandoffError.exit_code] * 2, run.said(1)
 
@@ -144,7 +144,7 @@ process.run_main(run.main)
 )
 def test_an_error_is_said_once_though_others_come_later(prepared: Path, tmp_path: Path, where: str) -> None:
     words = finetune_words(prepared, tmp_path, max_steps=2)
-    words[words.index("--preprocess_output") + 1] = str(tmp_path)
+    words[words.index("--preprocess_output") + 1] = str(tmp_path / "nothing")
     (tmp_path / "late.py").write_text(LATE.replace("WHERE", where))
     run = launch(tmp_path, words, "torchrun", code=(str(tmp_path / "late.py"),))
     assert run.codes(60) == [1]

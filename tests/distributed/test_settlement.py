@@ -1,6 +1,7 @@
 """One settlement of a command line: what it comes to, and the same words to whoever asks."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -69,11 +70,11 @@ def test_the_model_is_asked_apart() -> None:
 
 
 def refusal(main: Callable[[list[str]], None], words: list[str], capfd: pytest.CaptureFixture[str]) -> tuple[Any, str]:
-    """(exit code, what is said on stderr) of a command line."""
+    """(exit code, what is said on stderr, but for progress bars) of a command line."""
     capfd.readouterr()
     with pytest.raises(SystemExit) as end:
         run_main(main, words)
-    return end.value.code, capfd.readouterr().err
+    return end.value.code, re.sub(r"\r[^\n]*\n", "", capfd.readouterr().err)
 
 
 def pipeline_words(task: str, model: Path, **given: Any) -> list[str]:
@@ -106,6 +107,7 @@ def test_run_check_and_pipeline_refuse_in_the_same_words(
         refusal(check.main, of_pipeline, capfd),
         refusal(pipeline.main, [*of_pipeline, "--output", str(tmp_path / "out")], capfd),
     }
+    assert len(answers) == 1, answers
     ((code, text),) = answers
     assert code == kind.exit_code and said in text and not (tmp_path / "out").exists()
 
@@ -121,5 +123,6 @@ def test_and_so_they_do_for_a_model(tmp_path: Path, capfd: pytest.CaptureFixture
         refusal(check.main, of_pipeline, capfd),
         refusal(pipeline.main, [*of_pipeline, "--output", str(tmp_path / "out")], capfd),
     }
+    assert len(answers) == 1, answers
     ((code, text),) = answers
     assert code == UnsupportedError.exit_code and "--precision bf16 for a deberta" in text

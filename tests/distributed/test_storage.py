@@ -1,5 +1,6 @@
 """Output folders that fill up, and mounted ones that lack what local disks have."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -94,7 +95,7 @@ def test_a_mounted_folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     bare = {"LD_PRELOAD": library, "BARE_MOUNT": mount}
     (mount / "pytorch" / "checkpoint-30").mkdir(parents=True)
-    (mount / "pytorch" / "checkpoint-30" / "complete").touch()
+    (mount / "pytorch" / "checkpoint-30" / "complete").write_text(json.dumps({"run": {}, "files": {}}))
     given = {**STEPS, "max_steps": 6, "eval_steps": 2}
     run = launch(tmp_path, finetune_words(prepared, mount, **given), code=("-c", stopping(3)), **bare)
     assert run.codes() == [StoppedError.exit_code] * 2, run.said()

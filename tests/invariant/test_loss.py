@@ -116,6 +116,27 @@ def test_plain_loop(prepared: Path, whole_batch: Trajectory) -> None:
     assert whole_batch.losses == pytest.approx(plain_losses(prepared, SHARED["learning_rate"]), abs=1e-5)
 
 
+@pytest.mark.parametrize("prepared", ["token_classification"], indirect=True)
+@pytest.mark.parametrize(
+    ("how", "batch", "accumulation"),
+    [("alone", 8, 1), ("alone", 2, 4), pytest.param("torchrun", 2, 2, marks=pytest.mark.distributed)],
+)
+def test_weighted_steps(prepared: Path, tmp_path: Path, how: str, batch: int, accumulation: int) -> None:
+    """Steps of 8 windows whose classes have weights, however they are cut up, against a plain loop."""
+    given = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+    words = finetune_words(prepared, tmp_path, **SHARED, **given, class_weights="balanced")
+    if how == "alone":
+        run.main(words)
+    else:
+        launched = launch(tmp_path, words, how)
+        assert set(launched.codes()) == {0}, launched.said()
+    labels = torch.tensor([i for row in load_from_disk(prepared / "data" / "train" / "windows")["labels"] for i in row])
+    counts = torch.bincount(labels[labels >= 0])
+    assert counts.min() > 0
+    plain = plain_losses(prepared, SHARED["learning_rate"], counts.sum() / (len(counts) * counts))
+    assert trajectory(tmp_path).losses == pytest.approx(plain, abs=1e-5)
+
+
 REAL = {
     "question_answering": ("squad_v1/bench/train.parquet", "squad_v1/bench/validation.parquet"),
     "token_classification": ("ner/wnut17/train.parquet", "ner/wnut17/validation.parquet"),
@@ -143,8 +164,8 @@ def test_plain_loop_of_a_real_model_on_real_rows(real_data: Path, tmp_path: Path
     assert losses == pytest.approx(plain, abs=1e-5)
 
 
-def plain_losses(prepared: Path, learning_rate: float) -> list[float]:
-    """A loop with nothing of ours but the order of the windows."""
+def plain_losses(prepared: Path, learning_rate: float, weights: torch.Tensor | None = None) -> list[float]:
+    """A loop with nothing of ours but the order of the windows; `weights` (C,) are those of classes of tags."""
     made = json.loads((prepared / "data" / "preprocess.json").read_text())
     auto_model, loss_of, labels = PLAIN[made["task"]]
     set_seed(42)
@@ -158,7 +179,7 @@ def plain_losses(prepared: Path, learning_rate: float) -> list[float]:
     found = []
     for batch in itertools.islice(plain_batches(prepared / "data" / "train" / "windows", labels), STEPS):
         outputs = model(**{name: batch[name] for name in INPUTS})
-        loss = loss_of(outputs, batch)
+        loss = loss_of(outputs, batch) if weights is None else tag_loss(outputs, batch, weights)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), SHARED["max_grad_norm"])
         optimizer.step()
@@ -175,8 +196,8 @@ def span_loss(outputs: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     return (start_loss + functional.cross_entropy(end, batch["end_positions"])) / 2
 
 
-def tag_loss(outputs: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    return functional.cross_entropy(outputs.logits.flatten(0, 1), batch["labels"].flatten())
+def tag_loss(outputs: Any, batch: dict[str, torch.Tensor], weights: torch.Tensor | None = None) -> torch.Tensor:
+    return functional.cross_entropy(outputs.logits.flatten(0, 1), batch["labels"].flatten(), weights)
 
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")

@@ -79,7 +79,7 @@ OWN: dict[str, tuple[tuple[str, str, Any, tuple[str, ...]], ...]] = {
 BEYOND = {
     "preset", "keep_global_batch_size", "lr_scheduler_cycles", "lr_scheduler_power", "gradient_checkpointing",
     "torch_compile", "attn_implementation", "throughput_warmup_steps", "save_steps", "lora_type", "finetune_in_4bit",
-    "deepspeed_stage", "apply_fsdp",
+    "deepspeed_stage", "apply_fsdp", "class_weights",
 }  # fmt: skip
 OUTPUTS = {"pytorch_model_folder": "uri_folder", "mlflow_model_folder": "mlflow_model"}
 FOLDERS = {"preprocess_output", "model_selector_output"}

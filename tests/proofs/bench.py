@@ -8,9 +8,11 @@ from typing import Any
 from finetune import evaluation, model_selector, preprocess, run
 from finetune.params.components import TASKS
 from finetune.params.schema import params_of
+from finetune.tasks.token_classification.rows import spans
+from finetune.tasks.token_classification.schemes import entities
 from tests.conftest import build_tiny_model, sample_rows, write_jsonl
 from tests.proofs.recorder import Run, record
-from tests.proofs.table import COLUMNS
+from tests.proofs.table import COLUMNS, SPANS
 
 COMPONENTS = {"model_import": model_selector, "datapreprocess": preprocess, "finetune": run, "evaluation": evaluation}
 SPLITS = {"train": (0, 48), "validation": (48, 60), "test": (60, 72)}  # first and last row of the sample
@@ -41,10 +43,16 @@ class Bench:
         rows = {name: task_rows(task, *span) for name, span in {**SPLITS, "other": OTHER}.items()}
         for name, part in rows.items():
             write_jsonl(folder / f"{name}.jsonl", part)
+        of_words = task == "token_classification"
+        texts = {name: [with_spans(row) for row in part] for name, part in rows.items() if of_words}
+        (folder / "spans").mkdir()
+        for name, part in texts.items():
+            write_jsonl(folder / "spans" / f"{name}.jsonl", part)
         for p in params_of(COLUMNS[task]):
             (folder / p.name).mkdir()
-            for name, part in rows.items():
-                write_jsonl(folder / p.name / f"{name}.jsonl", [renamed(row, p.default) for row in part])
+            column = SPANS.get(p.name, p.default)
+            for name, part in (texts if p.name in SPANS else rows).items():
+                write_jsonl(folder / p.name / f"{name}.jsonl", [renamed(row, column) for row in part])
         broken = [dict.fromkeys(row) if i % 4 == 0 else row for i, row in enumerate(rows["train"])]
         write_jsonl(folder / "broken.jsonl", broken)
         (folder / "MLTable").write_text("paths:\n  - file: ./other.jsonl\ntransformations:\n  - read_json_lines\n")
@@ -108,6 +116,13 @@ def task_rows(task: str, first: int, last: int) -> list[dict[str, Any]]:
     for row in rows[::4] if task == "question_answering" else ():
         row["answers"] = {"text": [], "answer_start": []}
     return rows
+
+
+def with_spans(row: dict[str, Any]) -> dict[str, Any]:
+    """The text of a row of words, and the spans of its entities."""
+    placed = spans({"text": None, **row})
+    found = [[placed[e.first][0], placed[e.last][1], e.type] for e in entities(row["ner_tags"], "IOB2")]
+    return {"text": " ".join(row["tokens"]), "entities": found}
 
 
 def renamed(row: dict[str, Any], name: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -142,6 +143,30 @@ def gradient_norm_is(limit: float) -> Effect:
 def gradient_norm_above(limit: float) -> Effect:
     def effect(parameter: str, base: Run, run: Run) -> None:
         assert run.steps[0].norm > 1.1 * limit >= base.steps[0].norm
+
+    return effect
+
+
+def weighs_classes(power: float) -> Effect:
+    """The gradient of the head's bias is that of PyTorch's weighted cross-entropy over all logits of the step."""
+
+    def effect(parameter: str, base: Run, run: Run) -> None:
+        windows = stored_windows(Path(run.words["preprocess_output"]))
+        labels = {tuple(window["input_ids"]): window["labels"] for window in windows}
+        counts = Counter(label for window in windows for label in window["labels"] if label >= 0)
+        classes = run.training[0].logits.shape[-1]
+        seldom = [counts.total() / (len(counts) * counts[c]) if counts[c] else 1.0 for c in range(classes)]
+        assert max(seldom) > 3 * min(seldom)
+        for each, weights in ((base, None), (run, torch.tensor(seldom) ** power)):
+            for number, step in enumerate(each.steps):
+                passes = [f for f in each.training if f.step == number]
+                logits = torch.cat([f.logits.flatten(0, 1) for f in passes]).requires_grad_()
+                rows = [(labels[tuple(i for i in row if i)], len(row)) for f in passes for row in f.ids.tolist()]
+                wanted = [label for found, length in rows for label in found + [-100] * (length - len(found))]
+                torch.nn.CrossEntropyLoss(weights)(logits, torch.tensor(wanted)).backward()
+                torch.testing.assert_close(step.gradients["classifier.bias"], logits.grad.sum(0), atol=1e-6, rtol=1e-4)
+        losses = [[entry["eval_loss"] for entry in each.log if "eval_loss" in entry] for each in (base, run)]
+        assert losses[0] != losses[1]
 
     return effect
 

@@ -48,6 +48,7 @@ class Forward:
     dtypes: set[str] = field(default_factory=set)  # of what linear layers give
     layers: int = 0  # layers computed, those of the backward pass among them
     fused_attention: int = 0  # calls of PyTorch's scaled_dot_product_attention
+    logits: torch.Tensor = field(default_factory=lambda: torch.zeros(0))  # (B, L, C), of models that have them
     zeros: dict[float, list[float]] = field(default_factory=dict)  # dropout -> shares of zeros in what it gives
 
 
@@ -132,6 +133,8 @@ class Recorder:
         current = self.run.forwards[-1]
         if isinstance(module, PreTrainedModel):
             self.depth -= 1
+            if self.depth == 0 and "logits" in output:
+                current.logits = output["logits"].detach().clone()
         elif isinstance(module, torch.nn.Linear):
             current.dtypes.add(str(output.dtype).removeprefix("torch."))
         elif isinstance(module, torch.nn.Dropout) and module.training:

@@ -326,6 +326,17 @@ FINETUNE = (
         for task, metrics in ((QA, ("f1", "exact")), (TC, ("f1", "accuracy", "precision", "recall")))
         for metric in metrics
     ),
+    *(
+        Proof(
+            "class_weights",
+            "each step's gradient of the head is that of torch.nn.CrossEntropyLoss(weight=…) over all its words",
+            {"class_weights": value},
+            see.weighs_classes(power),
+            {"max_grad_norm": 0, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
+            tasks=(TC,),
+        )
+        for value, power in (("balanced", 1.0), ("sqrt", 0.5))
+    ),
     Proof(
         "eval_accumulation_steps",
         "the results of so many batches of an evaluation move to the CPU together",
@@ -427,15 +438,19 @@ def columns(task: str, effect: Effect, files: dict[str, str], base: Words) -> tu
         Proof(
             p.name,
             "the same rows are read from files in which the column has this name",
-            {p.name: f"other_{p.default}", **{port: f"{{files}}/{p.name}/{name}" for port, name in files.items()}},
+            {
+                p.name: f"other_{SPANS.get(p.name, p.default)}",
+                **{port: f"{{files}}/{p.name}/{name}" for port, name in files.items()},
+            },
             effect,
-            base,
+            {**base, **({port: f"{{files}}/spans/{name}" for port, name in files.items()} if p.name in SPANS else {})},
             tasks=(task,),
         )
         for p in params_of(COLUMNS[task])
     )
 
 
+SPANS = {"text_key": "text", "spans_key": "entities"}  # the columns of files of texts and spans
 COLUMNS = {QA: QuestionAnsweringColumns, TC: TokenClassificationColumns}
 FILES = {f"{name}_file_path": f"{name}.jsonl" for name in ("train", "validation", "test")}
 MODEL_IMPORT = (

@@ -108,6 +108,10 @@ def requests(threshold: float) -> dict[str, tuple[Any, Any]]:
         "frame": (split, None),
         "records": (ROWS[:20], {}),
         "single": (ROWS[0], None),
+        "columns": ({key: [row[key] for row in ROWS[:20]] for key in ROWS[0]}, None),
+        "one question": ({"question": ROWS[0]["question"], "context": [row["context"] for row in ROWS[:2]]}, None),
+        "other lengths": ({"question": ["Who?", "When?"], "context": ["Ada."]}, None),
+        "two contexts": ([{"question": "Who?", "context": ["Ada.", "Bob."]}], None),
         "null parameter": (ROWS[:2], {"null_threshold": None}),
         "other": (split, {"null_threshold": threshold}),
         "whole number": (ROWS[:20], {"null_threshold": 1000}),
@@ -148,6 +152,9 @@ def test_answers_are_those_of_evaluation(served: dict[str, Any], expected: dict[
     assert_same(served["frame"], expected["stored"])
     assert_same(served["records"], expected["stored"][:20])
     assert_same(served["single"], expected["stored"][:1])
+    assert_same(served["columns"], expected["stored"][:20])
+    assert_same(served["one question"][:1], expected["stored"][:1])
+    assert len(served["one question"]) == 2
 
 
 def test_threshold_of_a_request(served: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -163,8 +170,10 @@ def test_rows_without_text(served: dict[str, Any]) -> None:
     assert served["empty"] == []
     assert [answer["answer"] for answer in served["empty texts"]][1] == ""
     assert "missing inputs ['context']" in served["missing column"]
-    assert served["null"] == "not text: question of row 1 is None, context of row 2 is nan"
-    assert served["many nulls"].endswith("question of row 4 is None and 4 more")
+    assert served["other lengths"].startswith("not text: question of row 0 is ['Who?', 'When?'], context of row 0 ")
+    assert served["two contexts"].startswith("not text: context of row 0 is ['Ada.', 'Bob.']; one question and its ")
+    assert served["null"].startswith("not text: question of row 1 is None, context of row 2 is nan; one question ")
+    assert "question of row 4 is None and 4 more; " in served["many nulls"]
 
 
 def test_signature_and_example(trained: Path, served: dict[str, Any]) -> None:
@@ -297,6 +306,8 @@ def test_server_in_its_own_environment(trained: Path, environment: Path, expecte
             ({"dataframe_split": split}, expected["stored"]),
             ({"dataframe_records": ROWS}, expected["stored"]),
             ({"inputs": ROWS[:3]}, expected["stored"][:3]),
+            ({"inputs": {key: [row[key] for row in ROWS[:3]] for key in ROWS[0]}}, expected["stored"][:3]),
+            ({"instances": ROWS[:3]}, expected["stored"][:3]),
             ({"dataframe_split": split, "params": {"null_threshold": expected["threshold"]}}, expected["other"]),
             ({"dataframe_split": {**split, "data": []}}, []),
         ):

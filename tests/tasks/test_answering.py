@@ -58,7 +58,12 @@ def writing(tokenizer: Any) -> Any:
     """A task whose model writes: another hook, and other functions around it; nothing else knows."""
     return replace(
         QUESTIONS,
-        data=replace(QUESTIONS.data, encode=encode, padding=lambda _: {"input_ids": tokenizer.pad_token_id}),
+        data=replace(
+            QUESTIONS.data,
+            encode=encode,
+            padding=lambda _: {"input_ids": tokenizer.pad_token_id},
+            characters=lambda row: len(row["source"]),
+        ),
         model=Model(
             auto_model=AutoModelForSeq2SeqLM,
             families={BartConfig: BartForConditionalGeneration},

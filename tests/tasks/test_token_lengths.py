@@ -50,6 +50,8 @@ def test_a_question_too_long_is_measured_and_lost(sampled: tuple[list[dict[str, 
     found = token_lengths.measure([long, rows[0]], TASK, tokenizer, state(max_seq_length=160))
     assert max(found.rows) > 200
     assert found.lost == 1
+    (lost,) = found.reasons
+    assert f"  50.0%: {lost.reason}" in token_lengths.describe(found, 160)
     assert len(found.windows) == len(TASK.data.encode(rows[:1], tokenizer, state(max_seq_length=160))["row"])
 
 

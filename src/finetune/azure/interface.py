@@ -30,10 +30,8 @@ def from_yaml(name: str, entry: Json) -> Param:
     enum = tuple(str(value) for value in entry.get("enum", ()))
     kind = "boolean" if set(enum) == set(BOOLEAN) else entry["type"]
     required = not entry.get("optional", False) and "default" not in entry
-    limits = {"minimum": entry.get("min"), "maximum": entry.get("max")}
-    return Param(
-        name, kind, entry.get("default"), required, False, enum, entry.get("description", ""), **limits, group=""
-    )
+    doc, least, most = entry.get("description", ""), entry.get("min"), entry.get("max")
+    return Param(name, kind, entry.get("default"), required, False, enum, doc, least, most, group="")
 
 
 def yaml_outputs(cls: type) -> dict[str, Json]:

@@ -8,7 +8,9 @@ from pathlib import Path
 from finetune.azure import snapshot
 from finetune.azure.pipeline_yaml import Pipeline, Step, fill_command, needs, parent_output, resolve
 from finetune.core.errors import Fault, ParameterError
-from finetune.params.schema import did_you_mean
+from finetune.core.outputs import overlaps
+from finetune.core.working_folder import LOST, is_lost
+from finetune.params.schema import LOCAL_OR_HUB, did_you_mean
 
 USAGE = """usage: finetune pipeline FILE --output FOLDER [--set NAME=VALUE ...] [--force]
 
@@ -17,9 +19,6 @@ FILE             a pipeline component YAML
 --set NAME=VALUE an input of the pipeline; --set may be repeated, or take several
 --force          run every step, finished or not
 """
-
-
-LOCAL_OR_HUB = ("huggingface_id", "dataset_name")  # names that may be a folder, which steps see from elsewhere
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,7 @@ def read_words(argv: list[str], output: Path | None = None) -> Words:
         faults.append(Fault("no pipeline file is given", fix="finetune pipeline FILE --output FOLDER"))
     if output is None:
         faults.append(Fault("--output is missing", fix="--output out"))
+    faults += [Fault(f"{path} {LOST}") for path in (file, output) if path is not None and is_lost(path)]
     if faults or file is None or output is None:
         raise ParameterError(*faults)
     return Words(Path(file), output.resolve(), values, force)
@@ -108,6 +108,8 @@ def prepare(pipeline: Pipeline, given: dict[str, str], output: Path) -> tuple[li
     inputs, faults = pipeline_inputs(pipeline, given)
     if output.exists() and not output.is_dir():
         faults.append(Fault(f"{output} is not a folder", fix="--output with another name"))
+    external = {f"--set {name}": Path(text) for name, text in inputs.items() if text and _is_path(pipeline, name, text)}
+    faults += overlaps(external, {"--output": output})
     folders = {(s.name, name): output_path(output, s, name) for s in pipeline.steps for name in s.outputs}
     keys: dict[str, str] = {}
     prepared = []
@@ -134,6 +136,10 @@ def prepare(pipeline: Pipeline, given: dict[str, str], output: Path) -> tuple[li
         keys[step.name] = hashlib.sha256(json.dumps([*depends, *input_digests(step, values)]).encode()).hexdigest()
         prepared.append(Prepared(step, command, outputs, on_each, nodes * on_each, keys[step.name]))
     return prepared, faults
+
+
+def _is_path(pipeline: Pipeline, name: str, text: str) -> bool:
+    return pipeline.inputs[name].is_port or (name in LOCAL_OR_HUB and Path(text).is_dir())
 
 
 def output_path(output: Path, step: Step, name: str) -> Path:

@@ -1,5 +1,6 @@
 """What a user sees while a component runs."""
 
+import errno
 import logging
 import os
 import sys
@@ -23,7 +24,15 @@ def start(component: str) -> None:
 
 
 def quiet_libraries() -> None:
-    """Turn off the loading bars of transformers and datasets, and what transformers says to programmers."""
+    """Turn off the loading bars of transformers and datasets, and what libraries say to programmers.
+
+    Called before anything else imports them: bitsandbytes says on import what else one might install.
+    """
+    for module in ("transformers", "torch.distributed"):
+        warnings.filterwarnings("ignore", category=FutureWarning, module=module)
+    for name in ("alembic", "bitsandbytes", "DeepSpeed", "mlflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
     import datasets
     import torch
     import transformers
@@ -33,10 +42,6 @@ def quiet_libraries() -> None:
 
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
-    for module in ("transformers", "torch.distributed"):
-        warnings.filterwarnings("ignore", category=FutureWarning, module=module)
-    for name in ("alembic", "bitsandbytes", "DeepSpeed", "mlflow"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def some(names: Sequence[str]) -> str:
@@ -58,12 +63,24 @@ def speaks() -> bool:
 
 def log_to(path: Path) -> None:
     """Write to the log from now on all that this process and its libraries print."""
+    refuse_other_log(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         _Output.own_log, _Output.terminal = True, os.dup(2)
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')}", flush=True)
+    print(log_head(), flush=True)
+
+
+def log_head() -> str:
+    """Return the line with which what a run adds to a log begins."""
+    return f"--- {time.strftime('%Y-%m-%d %H:%M:%S')}"
+
+
+def refuse_other_log(path: Path) -> None:
+    """Raise FileExistsError if the file is there and is no log of ours."""
+    if os.path.lexists(path) and (path.is_symlink() or not path.read_bytes().startswith(b"--- ")):
+        raise FileExistsError(errno.EEXIST, "is not a log of ours", str(path))
 
 
 def back_to_terminal() -> None:

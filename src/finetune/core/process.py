@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from finetune.core import timing
 from finetune.core.errors import FinetuneError, storage_error
+from finetune.core.working_folder import leave_if_gone
 
 
 def run_main(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
@@ -26,6 +27,7 @@ def run_main(main: Callable[[list[str]], None], argv: list[str] | None = None) -
     # torch and transformers make a million objects on import, among which Python would look for cycles again and again.
     gc.set_threshold(50_000, 20, 100)
     code = 0
+    leave_if_gone()
     try:
         main(sys.argv[1:] if argv is None else argv)
     except FinetuneError as error:

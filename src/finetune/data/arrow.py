@@ -10,16 +10,20 @@ from typing import Any
 from finetune.core.errors import DataError, Fault
 from finetune.core.types import Json
 from finetune.data.table import Row, Table
+from finetune.data.text import COPY_AGAIN
 
 
-def parquet_rows(path: Path) -> Iterator[tuple[int, Row]]:
+def parquet_rows(path: Path, _notes: list[str]) -> Iterator[tuple[int, Row]]:
     import pyarrow
     import pyarrow.parquet
 
+    raw = gzip.open(path, "rb").read() if path.suffix == ".gz" else path.read_bytes()
     try:
-        raw = gzip.open(path, "rb").read() if path.suffix == ".gz" else path.read_bytes()
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(raw))
     except (pyarrow.ArrowException, pyarrow.ArrowInvalid) as error:
+        if raw.startswith(b"PAR1") and not raw.endswith(b"PAR1"):
+            why = "it begins as one, and its end is missing"
+            raise DataError(Fault(f"{path} was cut off", why=why, fix=COPY_AGAIN)) from None
         raise DataError(Fault(f"{path} is not a Parquet file", why=str(error).splitlines()[0])) from None
     described = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
     names = _class_names(described.get("info", {}).get("features", {}))

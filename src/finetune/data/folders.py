@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,12 +35,6 @@ class SelectedModel:
     @staticmethod
     def model_folder(folder: Path) -> Path:
         return folder / "model"
-
-    @classmethod
-    def clear(cls, folder: Path) -> None:
-        """Remove what an earlier run left, the JSON first."""
-        (folder / "model_selector_args.json").unlink(missing_ok=True)
-        shutil.rmtree(cls.model_folder(folder), ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -82,13 +75,6 @@ class Preprocessed:
                 if not path.exists():
                     raise HandoffError(Fault(f"{path} is missing", fix="run preprocess again"))
         return cls(**values)
-
-    @staticmethod
-    def clear(folder: Path) -> None:
-        """Remove what an earlier run left, the JSON first."""
-        (folder / "preprocess.json").unlink(missing_ok=True)
-        for name in (*SPLITS, "tokenizer"):
-            shutil.rmtree(folder / name, ignore_errors=True)
 
     @staticmethod
     def tokenizer_folder(folder: Path) -> Path:

@@ -39,13 +39,15 @@ def read_mltable(folder: Path) -> Table:
         raise DataError(Fault(f"{source} can't be read", why=why, fix=f"use one of {', '.join(_MLTABLE_ENDINGS)}"))
     reader = READERS[_MLTABLE_ENDINGS[kind]]
     if kind == "read_delimited":
-        reader = checked(delimited(steps[kind].get("delimiter", ",")))
+        given = steps[kind].get("delimiter")
+        reader = checked(delimited(given)) if given else READERS[".csv"]
     files = [path for entry in spec["paths"] for path in _mltable_files(folder, entry)]
-    found = [(number, row) for path in files for number, row in reader(path)]
+    notes: list[str] = []
+    found = [(number, row) for path in files for number, row in reader(path, notes)]
     if not found:
         raise DataError(Fault(f"{source} names no rows", why=f"its paths match {len(files)} files"))
     columns = tuple(dict.fromkeys(name for _, row in found for name in row))
-    return Table(str(source), columns, [row for _, row in found], [number for number, _ in found])
+    return Table(str(source), columns, [row for _, row in found], [number for number, _ in found], tuple(notes))
 
 
 def _step(step: str | Json) -> list[tuple[str, Json]]:

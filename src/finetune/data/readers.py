@@ -1,14 +1,13 @@
 """Read a file of rows as a table, by the ending of its name."""
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from finetune.core.errors import DataError, Fault
 from finetune.data.arrow import parquet_rows
 from finetune.data.conll import word_columns
-from finetune.data.delimited import delimited
-from finetune.data.table import Row, Table
-from finetune.data.text import checked, json_lines, json_list
+from finetune.data.delimited import OTHER_DELIMITERS, delimited
+from finetune.data.table import Table
+from finetune.data.text import Reader, checked, json_lines, json_list
 
 
 def read_table(path: Path) -> Table:
@@ -23,20 +22,21 @@ def read_table(path: Path) -> Table:
         why = f"its ending is none of {', '.join(READERS)} (each also with .gz)"
         raise DataError(Fault(f"{path} is of an unknown format", why=why, fix="convert or rename the file"))
     rows, numbers = [], []
-    for number, row in READERS[ending](path):
+    notes: list[str] = []
+    for number, row in READERS[ending](path, notes):
         rows.append(row)
         numbers.append(number)
     if not rows:
         raise DataError(Fault(f"{path} has no rows", fix="give a file with at least one row"))
     columns = tuple(dict.fromkeys(name for row in rows for name in row))
-    return Table(str(path), columns, rows, numbers)
+    return Table(str(path), columns, rows, numbers, tuple(notes))
 
 
-READERS: dict[str, Callable[[Path], Iterator[tuple[int, Row]]]] = {
+READERS: dict[str, Reader] = {
     ".jsonl": checked(json_lines),
     ".json": checked(json_list),
-    ".csv": checked(delimited(",")),
-    ".tsv": checked(delimited("\t")),
+    ".csv": checked(delimited(",", *OTHER_DELIMITERS)),
+    ".tsv": checked(delimited("\t", *OTHER_DELIMITERS)),
     ".parquet": checked(parquet_rows),
     **dict.fromkeys((".conll", ".conllu", ".bio", ".iob", ".txt"), checked(word_columns)),
 }

@@ -10,17 +10,32 @@ from typing import Any
 from finetune.data.table import Audit, Row, Table
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_OTHER_IDS = "uid", "_id", "qid", "question_id", "guid"  # columns that name a row where there is no id
+
+
+# The text of a long array has ... in its middle, which is no value of it.
+CUT_SHORT = (
+    "NumPy cut a list short when the file was written, with ... for what is missing; write JSON lines or Parquet, or "
+    "call numpy.set_printoptions(threshold=sys.maxsize) before"
+)
 
 
 class Unusable(Exception):
     """The reason why a row has to be dropped."""
 
 
+class Kept(str):
+    """A remark on a row that is kept as it is."""
+
+    __slots__ = ()
+
+
 def audited(table: Table, make: Callable[[Row, list[str]], Row], audit: Audit) -> list[Row]:
     """Return {id, row, and what `make(row, repairs)` gives} of each row; Unusable ones are dropped and counted.
 
-    What was mended is appended to `repairs` by `make`.
+    What was mended is appended to `repairs` by `make`, and remarks of the class Kept. The table's notes are taken over.
     """
+    audit.notes += table.notes
     rows: list[Row] = []
     ids: set[str] = set()
     for number, row in zip(table.numbers, table.rows, strict=True):
@@ -31,8 +46,11 @@ def audited(table: Table, make: Callable[[Row, list[str]], Row], audit: Audit) -
             audit.add("dropped", str(reason), number)
             continue
         for repair in dict.fromkeys(repairs):
-            audit.add("repaired", repair, number)
-        own = without_surrogates(str(number if missing(row.get("id")) else row["id"]))
+            audit.add("kept" if isinstance(repair, Kept) else "repaired", repair, number)
+        given = row.get("id")
+        if missing(given):
+            given = next((row[key] for key in _OTHER_IDS if not missing(row.get(key))), number)
+        own = without_surrogates(str(given))
         if own in ids:
             audit.add("kept", "its id has occurred before; `row` tells them apart", number)
         ids.add(own)
@@ -63,21 +81,34 @@ def clean(text: str, repairs: list[str]) -> str:
 def parsed(text: str, what: str) -> Any:
     """Return the value of JSON, or of the repr that pandas writes into a CSV: {'text': array(['a'], dtype=object), …}.
 
-    Raises: Unusable if it is neither.
+    Raises: Unusable if it is neither, or has an ellipsis for what was left out.
     """
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
         pass
+    if _is_cut_short(text.strip().replace("\N{HORIZONTAL ELLIPSIS}", "...")):
+        raise Unusable(CUT_SHORT)
     try:
         return ast.literal_eval(_WithoutArrays().visit(ast.parse(text.strip(), mode="eval")))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         raise Unusable(f"{what} are neither JSON nor a Python literal") from None
 
 
+def _is_cut_short(text: str) -> bool:
+    """Return whether an ellipsis stands in the text as a value or at its end."""
+    if "..." not in text:
+        return False
+    try:
+        nodes = ast.walk(ast.parse(text, mode="eval"))
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text.endswith("...")
+    return any(isinstance(node, ast.Constant) and node.value is ... for node in nodes)
+
+
 class _WithoutArrays(ast.NodeTransformer):
-    """A reader of array([...], dtype=...) as [...]; any other call is left for literal_eval to refuse."""
+    """A reader of array([...], dtype=...), or tensor, as [...]; any other call is left for literal_eval to refuse."""
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
-        is_array = isinstance(node.func, ast.Name) and node.func.id == "array" and len(node.args) == 1
+        is_array = isinstance(node.func, ast.Name) and node.func.id in ("array", "tensor") and len(node.args) == 1
         return self.visit(node.args[0]) if is_array else node

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 from finetune.core import timing
-from finetune.core.console import back_to_terminal, log_to
+from finetune.core.console import back_to_terminal, log_head, log_to, refuse_other_log
 from finetune.core.errors import Fault, FinetuneError, PeerError, StoppedError, first_line, storage_error
 from finetune.core.launch import is_main_process, local_rank, rank, shares_terminal, world_size
 from finetune.distributed.preemption import ignored
@@ -210,8 +210,10 @@ def unexpected(error: BaseException, folder: Path) -> FinetuneError:
     log = folder / LOGS / f"rank{rank()}.txt"
     where = f"process {rank()}; the traceback is in {log}"
     try:
+        refuse_other_log(log)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a", encoding="utf-8") as file:
+            print(log_head(), file=file)
             traceback.print_exception(error, file=file)
     except OSError:
         traceback.print_exception(error)

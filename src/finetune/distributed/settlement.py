@@ -16,7 +16,7 @@ from finetune.params.finetune import FinetuneParams
 from finetune.params.presets import with_preset
 from finetune.params.provenance import Derived
 from finetune.params.rules import errors, notes
-from finetune.params.schema import parse
+from finetune.params.schema import overlaps_of, parse
 
 P = TypeVar("P")
 
@@ -50,7 +50,7 @@ def settle(component: type[P], argv: Sequence[str], world: World, prog: str = ""
         except (ParameterError, UnsupportedError) as error:
             found.append(error)
     case = Case(params, world, None if config is None else zero_schema.stage(config))
-    raise_together([*errors(case), *found])
+    raise_together([*errors(case), *found, ParameterError(*overlaps_of(params))])
     return Settled(asked, params, tuple(given), config, tuple(notes(case)))
 
 

@@ -3,7 +3,9 @@
 import contextlib
 import os
 import time
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -38,6 +40,12 @@ def gather(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 def forget() -> None:
     """Let the models that are loaded from now on not be sharded."""
     unset_hf_deepspeed_config()
+
+
+def quiet() -> None:
+    """Leave out what DeepSpeed prints, rather than logs, when its shared memory for CPUs is there."""
+    backend: Any = import_module("deepspeed.comm.torch")  # deepspeed.comm's own name `torch` is PyTorch
+    backend.print = lambda *_: None
 
 
 def clear_stale_locks() -> None:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from finetune.core.memory import return_freed_memory
 from finetune.data.batches import Batch, as_windows, batches_by_length
 from finetune.data.table import Audit, Row
+from finetune.tasks.encoding import encoded
 from finetune.tasks.task import Prediction, Reduced, State, Task
 
 ROWS_AT_A_TIME = 256  # bounds the memory of windows and n-best lists; more would not be faster
@@ -62,16 +63,14 @@ def predict_parts(
     keep_batches: int = 1,
     audit: Audit | None = None,
 ) -> Iterator[list[Prediction]]:
-    """Yield the predictions of ROWS_AT_A_TIME rows after another, in order: memory does not grow with the rows.
+    """Yield the predictions of some rows after another, in order: memory does not grow with the rows.
 
-    `audit` takes the rows that give no window.
+    `audit` takes the rows that can't be answered.
     """
-    for first in range(0, len(rows), ROWS_AT_A_TIME):
-        part = rows[first : first + ROWS_AT_A_TIME]
-        columns = task.data.encode(part, tokenizer, state)
+    for part, columns in encoded(rows, task, tokenizer, state, ROWS_AT_A_TIME):
         if audit is not None:
-            for i in sorted(set(range(len(part))) - set(columns.get("row", []))):
-                audit.add("kept", task.data.windowless, part[i]["row"])
+            for i, why in sorted(task.data.unanswerable(part, columns, state).items()):
+                audit.add("kept", why, part[i]["row"])
         windows = as_windows(columns)
         batches = batches_by_length(windows, batch_size, task.data.padding(tokenizer), model.device)
         reduced, _ = predict(model, batches, task, state, keep_batches)

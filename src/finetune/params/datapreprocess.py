@@ -5,6 +5,8 @@ from pathlib import Path
 
 from finetune.params.schema import param, port
 
+PREPROCESSED = ("preprocess.json", "preprocess.part", "train/", "validation/", "test/", "tokenizer/")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataFiles:
@@ -41,7 +43,7 @@ class DataFiles:
 class Encoding:
     """Encoding."""
 
-    batch_size: int = param(1000, "Rows tokenized at a time.", min=1)
+    batch_size: int = param(1000, "Rows tokenized at a time; fewer where they are long.", min=1)
     max_seq_length: int = param(-1, "Tokens in one window. -1 means the model's true maximum.", min=-1)
     pad_to_max_length: bool = param(
         False, "Pad every window to max_seq_length. false pads each batch to its longest window, which is much faster."
@@ -59,7 +61,7 @@ class QuestionAnsweringColumns:
 
     question_key: str = param("question", "Column of the question.")
     context_key: str = param("context", "Column of the text that holds the answer.")
-    answers_key: str = param("answers", "Column of the answers: an object, or the same as JSON text.")
+    answers_key: str = param("answers", "Column of the answers: an object, the same as JSON text, or plain text.")
     answer_start_key: str = param("answer_start", "Key inside the answers for the character offsets.")
     answer_text_key: str = param("text", "Key inside the answers for the texts.")
 
@@ -78,7 +80,9 @@ class QuestionAnsweringPreprocessParams(QuestionAnsweringColumns, QuestionAnswer
     """Folders."""
 
     model_selector_output: Path = port("uri_folder", "Output of model import.")
-    output_dir: Path = port("uri_folder", "Encoded splits, their rows, the tokenizer and preprocess.json.", output=True)
+    output_dir: Path = port(
+        "uri_folder", "Encoded splits, their rows, the tokenizer and preprocess.json.", output=True, writes=PREPROCESSED
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +91,11 @@ class TokenClassificationColumns:
 
     token_key: str = param("tokens", "Column of the words: a list, or the same as JSON or Python text.")
     tag_key: str = param("ner_tags", "Column of the tags, one for each word: a list, or the same as text.")
+    text_key: str = param("text", "Column of texts, where there are spans of characters in place of words and tags.")
+    spans_key: str | None = param(
+        None,
+        "Column of spans, as doccano, Label Studio, Prodigy and spaCy write them. Left out, it is the one of label, labels, entities, spans, ents and annotations that holds spans, where there is no column of words.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,4 +110,6 @@ class TokenClassificationPreprocessParams(TokenClassificationColumns, TokenClass
     """Folders."""
 
     model_selector_output: Path = port("uri_folder", "Output of model import.")
-    output_dir: Path = port("uri_folder", "Encoded splits, their rows, the tokenizer and preprocess.json.", output=True)
+    output_dir: Path = port(
+        "uri_folder", "Encoded splits, their rows, the tokenizer and preprocess.json.", output=True, writes=PREPROCESSED
+    )

@@ -10,6 +10,8 @@ from finetune.params.datapreprocess import (
 )
 from finetune.params.schema import param, port
 
+EVALUATED = ("metrics.json", "predictions.jsonl", "report.html")
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationParams:
@@ -32,7 +34,12 @@ class EvaluationParams:
     per_device_eval_batch_size: int = param(16, "Windows scored at a time.", min=1)
     precision: Literal["32", "bf16"] = param("32", "Numbers used in the forward pass.")
     seed: int = param(42, "Seed of the head, where the model has none yet.", min=0, max=2**32 - 1)
-    evaluation_result: Path = port("uri_folder", "metrics.json, predictions.jsonl and report.html.", output=True)
+    evaluation_result: Path = port(
+        "uri_folder",
+        "metrics.json, predictions.jsonl and report.html.",
+        output=True,
+        writes=EVALUATED,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

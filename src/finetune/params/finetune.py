@@ -11,6 +11,20 @@ SchedulerName = Literal["linear", "cosine", "cosine_with_restarts", "polynomial"
 
 SCHEDULERS: tuple[str, ...] = get_args(SchedulerName)
 
+# All that is written into the folders of the model, as core/outputs.py has it; tokenizers differ in their files.
+PYTORCH_MODEL = (
+    "training.json", "training.part", "config.json", "generation_config.json", "model.safetensors",
+    "model-#-of-#.safetensors", "model.safetensors.index.json", "adapter_config.json", "adapter_model.safetensors",
+    "base_model/",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "additional_chat_templates/", "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "spm.model",
+    "sentencepiece.bpe.model", "tokenizer.model", "README.md", ".saving/",
+)  # fmt: skip
+MLFLOW_MODEL = (
+    "MLmodel", "artifacts/", "code/", "conda.yaml", "python_env.yaml", "requirements.txt", "input_example.json",
+    "serving_input_example.json", "serving.py",
+)  # fmt: skip
+
 
 PresetName = Literal[
     "none",
@@ -225,8 +239,11 @@ class FinetuneParams(
         "uri_folder",
         "The best model, and the checkpoints saved after every evaluation (weights, config, tokenizer, optimizer, scheduler and random states).",
         output=True,
+        writes=(*PYTORCH_MODEL, "checkpoint-#/", "resolved_config.yaml", "mlflow.db", "mlflow.db-journal"),
     )
-    mlflow_model_folder: Path = port("mlflow_model", "The best model in MLflow format.", output=True)
+    mlflow_model_folder: Path = port(
+        "mlflow_model", "The best model in MLflow format.", output=True, writes=MLFLOW_MODEL
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,6 +266,10 @@ class TokenClassificationParams(FinetuneParams):
         "loss",
         "Metric by which the best checkpoint is chosen: the lowest loss, the highest f1, accuracy, precision or recall.",
     )  # type: ignore[assignment]
+    class_weights: Literal["none", "balanced", "sqrt"] = param(
+        "none",
+        "What a word counts in the training loss: 1; balanced, words / (classes x words of its class), so that all classes count alike; sqrt, the square root of that. The evaluation loss stays without.",
+    )
 
 
 # What a checkpoint is made of, or what its optimizer and scheduler go on with whatever is given: changed in a resumed
@@ -256,5 +277,5 @@ class TokenClassificationParams(FinetuneParams):
 FIXED_ON_RESUME: tuple[str, ...] = (
     "apply_lora", "lora_r", "lora_alpha", "lora_type", "finetune_in_4bit", "optim", "learning_rate", "warmup_steps",
     "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_type", "lr_scheduler_cycles", "lr_scheduler_power", "seed",
-    "metric_for_best_model", "precision", "apply_deepspeed", "apply_fsdp",
+    "metric_for_best_model", "precision", "apply_deepspeed", "apply_fsdp", "class_weights",
 )  # fmt: skip

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from finetune.params.schema import param, port
 
+SELECTED = ("model_selector_args.json", "model_selector_args.part", "model/")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelImportParams:
@@ -24,4 +26,9 @@ class ModelImportParams:
         "An MLflow model folder: its weights, config and tokenizer are copied, none of its code is run. Wins over huggingface_id.",
         optional=True,
     )
-    output_dir: Path = port("uri_folder", "The model folder and model_selector_args.json.", output=True)
+    output_dir: Path = port(
+        "uri_folder",
+        "The model folder and model_selector_args.json.",
+        output=True,
+        writes=SELECTED,
+    )

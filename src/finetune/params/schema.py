@@ -19,11 +19,14 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from finetune.core.errors import Fault, ParameterError
+from finetune.core.outputs import Output, overlaps
 from finetune.core.types import Json
+from finetune.core.working_folder import LOST, is_lost
 
 T = TypeVar("T")
 PortKind = Literal["uri_file", "uri_folder", "mltable", "custom_model", "mlflow_model"]
 BOOLEAN = ("true", "false")
+LOCAL_OR_HUB = ("huggingface_id", "dataset_name")  # names that may be those of local folders
 _KINDS = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 
@@ -32,9 +35,14 @@ def param(default: T, doc: str, *, min: float | None = None, max: float | None =
     return field(default=default, kw_only=True, metadata={"doc": doc, "min": min, "max": max})
 
 
-def port(kind: PortKind, doc: str, *, output: bool = False, optional: bool = False) -> Any:
-    """Return a file or folder handed in or out by the platform. Optional ports are None where nothing is connected."""
-    metadata = {"doc": doc, "port": kind, "output": output}
+def port(
+    kind: PortKind, doc: str, *, output: bool = False, writes: tuple[str, ...] = (), optional: bool = False
+) -> Any:
+    """Return a file or folder handed in or out by the platform. Optional ports are None where nothing is connected.
+
+    An output names all that may be written there, as core/outputs.py has it.
+    """
+    metadata = {"doc": doc, "port": kind, "output": output, "writes": writes}
     return field(default=None if optional else MISSING, kw_only=True, metadata=metadata)
 
 
@@ -52,6 +60,7 @@ class Param:
     minimum: float | None
     maximum: float | None
     group: str
+    writes: tuple[str, ...] = ()  # the names in an output
 
     @property
     def is_port(self) -> bool:
@@ -67,6 +76,8 @@ class Param:
         if self.is_port:
             if not text:
                 raise ValueError("must be a path")
+            if is_lost(text):
+                raise ValueError(LOST)
             return Path(text)
         if self.kind == "boolean":
             return _boolean(text)
@@ -98,6 +109,22 @@ def non_default(params: object) -> Json:
     """Return the parameters that are not at their default; folders and files left out."""
     given = vars(params)
     return {p.name: given[p.name] for p in params_of(type(params)) if not p.is_port and given[p.name] != p.default}
+
+
+def outputs_of(params: object) -> list[Output]:
+    """Return the folders that the component writes into."""
+    return [Output(f"--{p.name}", vars(params)[p.name], p.writes) for p in params_of(type(params)) if p.output]
+
+
+def overlaps_of(params: object) -> list[Fault]:
+    """Return a fault for each output that is, holds or lies in an input."""
+    given = {p.name: p for p in params_of(type(params)) if vars(params)[p.name] is not None}
+    inputs = {
+        f"--{name}": Path(vars(params)[name])
+        for name, p in given.items()
+        if not p.output and (p.is_port or (name in LOCAL_OR_HUB and Path(vars(params)[name]).is_dir()))
+    }
+    return overlaps(inputs, {output.parameter: output.folder for output in outputs_of(params)})
 
 
 def to_text(value: object) -> str:
@@ -152,6 +179,7 @@ def _describe(item: "Field[Any]", hint: Any, group: str) -> Param:
         minimum=item.metadata.get("min"),
         maximum=item.metadata.get("max"),
         group=group.rstrip("."),
+        writes=item.metadata.get("writes", ()),
     )
 
 

@@ -20,6 +20,7 @@ from finetune.models.tokenizers import load_tokenizer
 from finetune.tasks.task import Prediction, State, Task
 
 ROWS, AT_MOST = 8, 12  # more than ROWS only where it takes more to have all kinds
+TOKENS = 100_000  # of all these rows: each is answered three times, on a CPU perhaps
 BATCH_SIZE = 8
 # How far another attention or device may move a score, be it a probability or a difference of logits. On a BERT of 24
 # layers, eager instead of sdpa moved logits by 2e-5; weights rounded to 16 bits moved them by 1e-2 (fp16) and 2e-1.
@@ -31,22 +32,32 @@ FIX = (
 )
 
 
-def choose(rows: Sequence[Row], windows: Dataset, task: Task[State]) -> list[Row]:
+def choose(rows: Sequence[Row], windows: Dataset, task: Task[State]) -> tuple[list[Row], int]:
     """Return the longest row, and rows of each kind: the task's kinds, and one, several or no windows.
 
-    `windows` are those of all rows. The row that adds most kinds comes next, and the first of equals.
+    `windows` are those of all rows; how many are of the rows chosen is returned too. The row that adds most kinds comes
+    next, and the first of equals. All have at most TOKENS tokens together, the longest half of that; where every row
+    with a window has more, it is the shortest of them.
     """
     owner = windows.with_format("arrow")[:]["row"].to_numpy()
     counts = np.bincount(owner, minlength=len(rows))
     tokens = np.bincount(owner, window_lengths(windows), len(rows))
     kinds = [{*task.data.kinds(row), WINDOWS[min(n, 2)]} for row, n in zip(rows, counts.tolist(), strict=True)]
-    chosen = [int(tokens.argmax())]
+    chosen = [int(np.where(tokens <= TOKENS / 2, tokens, -1).argmax())]
+    if not counts[chosen[0]]:
+        chosen = [int(np.where(counts > 0, tokens, np.inf).argmin())]
     missing = set().union(*kinds) - kinds[chosen[0]]
     while missing and len(chosen) < AT_MOST:
-        chosen.append(max(range(len(rows)), key=lambda i: len(missing & kinds[i])))
-        missing -= kinds[chosen[-1]]
-    others = [i for i in range(min(ROWS, len(rows))) if i not in chosen]
-    return [rows[i] for i in sorted([*chosen, *others[: max(0, ROWS - len(chosen))]])]
+        fitting = np.flatnonzero(tokens <= TOKENS - tokens[chosen].sum()).tolist()
+        best = max(fitting, key=lambda i: len(missing & kinds[i]), default=chosen[0])
+        if not missing & kinds[best]:
+            break
+        chosen.append(best)
+        missing -= kinds[best]
+    for i in range(min(ROWS, len(rows))):
+        if len(chosen) < ROWS and i not in chosen and tokens[[*chosen, i]].sum() <= TOKENS:
+            chosen.append(i)
+    return [rows[i] for i in sorted(chosen)], int(counts[chosen].sum())
 
 
 def prove(

@@ -3,6 +3,8 @@
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from finetune import __version__
 from finetune.core.errors import Fault, ModelError
+from finetune.core.outputs import bring_in
 from finetune.core.types import Json
 from finetune.data.folders import Trained
 from finetune.models.loading import BASE_MODEL, STATE_KEY
@@ -27,28 +30,32 @@ MLFLOW_TYPES = {bool: "boolean", int: "long", float: "double", str: "string"}
 PACKAGE = Path(__file__).parents[1]
 
 
-def clear(folder: Path) -> None:
-    """Remove the model of an earlier run; its checkpoints stay."""
-    shutil.rmtree(folder / BASE_MODEL, ignore_errors=True)
-    for pattern in (Trained.FILE, "README.md", "adapter_*", "model*.safetensors*", "config.json"):
-        for path in folder.glob(pattern):
-            path.unlink()
-
-
 def save_pytorch(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Save a plain transformers folder, which AutoModel classes load without any code of ours."""
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with _brought_into(folder) as staged:
+        model.save_pretrained(staged)
+        tokenizer.save_pretrained(staged)
 
 
 def save_adapter(adapted: "PeftModel", base: Path, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Save an unmerged LoRA folder: the adapter and its head, and beside them the frozen model that it belongs to."""
-    shutil.copytree(base, folder / BASE_MODEL, dirs_exist_ok=True)
-    for config in adapted.peft_config.values():
-        config.base_model_name_or_path = BASE_MODEL  # not where it lay on this machine
-    adapted.save_pretrained(folder, save_embedding_layers=False)
-    adapted.config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with _brought_into(folder) as staged:
+        shutil.copytree(base, staged / BASE_MODEL)
+        for config in adapted.peft_config.values():
+            config.base_model_name_or_path = BASE_MODEL  # not where it lay on this machine
+        adapted.save_pretrained(staged, save_embedding_layers=False)
+        adapted.config.save_pretrained(staged)
+        tokenizer.save_pretrained(staged)
+
+
+@contextmanager
+def _brought_into(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder inside, whose content moves up: where transformers saves, it removes files like shards."""
+    staged = folder / ".saving"
+    staged.mkdir(parents=True)
+    yield staged
+    bring_in(staged, folder)
+    staged.rmdir()
 
 
 def document(folder: Path, task: Task[State], state: State, trained: Trained) -> None:
@@ -93,9 +100,7 @@ def save_mlflow(
             input_example=([task.serving.example], defaults) if specs else [task.serving.example],
             metadata={STATE_KEY: {"task": task.name, "version": __version__}},
         )
-        for name in ("artifacts", "code"):  # of an earlier run
-            shutil.rmtree(folder / name, ignore_errors=True)
-        shutil.copytree(staged, folder, dirs_exist_ok=True)
+        bring_in(staged, folder)
 
 
 def _schema(types: dict[str, Json]) -> "Schema":

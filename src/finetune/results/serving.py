@@ -3,6 +3,7 @@
 MLflow runs this file when it loads the model (models from code).
 """
 
+import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -48,7 +49,7 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         """
         from finetune.models.prediction import predict_rows
 
-        records = model_input.to_dict("records")
+        records = in_rows(model_input, as_given()).to_dict("records")
         refuse_others(records, self.task.serving)
         state = replace(self.state, **{name: value for name, value in (params or {}).items() if value is not None})
         rows = self.task.serving.rows(records)
@@ -58,13 +59,35 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         )
 
 
+def as_given() -> object:
+    """Return what `PyFuncModel.predict` was called with, from its frame on the stack; None where it isn't there.
+
+    MLflow makes one and the same DataFrame of two texts, {"inputs": ["Ada", "Bob"]}, and of a record with two words,
+    {"dataframe_records": [{"input_string": ["Ada", "Bob"]}]}, and hands over nothing else.
+    """
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code is not mlflow.pyfunc.PyFuncModel.predict.__code__:
+        frame = frame.f_back
+    return frame and frame.f_locals.get("data")
+
+
+def in_rows(model_input: pd.DataFrame, given: object) -> pd.DataFrame:
+    """Return a row for each element where lists were given by column: MLflow puts texts into one row.
+
+    Lists of different lengths stay in that row, as no task accepts them.
+    """
+    columns = {name: given[name] for name in model_input.columns} if isinstance(given, dict) else {}
+    lengths = {len(values) for values in columns.values() if isinstance(values, list)}
+    return pd.DataFrame(columns) if len(lengths) == 1 else model_input
+
+
 def refuse_others(records: Sequence[Json], served: Any) -> None:
     """Raise MlflowException, which a server answers with status 400, if the task doesn't accept a value."""
     wrong = [(i, name) for i, r in enumerate(records) for name in served.inputs if not served.accepts(r[name])]
     if wrong:
         shown = [f"{name} of row {i} is {records[i][name]!r:.40}" for i, name in wrong[:SHOWN]]
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        what = f"not {served.accepted}: {', '.join(shown)}{more}"
+        what = f"not {served.accepted}: {', '.join(shown)}{more}; {served.forms}"
         raise mlflow.MlflowException.invalid_parameter_value(what)
 
 

@@ -10,7 +10,7 @@ Shapes: B windows in a batch, L tokens in a window.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -19,6 +19,10 @@ from transformers.utils.generic import ModelOutput
 from finetune.core.types import Json
 from finetune.data.batches import Batch, Columns
 from finetune.data.table import Audit, Row, Table
+from finetune.params.provenance import Derived
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 Rows = Sequence[Row]
 Prediction = Json
@@ -68,6 +72,14 @@ class Breakdown:
     confusion: Confusion = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Lost:
+    """The reason why training can't learn from a row, and what to type against it, "" where no parameter mends it."""
+
+    reason: str
+    fix: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Data(Generic[S]):
     """The functions from files to rows and windows."""
@@ -98,14 +110,20 @@ class Data(Generic[S]):
     encode: Callable[[Rows, PreTrainedTokenizerFast, S], Columns]
     """Given (rows, tokenizer, state), return columns: the model inputs, what decoding needs, and "row", whose it is."""
 
-    label: Callable[[Rows, Columns, S], tuple[Columns, set[int]]]
+    label: Callable[[Rows, Columns, S], tuple[Columns, dict[int, Lost]]]
     """Given (rows with gold, encoded, state), return columns of labels, and the rows that training can't learn from."""
 
-    unlearnable: str
-    """The reason why such a row is dropped."""
+    unanswerable: Callable[[Rows, Columns, S], dict[int, str]]
+    """Given (rows, encoded, state), return the rows that the model can't answer, or not as their gold is, and why."""
 
-    windowless: str
-    """The fate of a row without any window that is not for training."""
+    gold_lengths: Callable[[Columns], list[int]]
+    """Given labelled windows, return the tokens of each row's gold, where decoding is bound to a length; else none."""
+
+    beyond: Callable[[Sequence[int], S], list[str]]
+    """Given (these lengths of all rows, state), return lines on how many are too long to be predicted."""
+
+    characters: Callable[[Row], int]
+    """Return the characters that the tokenizer is given of a row."""
 
     decode_columns: frozenset[str]
     """The columns that only decoding reads; training windows go without."""
@@ -139,7 +157,10 @@ class Model(Generic[S]):
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """The loss that training minimises: the sum of the losses of all items of a step, divided by their number."""
+    """The loss that training minimises: the sum of the losses of all items of a step, divided by their number.
+
+    Where items have weights, a loss counts with its item's, and so does the item.
+    """
 
     labels: frozenset[str]
     """The columns of labels; a batch without them has no loss."""
@@ -178,6 +199,9 @@ class Scoring(Generic[S]):
     refuse: Callable[[Rows, S], None]
     """Given (rows to score, state), raise DataError for gold that can't be compared with what is predicted."""
 
+    lacking: Callable[[Rows, S], dict[str, int]]
+    """Given (rows to score, state), return the gold classes that the model lacks, and how often each is gold."""
+
     metrics: Callable[[Sequence[Prediction], Rows, S], dict[str, float]]
 
     breakdown: Callable[[Sequence[Prediction], Rows, S], Breakdown]
@@ -214,6 +238,9 @@ class Serving(Generic[S]):
 
     accepted: str
     """The values that may, in words."""
+
+    forms: str
+    """How requests are written, for who has written another."""
 
     rows: Callable[[Sequence[Row]], list[Row]]
     """Given records of the input columns, return rows."""
@@ -266,6 +293,10 @@ class Task(Generic[S]):
     data: Data[S]
     model: Model[S]
     objective: Objective
+
+    weigh: "Callable[[Params, S, Dataset], tuple[Objective, list[Derived]]] | None" = None
+    """Given (finetune parameters, state, training windows), return the objective of training and what was derived for
+    it. None where training has no other objective than evaluation."""
 
     answer: Answer[S]
     """Given (model, batch, state), return the reduced results: small tensors on the device, B first, negative where a

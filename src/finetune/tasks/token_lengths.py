@@ -3,17 +3,18 @@
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
 
 from transformers import PreTrainedTokenizerFast
 
+from finetune.core.console import progress
+from finetune.data.batches import Columns
 from finetune.data.table import Row
-
-if TYPE_CHECKING:
-    from finetune.tasks.task import State, Task
+from finetune.tasks.encoding import encoded
+from finetune.tasks.task import Lost, State, Task
 
 SAMPLE, SEED = 5000, 0
+ROWS_AT_A_TIME = 1000
 UNLIMITED = 1_000_000_000
 BARS, BAR_WIDTH = 8, 40
 
@@ -27,6 +28,8 @@ class Lengths:
     windows: list[int]  # tokens of each window
     windowed: int  # rows that take several windows
     lost: int  # rows that training can't learn from
+    reasons: dict[Lost, int] = field(default_factory=dict)  # why, and of how many rows
+    gold: list[int] = field(default_factory=list)  # tokens of the gold of each row, where decoding is bound to a length
     up_to_window: bool = False  # rows of several windows stand as one token more than a window may hold
 
     @property
@@ -35,21 +38,39 @@ class Lengths:
         return round(len(self.windows) * self.total / len(self.rows))
 
 
-def measure(rows: Sequence[Row], task: "Task[State]", tokenizer: PreTrainedTokenizerFast, state: "State") -> Lengths:
-    """Return the lengths of SAMPLE rows, or of all if there are fewer; `state` is as `task.data.fit` made it."""
+def measure(rows: Sequence[Row], task: Task[State], tokenizer: PreTrainedTokenizerFast, state: State) -> Lengths:
+    """Return the lengths of SAMPLE rows with gold, or of all if there are fewer; `task.data.fit` made the state."""
     sample = random.Random(SEED).sample(list(rows), min(SAMPLE, len(rows)))
-    columns = task.data.encode(sample, tokenizer, replace(state, pad_to_max_length=False))
-    windows = [len(ids) for ids in columns.get("input_ids", [])]
+    state = replace(state, pad_to_max_length=False)
+    tokens: list[int] = []
+    windows: list[int] = []
+    gold: list[int] = []
+    reasons: Counter[Lost] = Counter()
+    windowed = 0
+    with progress(len(sample), "measure") as bar:
+        for part, columns in encoded(sample, task, tokenizer, state, ROWS_AT_A_TIME):
+            tokens += _tokens(part, columns, task, tokenizer, state)
+            windows += [len(ids) for ids in columns.get("input_ids", [])]
+            windowed += sum(count > 1 for count in Counter(columns.get("row", [])).values())
+            labels, lost = task.data.label(part, columns, state)
+            reasons.update(lost.values())
+            gold += task.data.gold_lengths(columns | labels)
+            bar.update(len(part))
+    return Lengths(len(rows), tokens, windows, windowed, reasons.total(), dict(reasons), gold)
+
+
+def _tokens(
+    rows: Sequence[Row], columns: Columns, task: Task[State], tokenizer: PreTrainedTokenizerFast, state: State
+) -> list[int]:
+    """Return the tokens of each row, of which `columns` are the windows."""
     owners = columns.get("row", [])
     counts = Counter(owners)
-    tokens = dict(zip(owners, windows, strict=True))
-    others = [i for i in range(len(sample)) if counts[i] != 1]  # only these differ from their window
-    unlimited = replace(state, pad_to_max_length=False, max_seq_length=UNLIMITED)
-    whole = task.data.encode([sample[i] for i in others], tokenizer, unlimited) if others else {}
+    tokens = {row: len(ids) for row, ids in zip(owners, columns.get("input_ids", []), strict=True)}
+    others = [i for i in range(len(rows)) if counts[i] != 1]  # only these differ from their window
+    unlimited = replace(state, max_seq_length=UNLIMITED)
+    whole = task.data.encode([rows[i] for i in others], tokenizer, unlimited) if others else {}
     tokens |= {others[row]: len(ids) for row, ids in zip(whole.get("row", []), whole.get("input_ids", []), strict=True)}
-    lost = task.data.label(sample, columns, state)[1] if all(task.data.has_gold(row) for row in sample) else set()
-    windowed = sum(count > 1 for count in counts.values())
-    return Lengths(len(rows), [tokens.get(i, 0) for i in range(len(sample))], windows, windowed, len(lost))
+    return [tokens.get(i, 0) for i in range(len(rows))]
 
 
 def of_windows(owners: Sequence[int], windows: Sequence[int], lost: int, limit: int) -> Lengths:
@@ -77,6 +98,7 @@ def describe(lengths: Lengths, limit: int) -> list[str]:
         f"tokens in a row ({of}): median {median}, 95% up to {most}, longest {longest}",
         *histogram(rows, limit),
         "  ".join(f"{count / n:.1%} {what}" for what, count in share.items()),
+        *(f"  {count / n:.1%}: {lost.reason}" for lost, count in lengths.reasons.items()),
     ]
 
 

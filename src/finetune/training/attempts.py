@@ -147,12 +147,15 @@ def build(
     for line in lines:
         say(line)
     if deepspeed:
+        zero_engine.quiet()
         zero_engine.clear_stale_locks()
     engine = gathering.arguments(params, adapted.model, deepspeed)
+    objective, weights = task.weigh(params, state, data["train"]) if task.weigh else (task.objective, [])
     trainer = FinetuneTrainer(
         model=adapted.model,
         args=arguments.training_arguments(params, steps, engine),  # ZeRO-3 shards models that are loaded after it
         task=task,
+        objective=objective,
         state=state,
         train=data["train"],
         validation=data["validation"],
@@ -167,6 +170,7 @@ def build(
         callbacks=arguments.callbacks(params, task.scoring.main_metric(state)),
     )
     derived = [*settled.given, *arguments.derived(params, wanted, steps, attention, "optimizer" in (deepspeed or {}))]
+    derived += weights
     return Attempt(params, settled, steps, trainer, partial(fresh_model, params, task, state), adapted.restore, derived)
 
 

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from finetune.core.console import say
+from finetune.core.outputs import entries
 from finetune.core.types import Json
 
 WRITING = "incomplete"  # there while the checkpoint is written
@@ -121,6 +122,20 @@ def newest_complete(folder: Path) -> Path | None:
     if skipped:
         say(f"moved to {_move(skipped, folder, 'skipped').name}/: {', '.join(path.name for path in skipped)}")
     return newest
+
+
+def known(folder: Path) -> frozenset[str]:
+    """Return what is ours in the folder by the marks of its checkpoints, in the terms of core/outputs.py."""
+    found: set[str] = set()
+    for path in checkpoints(folder):
+        there = set(entries(path, path.name))
+        if (path / WRITING).is_file():
+            found |= there
+        elif (path / COMPLETE).is_file():
+            with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
+                files = json.loads((path / COMPLETE).read_text(encoding="utf-8")).get("files")
+                found |= there & {f"{path.name}/{name}" for name in (*files, COMPLETE)} if files else there
+    return frozenset(found)
 
 
 def _is_ours(checkpoint: Path) -> bool:

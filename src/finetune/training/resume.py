@@ -50,7 +50,7 @@ class Marker:
             wanted_batch=_batch(wanted),
             processes=world_size(),
             engine=engine,
-            parameters={name: vars(params)[name] for name in FIXED_ON_RESUME},
+            parameters={name: vars(params).get(name) for name in FIXED_ON_RESUME},  # None: the task lacks it
         )
 
     @classmethod

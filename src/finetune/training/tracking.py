@@ -21,9 +21,10 @@ Logs = dict[str, float] | None  # what the Trainer hands over is never None
 def tracking_uri(folder: Path) -> str:
     """Return Azure ML's or the pipeline's own where set, else SQLite beside the model (MLflow refuses plain folders).
 
-    It has no locks, which mounted folders may lack: the main process is the only one that writes it.
+    It has no locks, which mounted folders may lack: the main process is the only one that writes it. With the driver
+    named, MLflow doesn't take "file:" for a folder of the working directory, which it would make.
     """
-    own = f"sqlite:///file:{quote(str(folder.resolve()))}/mlflow.db?nolock=1&uri=true"
+    own = f"sqlite+pysqlite:///file:{quote(str(folder.resolve()))}/mlflow.db?nolock=1&uri=true"
     return os.environ.get("MLFLOW_TRACKING_URI") or own
 
 

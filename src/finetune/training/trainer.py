@@ -32,7 +32,7 @@ from finetune.distributed import process_group
 from finetune.distributed.preemption import ignore_sigterm
 from finetune.models.prediction import predict
 from finetune.tasks.answering import forward
-from finetune.tasks.task import Reduced, State, Task
+from finetune.tasks.task import Objective, Reduced, State, Task
 from finetune.training import checkpoints
 from finetune.training.callbacks import ReturnMemory, SaveEvery, StopTogether
 from finetune.training.checkpoints import STATE
@@ -41,14 +41,15 @@ from finetune.training.schedule import Schedule
 from finetune.training.throughput import Throughput
 
 SAMPLE = 8  # windows
+NOTHING = torch.finfo(torch.float32).tiny  # items of a step of windows without a label: their loss is 0
 
 
 class FinetuneTrainer(Trainer):
     """Hugging Face's loop with four parts of our own.
 
-    - The loss is the sum over items divided by the items of the whole optimizer step, over all processes and
-      accumulated batches, so that it does not depend on how a step is divided. (transformers 5.23 multiplies the loss
-      of heads that ignore num_items_in_batch by processes x accumulation steps.)
+    - The loss is the sum over items divided by the items of the whole optimizer step (or their weights), over all
+      processes and accumulated batches, so that it does not depend on how a step is divided. (transformers 5.23
+      multiplies the loss of heads that ignore num_items_in_batch by processes x accumulation steps.)
     - Training batches are grouped by length; their order depends on the global batch alone.
     - Evaluation reduces each batch on the device and decodes with the task's one decoder; it draws nothing from the
       training generator.
@@ -65,6 +66,7 @@ class FinetuneTrainer(Trainer):
         model: PreTrainedModel,
         args: TrainingArguments,
         task: Task[State],
+        objective: Objective,
         state: State,
         train: Dataset,
         validation: Dataset,
@@ -90,6 +92,7 @@ class FinetuneTrainer(Trainer):
         self.remove_callback(PrinterCallback)  # Progress in tracking.py speaks instead
         self.add_callback(ReturnMemory())
         self.task = task
+        self.training_objective = objective
         self.tokenizer = tokenizer
         self.task_state = state
         self.validation_rows = validation_rows
@@ -111,19 +114,21 @@ class FinetuneTrainer(Trainer):
     ) -> Any:
         """Return the share of this batch in the mean loss over the items of the step, a scalar.
 
-        `inputs` are tensors (B, L) or (B,); `num_items_in_batch` counts the items of the step over all processes.
+        `inputs` are tensors (B, L) or (B,); `num_items_in_batch` are the items of the step over all processes.
         """
         outputs = forward(model, inputs, self.task.model.inputs)
         self.throughput.count(inputs)
         # DDP averages gradients over processes: multiplied here, the average is the sum.
-        loss = self.task.objective.loss(outputs, inputs).sum() * self.accelerator.num_processes / num_items_in_batch
+        loss = self.training_objective.loss(outputs, inputs).sum() * self.accelerator.num_processes / num_items_in_batch
         return (loss, outputs) if return_outputs else loss
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> torch.Tensor:
         """Return the items of a step, () over all processes; each batch has tensors (B, L) or (B,)."""
-        items = sum((self.task.objective.items(batch).sum() for batch in batch_samples), torch.tensor(0)).to(device)
+        items = sum((self.training_objective.items(batch).sum() for batch in batch_samples), torch.tensor(0.0)).to(
+            device
+        )
         total: torch.Tensor = self.accelerator.gather(items).sum()
-        return total
+        return total.clamp(min=NOTHING)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
         return LengthGroupedSampler(window_lengths(self.train_dataset), self.global_batch, self.args.seed)
@@ -244,7 +249,7 @@ class FinetuneTrainer(Trainer):
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         model.eval()
         objective, outputs = self.task.objective, forward(model, batch, self.task.model.inputs)
-        return float(objective.loss(outputs, batch).sum() / objective.items(batch).sum())
+        return float(objective.loss(outputs, batch).sum() / objective.items(batch).sum().clamp(min=1))
 
     def _gather(self, reduced: Reduced) -> Reduced:
         """Return the reduced outputs of all processes, whose batches may be of different lengths."""

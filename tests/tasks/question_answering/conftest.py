@@ -119,3 +119,14 @@ def validated(*rows: Row, **columns: str) -> tuple[list[Row], Audit]:
     names = tuple(dict.fromkeys(name for r in rows for name in r))
     table = Table("file.csv", names, list(rows), list(range(11, 11 + len(rows))))
     return qa_rows.validate(table, QuestionAnsweringColumns(**columns), audit), audit
+
+
+def context_tokens(columns: Columns, window: int) -> list[tuple[int, int]]:
+    """(first, after) characters of the window's context tokens."""
+    pairs = zip(columns["offset_start"][window], columns["token_end"][window], strict=True)
+    return [(int(start), int(end)) for start, end in pairs if start != qa_windows.NO_SPAN]
+
+
+def characters(tokens: list[tuple[int, int]]) -> set[int]:
+    """The characters that tokens cover; white space and lone accents may be in none."""
+    return {c for start, end in tokens for c in range(start, end)}

@@ -18,7 +18,7 @@ from finetune.data.table import Row
 from finetune.tasks.question_answering import spans as qa_spans
 from finetune.tasks.question_answering import windows as qa_windows
 from tests.conftest import write_jsonl
-from tests.tasks.question_answering.conftest import PARAGRAPHS, QUESTIONS, peaked
+from tests.tasks.question_answering.conftest import PARAGRAPHS, QUESTIONS, characters, context_tokens, peaked
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)
 GOOD = {"question": "a?", "context": "a bcd e", "answers": {"text": ["bcd"], "answer_start": [2]}}
@@ -83,7 +83,11 @@ def test_every_row_is_kept_or_counted_and_answers_survive(
         reduced = {name: tensor.numpy() for name, tensor in qa_spans.reduce(outputs, batch, state).items()}
         (prediction,) = qa_spans.decode({**reduced, "row": reduced["row"] * 0}, [row], state)
         text = row["answers"]["text"][0].strip()
-        assert text in prediction["text"]
+        start = row["context"].find(text, row["answers"]["answer_start"][0])
+        of_row = [k for k, owner in enumerate(windows["row"]) if owner == window["row"]]
+        covered = set().union(*(characters(context_tokens(windows, k)) for k in of_row))
+        within = covered & set(range(start, start + len(text)))
+        assert prediction["start"] <= min(within) <= max(within) < prediction["end"]
         assert row is not kept["validation"][0] or prediction["span_text"] == "bcd"
         learnable.add(int(window["row"]))
     assert [row["row"] for row in kept["train"]] == [kept["validation"][i]["row"] for i in sorted(learnable)]

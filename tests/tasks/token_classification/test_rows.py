@@ -1,5 +1,6 @@
 """Words and tags out of whatever a file holds, and text cut into words."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune.core.errors import DataError
+from finetune.data.values import CUT_SHORT
 from finetune.tasks.token_classification import rows as tc_rows
-from tests.tasks.token_classification.conftest import row, validated
+from tests.tasks.token_classification.conftest import SENTENCES, row, validated
 
 EU, TAGS = ["EU", "rejects", "it"], ["B-ORG", "O", "O"]
 
@@ -24,8 +26,10 @@ EU, TAGS = ["EU", "rejects", "it"], ["B-ORG", "O", "O"]
         ("array(['EU', 'rejects', 'it'], dtype=object)", "array(['B-ORG', 'O', 'O'], dtype=object)"),
         ("['EU' 'rejects' 'it']", "['B-ORG' 'O'\n 'O']"),
         (' ["EU" \'rejects\' "it"] ', TAGS),
+        (EU, "[B-ORG O\n O]"),
+        (EU, "tensor(['B-ORG', 'O', 'O'])"),
     ],
-    ids=["lists", "tuples", "JSON", "Python", "pandas", "NumPy", "NumPy quotes"],
+    ids=["lists", "tuples", "JSON", "Python", "pandas", "NumPy", "NumPy quotes", "NumPy without quotes", "a tensor"],
 )
 def test_the_same_row(tokens: Any, tags: Any) -> None:
     rows, audit = validated({"tokens": tokens, "ner_tags": tags})
@@ -70,6 +74,9 @@ def problem(**given_row: Any) -> tuple[str, str, list[int]]:
         ({"tokens": ["EU", 2019, "it"]}, "repaired", "a token is not a string; its text instead"),
         ({"tokens": ["EU", "\ud83d", "it"]}, "repaired", "half a surrogate pair is not a character; U+FFFD instead"),
         ({"ner_tags": ["B-ORG ", "O", "O"]}, "repaired", "white space around a tag"),
+        ({"tokens": "['EU' None 'it']"}, "repaired", "a token is null; empty instead"),
+        ({"ner_tags": "['B-ORG' nan 'O']"}, "dropped", "a tag is missing"),
+        ({"tokens": "[EU rejects it]"}, "dropped", "the tokens are neither JSON nor a Python literal"),
     ],
     ids=lambda value: str(value)[:50],
 )
@@ -88,6 +95,61 @@ def test_what_repairs_make() -> None:
     assert [r["tokens"] for r in rows] == [["EU", "", "2019"], EU, ["", "a"], EU, EU]
     assert [r["tags"] for r in rows] == [TAGS, TAGS, ["O", "O"], ["0", "1", "12"], ["B-\ufffd", "O", "O"]]
     assert rows[-1]["id"] == "\ufffd"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "['EU' 'it' ... 'a' 'b']",
+        "['EU' 'it' … 'a' 'b']",
+        "array(['EU', 'it', ..., 'b'], dtype=object)",
+        "['EU', ..., 'b']",
+        "['EU', …, 'b']",
+        "[0 0 ... 1]",
+        "[0, 0, ..., 1]",
+        "tensor([0, 0,  ..., 1])",
+        "[O, O, ..., O]",
+        "[O O ... O]",
+        "[0, 0, 1, ...",
+    ],
+)
+def test_a_list_that_was_cut_short(text: str) -> None:
+    """It has neither the words nor the classes that it seems to have."""
+    for given_row in ({"tokens": text, "ner_tags": text}, {"tokens": EU, "ner_tags": text}, {"tokens": text}):
+        rows, audit = validated({"tokens": EU, "ner_tags": TAGS}, given_row)
+        assert len(rows) == 1
+        assert audit.problems == {CUT_SHORT: {"action": "dropped", "count": 1, "rows": [12]}}
+
+
+@pytest.mark.parametrize("sign", ["...", "…"])
+def test_an_ellipsis_is_a_word_and_no_tag(sign: str) -> None:
+    words = ["wait", sign, "what"]
+    for tokens in (words, str(words), f"['wait' '{sign}' 'what']", json.dumps(words)):
+        rows, _ = validated({"tokens": tokens, "ner_tags": ["O"] * 3})
+        assert rows[0]["tokens"] == words
+    for tags in (["O", sign, "O"], f"O {sign} O"):
+        assert validated({"tokens": EU, "ner_tags": tags})[0] == []
+
+
+def test_numbers_as_numpy_writes_them() -> None:
+    rows, _ = validated(*({"tokens": EU, "ner_tags": text} for text in ("[ 0  1 10]", "[0. 1. 10.]", "[0, 1, 10]")))
+    assert [r["tags"] for r in rows] == [["0", "1", "10"]] * 3
+    assert validated({"tokens": EU, "ner_tags": "[0 -100 1]"}, {"tokens": ["a"], "ner_tags": "[True]"})[0] == []
+
+
+def test_words_that_are_not_annotated() -> None:
+    words = ["EU", "-", "_", "it", "a-b"]
+    rows, audit = validated(
+        {"tokens": words, "ner_tags": ["B-ORG", "O", "O", "-", "_"]},
+        {"tokens": words, "ner_tags": ["X", "-", "_", "X", "X"]},  # a part of speech by itself
+        {"tokens": EU, "ner_tags": ["-", "-", "_"]},
+        {"tokens": EU, "ner_tags": "- - -"},
+    )
+    assert [r["tags"] for r in rows] == [["B-ORG", "O", "O", None, None], ["X", "-", "_", "X", "X"], None, None]
+    assert [tc_rows.has_gold(r) for r in rows] == [True, True, False, False]
+    assert [tc_rows.kinds(r) for r in rows] == [{"B-ORG", "O"}, {"X", "-", "_"}, set(), set()]
+    reason = "- and _ are read as not annotated; such words are left out of loss and metrics"
+    assert audit.problems[reason] == {"action": "repaired", "count": 1, "rows": [11]}
 
 
 def test_not_annotated() -> None:
@@ -147,7 +209,19 @@ def test_half_characters_are_served() -> None:
 
 def test_what_may_be_served() -> None:
     assert [tc_rows.accepts(v) for v in ("a b", "", ["a", "b"], [], ("a",), np.array(["a", "b"]))] == [True] * 6
-    assert [tc_rows.accepts(v) for v in (None, 3, ["a", 3], {"a": 1}, [["a"]])] == [False] * 5
+    assert [tc_rows.accepts(v) for v in (None, 3, ["a", 3], {"a": 1}, [["a"], "a"], [["a", 3]])] == [False] * 6
+    for v in (["a b"], ["a", "b\tc"], ["A b.", "C d."], [["a"], ["b"]], [[["a"]]]):
+        assert not tc_rows.accepts(v), v
+    for v in ([" ", "\n", " a", "b "], ["10\u00a0000"], [["a"]], [["A b.", "c"]], np.array([["A b", "c"]]), [[]]):
+        assert tc_rows.accepts(v), v
+
+
+@given(SENTENCES)
+def test_words_are_asked_as_they_are(words: list[str]) -> None:
+    """Those of the proof, of which some may hold spaces."""
+    record = tc_rows.request(row(*words))
+    assert tc_rows.accepts(record["input_string"])
+    assert tc_rows.serve([record])[0]["tokens"] == words
 
 
 def test_spans_of_a_row_of_a_file() -> None:

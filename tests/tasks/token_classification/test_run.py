@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from seqeval.metrics import f1_score, precision_score, recall_score
 
-from finetune import evaluation, model_selector, run
+from finetune import evaluation, model_selector, preprocess, run
+from finetune.core.errors import ParameterError
+from finetune.data.folders import SPLITS
 from finetune.models.loading import load_model, stored_state
 from finetune.tasks import load_task
 from tests.conftest import finetune_words, sample_rows, write_jsonl
@@ -68,7 +71,7 @@ def test_one_row_of_1200_words_and_words_without_a_token(trained: Path, tmp_path
     rows = [{"tokens": ["word", "", "Oslo"] * 400, "ner_tags": ["O", "O", "B-LOC"] * 400}]
     rows += [{"tokens": ["\u200b"], "ner_tags": ["O"]}, {"tokens": ["Ada"], "ner_tags": ["B-QUEEN"]}]
     metrics, predictions = evaluated(
-        trained / "pytorch", tmp_path, test_data=write_jsonl(tmp_path / "rows.jsonl", rows)
+        trained / "pytorch", tmp_path / "scores", test_data=write_jsonl(tmp_path / "rows.jsonl", rows)
     )
     assert [len(p["tags"]) for p in predictions] == [1200, 1, 1]
     assert [i % 3 for i, score in enumerate(predictions[0]["scores"]) if not score] == [1] * 400
@@ -128,6 +131,38 @@ def test_a_model_from_elsewhere_is_scored_by_its_own_class_names(trained: Path, 
     assert [p["tags"] for p in others] == [[t.replace("PER", "HUMAN") for t in p["tags"]] for p in predictions]
     assert any("HUMAN" in tag for p in others for tag in p["tags"])
     assert theirs["classes"]["PER"]["recall"] == 0.0 and ours["classes"]["LOC"] == theirs["classes"]["LOC"]
+
+
+def test_words_that_are_not_annotated(prepared_tags: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Words tagged - and a tag that means nothing, a whole row of it among them: a step with nothing to learn from."""
+    rows = sample_rows("train", TASK.name)[:48]
+    for i, changed in enumerate(rows[::4]):
+        changed["ner_tags"][0] = "-" if i else "B_LOC"
+    rows[5] = {"tokens": ["Oslo"], "ner_tags": ["B_LOC"]}
+    file, model = str(write_jsonl(tmp_path / "rows.jsonl", rows)), str(prepared_tags / "model")
+    (tmp_path / "model").symlink_to(model)
+    words = [*WORDS, "--model_selector_output", model, "--output_dir", str(tmp_path / "data")]
+    preprocess.main([*words, *(word for split in SPLITS for word in (f"--{split}_file_path", file))])
+    steps = {"logging_strategy": "steps", "logging_steps": 1}
+    run.main(finetune_words(tmp_path, tmp_path / "out", **steps, class_weights="balanced"))
+    losses = [e["loss"] for e in json.loads((tmp_path / "out/pytorch/training.json").read_text())["log"] if "loss" in e]
+    assert len(losses) == 48 and losses.count(0.0) == 1 and min(losses) >= 0
+    capsys.readouterr()
+    ours, _ = evaluated(tmp_path / "out/pytorch", tmp_path / "split", preprocess_output=tmp_path / "data")
+    assert "B_LOC means nothing in IOB2; did you mean B-LOC? left out" in capsys.readouterr().out
+    theirs, _ = evaluated(tmp_path / "out/pytorch", tmp_path / "file", test_data=file)
+    assert ours["confusion"] == theirs["confusion"]
+    counted = sum(n for line in ours["confusion"].values() for n in line.values())
+    assert counted == sum(tag not in ("-", "B_LOC") for given in rows for tag in given["ner_tags"])
+
+
+def test_class_weights_are_those_of_the_run_that_is_resumed(trained: Path, prepared_tags: Path) -> None:
+    words = finetune_words(prepared_tags, trained, **QUICK, class_weights="sqrt", resume_from_checkpoint="true")
+    with pytest.raises(ParameterError, match="was made with class_weights none, not sqrt"):
+        run.main(words)
+    used = yaml.safe_load((trained / "pytorch" / "resolved_config.yaml").read_text())["class_weights"]
+    assert used["value"] == "sqrt" and used["origin"].startswith("derived: sqrt, of ")
+    assert used["used"]["O"] < 1 < used["used"]["B-PER"]
 
 
 def test_snippets_of_the_card_work(trained: Path) -> None:

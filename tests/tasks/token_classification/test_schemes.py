@@ -16,6 +16,7 @@ from finetune.tasks.token_classification.schemes import (
     detect,
     entities,
     mark,
+    meant_as_outside,
     possible,
     strangers,
     type_of,
@@ -23,6 +24,7 @@ from finetune.tasks.token_classification.schemes import (
 from tests.tasks.token_classification.conftest import TYPES
 
 SEQEVAL = {"IOB1": IOB1, "IOB2": IOB2, "IOE2": IOE2, "IOBES": IOBES, "BILOU": BILOU}
+IN_IOBES = ("BMES", "BMEWO")  # schemes that seqeval knows by those letters alone
 ANY_TAGS = st.lists(st.sampled_from(["O", *(f"{letter}-{kind}" for letter in "BIES" for kind in TYPES[:2]), *"BIES"]))
 
 
@@ -58,7 +60,9 @@ def test_what_is_marked_is_read_again(scheme: str, made: tuple[list[Entity], int
 def test_what_is_marked_follows_the_scheme_to_the_letter(scheme: str, made: tuple[list[Entity], int]) -> None:
     found, length = made
     typed = [entity._replace(type="PER" if entity.type == "_" else entity.type) for entity in found]
-    strict = Entities([mark(typed, length, scheme)], SEQEVAL[scheme]).entities[0] if length else []
+    marked = mark(typed, length, scheme)
+    read = as_iobes(marked, scheme) if scheme in IN_IOBES else marked
+    strict = Entities([read], SEQEVAL.get(scheme, IOBES)).entities[0] if length else []
     assert [(e.tag, e.start, e.end - 1) for e in strict] == [tuple(entity) for entity in typed]
 
 
@@ -105,10 +109,77 @@ def test_detect(rows: list[list[str]], expected: tuple[Any, ...]) -> None:
         (["O"], []),
         (["NOUN", "B-A"], []),
         (["B-A", "L-A", "S-A"], []),
+        (["B-A", "M-A", "E-A", "S-A"], ["BMES"]),
+        (["B-A", "M-A", "E-A", "W-A", "O"], ["BMEWO"]),
+        (["O", *(f"{letter}-{kind}" for letter in "BI" for kind in "ABC"), "[CLS]", "[SEP]"],
+         ["IOB2", "IOBES", "BILOU", "IOB1"]),
+        (["B", "M", "E", "S"], ["BMES"]),
+        (["I", "O"], []),
+        (["N", "V", "A", "S", "B", "E", "I"], []),
     ],
-)
+)  # fmt: skip
 def test_possible_schemes_of_class_names(tags: list[str], scheme: list[str]) -> None:
     assert possible(tags) == scheme
+
+
+IOB2_ROWS = [["B-A", "I-A", "O"], ["O", "B-A"], ["B-B", "O", "B-A", "I-A", "I-A"]]
+
+
+@pytest.mark.parametrize("stranger", ["B_A", "E-A", "S-A", "M-A", "I", "b-A", "A", "I-", "PAD"])
+def test_one_stranger_does_not_change_the_scheme(stranger: str) -> None:
+    """One of 43 words with a tag other than O, also where its letter means something in another scheme."""
+    assert detect([*IOB2_ROWS * 6, ["O", stranger]]) == ("IOB2", [stranger], 0)
+    assert detect([["B-A", stranger, "O"]] * 2).name != "IOB2"
+
+
+def test_a_tenth_of_the_words_may_be_strangers() -> None:
+    assert detect([["B-A"] * 9 + ["O"] * 9 + ["X"]]) == ("IOB2", ["X"], 0)
+    assert detect([["B-A"] * 8 + ["O"] * 9 + ["X"]]) == ("", ["X"], 0)
+    assert detect([["B-A"] * 18 + ["X", "Y"]]) == ("IOB2", ["X", "Y"], 0)
+    assert detect([["B-A"] * 18 + ["X", "Y", "Z"]]).name == ""
+
+
+def test_rows_with_few_words_annotated() -> None:
+    assert detect([["U-A", None, "B-A", "L-A"], [None, "O"]]) == ("BILOU", [], 0)
+    assert detect([[None]]) == ("", [], 0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "scheme"),
+    [
+        (["BMES", "SBES", "BEBMME"], "BMES"),  # word segmentation marks every word
+        (["BIOB", "OOBII"], "IOB2"),
+        (["BEWO", "BMEO"], "BMEWO"),
+        (["NVASBEI", "SNIVVAB", "EBN"], ""),  # parts of speech
+        (["SBEIIEBS", "IESB", "EE", "BS"], ""),
+        (["IOIIO", "OI"], ""),  # one letter is a class
+        (["BBOB"], ""),
+    ],
+)
+def test_bare_letters_are_a_scheme_if_rows_follow_it(rows: list[str], scheme: str) -> None:
+    assert detect(map(list, rows)).name == scheme
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([["B-A", "0", "0"], ["0"]], ["0"]),
+        ([["B-A", "O", "0"]], ["0"]),  # beside O too
+        ([["B-A", "o", None]], ["o"]),
+        ([["B-A", "0", "o", "O"]], ["0", "o"]),
+        ([["B-A", "\N{CYRILLIC CAPITAL LETTER O}", "O"]], ["\N{CYRILLIC CAPITAL LETTER O}"]),
+        ([["B-A", "I-A", "OTHER", "OTHER"]], ["OTHER"]),
+        (["BIooB", "ooB"], ["o"]),
+        ([["0", "1", "2"]], []),  # classes by number
+        ([["NOUN", "VERB", "o"]], []),
+        ([["NOUN", "VERB"]], []),
+        ([["B-A", "I-A", "O", "OTHER", "OTHER"]], []),
+        ([["PER", "0", "LOC"]], []),
+        ([], []),
+    ],
+)
+def test_another_tag_for_O(rows: list[list[str | None]], expected: list[str]) -> None:
+    assert meant_as_outside([list(tags) for tags in rows]) == expected
 
 
 def test_strangers() -> None:
@@ -122,6 +193,9 @@ def test_strangers() -> None:
 def test_bilou_reads_as_iobes() -> None:
     assert as_iobes(["U-A", "B-L", "L-L", "O", "U", "I-U"], "BILOU") == ["S-A", "B-L", "E-L", "O", "S", "I-U"]
     assert as_iobes(["NOUN", "UH"], "") == ["NOUN", "UH"]
+    assert as_iobes(["B-A", "M-A", "E-A", "S-M"], "BMES") == ["B-A", "I-A", "E-A", "S-M"]
+    assert as_iobes(["W-A", "B", "M", "E", "O"], "BMEWO") == ["S-A", "B", "I", "E", "O"]
+    assert as_iobes(["[CLS]", "B_A", "LABEL_0"], "IOB2") == ["O", "O", "O"]
     assert entities(["U-A", "U-A"], "BILOU") == [("A", 0, 0), ("A", 1, 1)]
 
 
@@ -132,3 +206,4 @@ def test_no_scheme_no_entities() -> None:
 def test_types() -> None:
     assert [type_of(tag, "IOB2") for tag in ("B-creative-work", "I", "O")] == ["creative-work", "_", "O"]
     assert type_of("B-A", "") == "B-A"
+    assert [type_of(tag, "IOB2") for tag in ("[CLS]", "B_A")] == ["[CLS]", "B_A"]

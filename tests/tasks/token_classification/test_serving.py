@@ -61,7 +61,8 @@ def test_where_finetune_is_not_installed(trained: Path, expected: list[dict[str,
     asked = {
         "frame": (frame, None),
         "records": ([{"input_string": words} for words in ROWS[:20]], {}),
-        "single": ({"input_string": ROWS[0]}, None),
+        "single": ([{"input_string": ROWS[0]}], None),
+        "columns": ({"input_string": ROWS[:20]}, None),
         "text": ([{"input_string": " ".join(ROWS[0])}, {"input_string": TEXT}], None),
         "mixed": ([{"input_string": ROWS[1]}, {"input_string": TEXT}], None),
         "empty": ({**frame, "data": []}, None),
@@ -78,6 +79,7 @@ def test_where_finetune_is_not_installed(trained: Path, expected: list[dict[str,
     assert_same(served["frame"], expected[:-1])
     assert_same(served["records"], expected[:20])
     assert_same(served["single"], expected[:1])
+    assert_same(served["columns"], expected[:20])
     assert_same(served["mixed"][:1], expected[1:2])
     assert_same(served["text"][:1], expected[:1])  # the sample's sentences have spaces around every sign
     for answer in (served["text"][1], served["mixed"][1]):
@@ -86,9 +88,8 @@ def test_where_finetune_is_not_installed(trained: Path, expected: list[dict[str,
         assert [TEXT[e["start"] : e["end"]] for e in answer["entities"]] == [e["text"] for e in answer["entities"]]
     assert served["empty"] == []
     assert [answer["words"] for answer in served["nothing"]] == [[], []]
-    assert (
-        served["others"]
-        == "not text or a list of words: input_string of row 0 is None, input_string of row 1 is ['a', 3]"
+    assert served["others"].startswith(
+        "not text or a list of words: input_string of row 0 is None, input_string of row 1 is ['a', 3]; several"
     )
     assert "missing inputs ['input_string']" in served["missing column"]
     assert served["example"][0].keys() == {"input_string"}
@@ -104,20 +105,102 @@ def test_signature(trained: Path) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.slow
-def test_as_a_server_reads_and_writes(trained: Path, expected: list[dict[str, Any]]) -> None:
+@pytest.fixture(scope="module")
+def model(trained: Path) -> Any:
+    return mlflow.pyfunc.load_model(str(trained / "mlflow"))
+
+
+@pytest.fixture(scope="module")
+def client(model: Any) -> Any:
     """MLflow's own application, without the port."""
     from mlflow.pyfunc.scoring_server import init
-
-    client = init(mlflow.pyfunc.load_model(str(trained / "mlflow")))
     from starlette.testclient import TestClient
 
+    return TestClient(init(model))
+
+
+@pytest.mark.slow
+def test_as_a_server_reads_and_writes(client: Any, expected: list[dict[str, Any]]) -> None:
     body = {"dataframe_split": {"columns": ["input_string"], "data": [[ROWS[0]], [TEXT]]}}
-    reply = TestClient(client).post("/invocations", json=body)
+    reply = client.post("/invocations", json=body)
     assert reply.status_code == 200, reply.text
     answers = reply.json()["predictions"]
     assert_same(answers[:1], expected[:1])
     assert answers[1]["tags"] == expected[-1]["tags"]
-    refused = TestClient(client).post("/invocations", json={"dataframe_records": [{"input_string": 3}]})
+    refused = client.post("/invocations", json={"dataframe_records": [{"input_string": 3}]})
     assert refused.status_code == 400
     assert "not text or a list of words: input_string of row 0 is 3" in refused.json()["message"]
+
+
+# What is asked, in any of the forms that docs/tutorial.md lists, and the words of each answer.
+TEXTS = ["Ada met Bob.", "He stayed."], [["Ada", "met", "Bob", "."], ["He", "stayed", "."]]
+SHORT = ["Ada", "Bob."], [["Ada"], ["Bob", "."]]  # nothing but their place tells them from words
+CHINESE = ["你好。", "再见"], [["你", "好", "。"], ["再", "见"]]
+WORDS = [["Ada", "met", "Bob."]], [["Ada", "met", "Bob."]]
+RAGGED = [["Ada", "met"], ["Bob."]], [["Ada", "met"], ["Bob."]]
+MIXED = ["Ada met Bob.", ["He", "stayed."]], [["Ada", "met", "Bob", "."], ["He", "stayed."]]
+SPACED = [[["Il", "a", "10 000", "euros"]]], [["Il", "a", "10 000", "euros"]]
+NO_BREAK = [["Il", "a", "10\u00a0000"]], [["Il", "a", "10\u00a0000"]]
+NOTHING = [[]], [[]]
+FORMS = {
+    "inputs": lambda given: {"inputs": given},
+    "inputs by column": lambda given: {"inputs": {"input_string": given}},
+    "inputs by row": lambda given: {"inputs": [{"input_string": one} for one in given]},
+    "instances": lambda given: {"instances": given},
+    "instances by row": lambda given: {"instances": [{"input_string": one} for one in given]},
+    "records": lambda given: {"dataframe_records": [{"input_string": one} for one in given]},
+    "split": lambda given: {"dataframe_split": {"columns": ["input_string"], "data": [[one] for one in given]}},
+}
+UNEVEN = "instances by row", (RAGGED, MIXED)  # of which MLflow makes an array
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_an_answer_for_each_text(client: Any, form: str) -> None:
+    for asked in (TEXTS, SHORT, CHINESE, WORDS, RAGGED, MIXED, SPACED, NO_BREAK, NOTHING):
+        for count in {1, len(asked[0])}:  # one text, too
+            given, wanted = asked[0][:count], asked[1][:count]
+            reply = client.post("/invocations", json=FORMS[form](given))
+            if form == UNEVEN[0] and asked in UNEVEN[1] and count > 1:
+                assert reply.status_code == 400
+                continue
+            assert reply.status_code == 200, reply.text
+            assert [answer["words"] for answer in reply.json()["predictions"]] == wanted, given
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+def test_texts_in_the_place_of_words(client: Any, form: str) -> None:
+    reply = client.post("/invocations", json=FORMS[form]([["Ada met Bob.", "Ada."]]))
+    assert reply.status_code == 400
+    message = reply.json()["message"]
+    assert "not text or a list of words: input_string of row 0 is" in message
+    for way in ('{"inputs": ["Ada lives.", "So does Bob."]}', '{"inputs": [["Ada", "lives"]]}'):
+        assert way in message
+        assert client.post("/invocations", json=json.loads(way)).status_code == 200
+
+
+@pytest.mark.slow
+def test_no_texts(client: Any, model: Any) -> None:
+    for body in ({"inputs": []}, {"inputs": {"input_string": []}}, {"instances": []}):
+        reply = client.post("/invocations", json=body)
+        assert (reply.status_code, reply.json()) == (200, {"predictions": []})
+    assert model.predict({"input_string": []}).empty
+
+
+@pytest.mark.slow
+def test_forms_of_python(model: Any) -> None:
+    import numpy as np
+    import pandas as pd
+
+    for texts in (TEXTS, SHORT):
+        column = {"input_string": texts[0]}
+        series, array = pd.Series(texts[0], name="input_string"), {"input_string": np.array(texts[0])}
+        for given in (column, pd.DataFrame(column), series, array, [{"input_string": text} for text in texts[0]]):
+            assert model.predict(given)["words"].tolist() == texts[1]
+    for words in (WORDS, RAGGED):
+        column = {"input_string": words[0]}
+        for given in (column, pd.DataFrame(column), [{"input_string": some} for some in words[0]]):
+            assert model.predict(given)["words"].tolist() == words[1]
+    with pytest.raises(mlflow.MlflowException, match="missing inputs"):
+        model.predict(TEXTS[0])

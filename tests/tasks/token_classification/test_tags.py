@@ -25,6 +25,8 @@ SCHEMES = {
     "IOE2": ("IE", IOE2),
     "IOBES": ("BIES", IOBES),
     "BILOU": ("BILU", IOBES),
+    "BMES": ("BMES", IOBES),
+    "BMEWO": ("BMEW", IOBES),
 }
 
 
@@ -54,6 +56,20 @@ def test_loss_is_the_sum_over_words() -> None:
     plain = [torch.nn.functional.cross_entropy(logits[i], labels[i], reduction="sum").item() for i in range(2)]
     assert losses.tolist() == pytest.approx(plain, abs=1e-6)
     assert tc_tags.items({"labels": labels}).tolist() == [2, 1]
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.25, 4.0, 1.5])])
+def test_loss_over_items_is_that_of_pytorch(weights: torch.Tensor | None) -> None:
+    """However windows are put into batches."""
+    torch.manual_seed(0)
+    logits, labels = torch.randn(6, 5, 3), torch.randint(0, 3, (6, 5))
+    labels[torch.rand(6, 5) < 0.3] = IGNORED
+    labels[3] = IGNORED  # a window without a word that counts
+    expected = torch.nn.CrossEntropyLoss(weight=weights)(logits.flatten(0, 1), labels.flatten())
+    parts = [slice(0, 1), slice(1, 4), slice(4, 6)]
+    loss = sum(tc_tags.loss({"logits": logits[p]}, {"labels": labels[p]}, weights).sum() for p in parts)
+    items = sum(tc_tags.items({"labels": labels[p]}, weights).sum() for p in parts)
+    assert float(loss / items) == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_reduce_and_compact() -> None:
@@ -107,6 +123,50 @@ def test_scores_and_confidences() -> None:
     assert unsure(["O", "O"], [0.9, 0.5], row("a", "b", tags="O O"))[1].confidence == pytest.approx(0.5)  # the lowest
     parts = unsure(["X", "Y"], [0.9, 0.5], row("a", "b", tags="X Y"), scheme="")[1]
     assert parts.confidence == pytest.approx(0.7)  # the mean over words
+
+
+def half_annotated(tags: str, **values: Any) -> Row:
+    """A row of which `?` are not annotated."""
+    made = row(*"abcdefghij"[: len(tags.split())], tags=tags, **values)
+    return {**made, "tags": [None if tag == "?" else tag for tag in made["tags"]]}
+
+
+@pytest.mark.parametrize("scheme", ["IOB2", ""])
+def test_words_that_are_not_annotated_count_nowhere(scheme: str) -> None:
+    """Whatever is predicted for them; nor do strangers."""
+    gold = half_annotated("B-PER ? O B_PER B-PER O")
+    plain = row("a", "c", "e", "f", tags="B-PER O B-PER O")
+    made = state(scheme=scheme, strangers=["B_PER"])
+    expected = [{"tags": ["B-PER", "B-PER", "O", "O"]}]
+    for other in ("B-PER", "I-PER", "O"):
+        predictions = [{"tags": ["B-PER", other, "B-PER", other, "O", "O"]}]
+        assert tc_tags.metrics(predictions, [gold], made) == tc_tags.metrics(expected, [plain], made)
+        assert tc_tags.breakdown(predictions, [gold], made).confusion == {
+            **({"PER": {"PER": 1, "O": 1}} if scheme else {"B-PER": {"B-PER": 1, "O": 1}}),
+            "O": {"PER" if scheme else "B-PER": 1, "O": 1},
+        }
+        assert sum(c["support"] for c in tc_tags.breakdown(predictions, [gold], made).classes.values()) == 2 + 2 * (
+            not scheme
+        )
+
+
+def test_a_row_without_any_word_that_counts() -> None:
+    made = state(strangers=["B_PER"])
+    rows = [row("a", tags="B_PER"), row("a", "b", tags="B-PER O")]
+    predictions = [predicted(["B-PER"], rows[0]), predicted(["B-PER", "O"], rows[1])]
+    assert tc_tags.metrics(predictions, rows, made)["strict_f1"] == tc_tags.metrics(predictions, rows, made)["f1"] == 1
+    found = tc_tags.examine(predictions[0], rows[0], made)
+    assert (found.score, found.marks, found.gold) == (None, (), ())
+
+
+def test_what_is_shown_of_a_row_that_is_half_annotated() -> None:
+    gold = half_annotated("B-PER ? I-PER O ?")
+    found = unsure(["B-PER", "O", "I-PER", "B-PER", "B-PER"], [0.9] * 5, gold)[1]
+    assert (found.predicted, found.gold) == ("PER a b c, PER d", ("PER a b c",))
+    assert found.score == pytest.approx(100 * 2 / 3)
+    assert found.marks == ((0, 5, "predicted"), (6, 7, "predicted"), (0, 5, "gold"))
+    tags = unsure(["X", "Y", "Y"], [0.9] * 3, half_annotated("X ? X"), scheme="")[1]
+    assert (tags.score, tags.predicted, tags.gold, tags.marks) == (50, "c/Y", ("c/X",), ((4, 5, "predicted"),))
 
 
 def test_rows_that_are_not_annotated_have_no_gold_marks() -> None:

@@ -15,6 +15,7 @@ from finetune.data.batches import as_windows, batches_by_length
 from finetune.data.table import Row
 from finetune.models.prediction import predict_rows
 from finetune.params.datapreprocess import TokenClassificationPreprocessParams
+from finetune.tasks.task import Lost
 from finetune.tasks.token_classification import TASK
 from finetune.tasks.token_classification import tags as tc_tags
 from finetune.tasks.token_classification import windows as tc_windows
@@ -55,6 +56,27 @@ def test_fit_takes_the_tags_of_all_splits() -> None:
     }
     made = fitted(splits)
     assert (made.labels, made.scheme, made.wordless) == (["B-ORG", "B-PER", "I-LOC", "O"], "IOB2", "O")
+
+
+def test_strangers_are_no_classes() -> None:
+    splits = {"train": [row(*"abcdefghij", tags="B-PER I-PER O B-PER I-PER B-PER B-PER B-PER B-PER B-PER")] * 2}
+    splits["test"] = [row("a", tags="B_PER")]
+    made = fitted(splits)
+    assert (made.labels, made.scheme, made.strangers) == (["B-PER", "I-PER", "O"], "IOB2", ["B_PER"])
+    assert tc_windows.gold(splits["test"][0], made) == [None]
+    assert fitted({"train": [row("a", "b", "c", tags="B-PER B_PER O")]}).labels == ["B-PER", "B_PER", "O"]
+
+
+def test_words_that_are_not_annotated_have_no_label(tokenizer: Any) -> None:
+    given_row = {**row("a", "b", "c", "d"), "tags": ["B-PER", None, "B_PER", "O"]}
+    made = state(strangers=["B_PER"])
+    columns = tc_windows.encode([given_row], spaced(tokenizer), made)
+    labels, lost = tc_windows.label([given_row], columns, made)
+    ((labelled,), (word,)) = labels["labels"], columns["word"]
+    assert lost == {}
+    assert {int(w): int(label) for w, label in zip(word, labelled, strict=True) if w != NO_WORD} == {
+        0: 0, 1: IGNORED, 2: IGNORED, 3: 2,
+    }  # fmt: skip
 
 
 def test_fit_sorts_numbers_as_numbers() -> None:
@@ -200,6 +222,38 @@ def test_gold_that_means_nothing_to_the_model_is_refused() -> None:
     tc_windows.refuse([row("a", tags="PROPN")], state(scheme=""))
     with pytest.raises(DataError, match="mean nothing in IOB2: 1, PROPN, S-PER"):
         tc_windows.refuse([row("a", "b", "c", tags="1 PROPN S-PER")], state())
+    with pytest.raises(DataError, match="is O meant by the tag '0'"):
+        tc_windows.refuse([row("a", "b", "c", tags="B-PER 0 0")], state())
+
+
+def test_a_little_gold_that_means_nothing_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row("a", "b", tags="B-PER O")] * 9 + [{**row("a", tags="B_PER"), "row": 7}]
+    tc_windows.refuse(rows, state())
+    assert capsys.readouterr().out == (
+        "warning: B_PER means nothing in IOB2; did you mean B-PER? left out of loss and metrics: 1 words, in row 7\n"
+    )
+    with pytest.raises(DataError, match="mean nothing in IOB2: B_PER"):
+        tc_windows.refuse(rows[1:], state())
+    tc_windows.refuse(rows[5:], state(strangers=["B_PER"]))  # as preprocess has found
+
+
+def test_gold_classes_that_the_model_lacks() -> None:
+    rows = [row("a", "b", "c", tags="B-QUEEN I-QUEEN O"), row("a"), row("a", "b", tags="B-PER B-QUEEN")]
+    assert tc_windows.lacking(rows, state()) == {"B-QUEEN": 2, "I-QUEEN": 1}
+    assert tc_windows.lacking(rows[1:2], state()) == {}
+
+
+def test_rows_without_words_for_the_model(tokenizer: Any) -> None:
+    rows = [row("", tags="O"), row("a", tags="O")]
+    columns = tc_windows.encode(rows, tokenizer, state())
+    reason = "none of its words gives a token"
+    assert tc_windows.label(rows, columns, state())[1] == {0: Lost(reason)}
+    assert tc_windows.unanswerable(rows, columns, state()) == {0: f"{reason}, so all get the tag of such words"}
+    narrow = state(max_seq_length=tokenizer.num_special_tokens_to_add())
+    lost = tc_windows.label(rows, tc_windows.encode(rows, tokenizer, narrow), narrow)[1]
+    assert {one.reason for one in lost.values()} == {
+        f"a window of max_seq_length {narrow.max_seq_length} has no room for a word"
+    }
 
 
 def test_rows_of_the_same_words_stay_on_one_side() -> None:

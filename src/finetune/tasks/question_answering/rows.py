@@ -5,21 +5,27 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from finetune.core.errors import DataError, Fault
 from finetune.data.table import Audit, Row, Table
-from finetune.data.values import Unusable, audited, clean, missing, parsed, without_surrogates
+from finetune.data.values import Kept, Unusable, audited, clean, missing, parsed, without_surrogates
 from finetune.params.datapreprocess import QuestionAnsweringColumns
+from finetune.tasks.question_answering.exports import flat
+from finetune.tasks.question_answering.placing import bare, placed
 
-REPAIR_DISTANCE = 50  # characters around a wrong offset in which the answer is looked for
-_OFFSET = re.compile(r"\s*([+-]?[0-9]+)(\.0+)?\s*")
+Answers = list[tuple[str, int | None]]  # texts and offsets; None where no offset is given
+
+IMPOSSIBLE = "is_impossible"
+NO_ANSWER = "CANNOTANSWER"  # QuAC and CoQA write it behind each context
+_FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+_OFFSET = re.compile(r"\s*([+-]?[0-9]{1,99})(\.0+)?\s*")
 
 
 def validate(table: Table, columns: QuestionAnsweringColumns, audit: Audit) -> list[Row]:
     """Return rows of {id, row, question, context, answers: {text, answer_start} | None}; None means not annotated.
 
-    A file without any answers column is for prediction only. Raises: DataError if another column is missing.
+    A file without any answers column is for prediction only. Raises: DataError if another column is missing, or the
+    file is a broken export.
     """
-    table = flatten(table)
+    table = flat(table, columns, audit)
     needed = {"question_key": columns.question_key, "context_key": columns.context_key}
     if columns.answers_key != QuestionAnsweringColumns.answers_key:
         needed["answers_key"] = columns.answers_key  # asked for by name, so a slip of the pen is not "no answers"
@@ -27,38 +33,45 @@ def validate(table: Table, columns: QuestionAnsweringColumns, audit: Audit) -> l
     return audited(table, partial(_row, columns=columns), audit)
 
 
-def flatten(table: Table) -> Table:
-    """Return a SQuAD file as published, articles of paragraphs of questions, as one row for each question.
-
-    Rows are then numbered by question. Raises: DataError if the nesting is broken.
-    """
-    if "paragraphs" not in table.columns:
-        return table
-    rows: list[Row] = []
-    for number, article in enumerate(table.rows, start=1):
-        try:
-            for paragraph in article["paragraphs"]:
-                rows += [{**asked, "context": paragraph["context"]} for asked in paragraph["qas"]]
-        except (KeyError, TypeError) as error:
-            why = f"an article is an object of paragraphs, each with context and qas ({error})"
-            raise DataError(Fault("broken SQuAD file", where=f"{table.name}, article {number}", why=why)) from None
-    columns = tuple(dict.fromkeys(name for row in rows for name in row))
-    return Table(table.name, columns, rows, list(range(1, len(rows) + 1)))
-
-
 def _row(row: Row, repairs: list[str], columns: QuestionAnsweringColumns) -> Row:
     question = _text(row.get(columns.question_key), "no question", repairs)
     context = _text(row.get(columns.context_key), "no context", repairs)
-    answers = _answers(row.get(columns.answers_key), columns)
-    if answers is not None:
-        answers = [(text, _placed(context, text, start, repairs)) for text, start in answers]
+    answers = _unflagged(row, _answers(row.get(columns.answers_key), columns), context, repairs)
+    found = [placed(context, text, start, repairs) for text, start in answers or []]
     return {
         "question": question,
         "context": context,
         "answers": None
         if answers is None
-        else {"text": [text for text, _ in answers], "answer_start": [start for _, start in answers]},
+        else {"text": [text for text, _ in found], "answer_start": [start for _, start in found]},
     }
+
+
+def _unflagged(row: Row, answers: Answers | None, context: str, repairs: list[str]) -> Answers | None:
+    """Return the answers without those that the row's flag, or the mark of QuAC and CoQA, says are none."""
+    impossible = _is_impossible(row, repairs)
+    if impossible:
+        if answers:
+            repairs.append(f"{IMPOSSIBLE} is true beside an answer; read as unanswerable")
+        return []
+    if impossible is False and answers == []:
+        repairs.append(Kept(f"{IMPOSSIBLE} is false, but there is no answer; read as unanswerable"))
+    if not answers or not context.rstrip().endswith(NO_ANSWER):
+        return answers
+    found = [answer for answer in answers if answer[0].strip() != NO_ANSWER]
+    if len(found) < len(answers):
+        repairs.append(f"{NO_ANSWER} at the end of the context means that there is no answer; no answer instead")
+    return found
+
+
+def _is_impossible(row: Row, repairs: list[str]) -> bool | None:
+    """Return the flag of SQuAD v2, which tables and JSON write in several ways; None where it isn't given."""
+    if IMPOSSIBLE not in row or missing(value := row[IMPOSSIBLE]):
+        return None
+    if (text := str(value).strip().lower()) in _FLAGS:
+        return _FLAGS[text]
+    repairs.append(Kept(f"{IMPOSSIBLE} is neither true nor false; not heeded"))
+    return None
 
 
 def _text(value: object, reason: str, repairs: list[str]) -> str:
@@ -67,7 +80,7 @@ def _text(value: object, reason: str, repairs: list[str]) -> str:
     return clean(value, repairs)
 
 
-def _answers(value: Any, columns: QuestionAnsweringColumns) -> list[tuple[str, int]] | None:
+def _answers(value: Any, columns: QuestionAnsweringColumns) -> Answers | None:
     """Return (text, offset) of each answer of {"text": …, "answer_start": …}, a list of such, or text of either."""
     if missing(value):
         return None
@@ -79,38 +92,27 @@ def _answers(value: Any, columns: QuestionAnsweringColumns) -> list[tuple[str, i
         if not isinstance(part, dict) or keys[0] not in part or keys[1] not in part:
             raise Unusable(f"answers are not an object with {keys[0]!r} and {keys[1]!r}")
         texts, starts = (_listed(part[key]) for key in keys)
+        if part[keys[1]] is None:
+            starts = [None] * len(texts)
         if len(texts) != len(starts):
             raise Unusable("answers have another number of texts than of offsets")
         found += zip(texts, starts, strict=True)
-    return [_answer(text, start) for text, start in found if not missing(text)]
+    return [_answer(text, start) for text, start in found if not _is_empty(text)]
 
 
-def _answer(text: object, start: object) -> tuple[str, int]:
+def _answer(text: object, start: object) -> tuple[str, int | None]:
     offset = None if isinstance(start, bool) else _OFFSET.fullmatch(str(start))
-    if not isinstance(text, str) or offset is None:
+    if not isinstance(text, str) or (offset is None and not missing(start)):
         raise Unusable("an answer's text is not a string, or its offset is not a number")
-    return without_surrogates(text), int(offset[1])
+    return without_surrogates(text), int(offset[1]) if offset else None
+
+
+def _is_empty(text: object) -> bool:
+    return not bare(text) if isinstance(text, str) else missing(text)
 
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
-
-
-def _placed(context: str, text: str, start: int, repairs: list[str]) -> int:
-    """Return where the answer stands: at its offset, at the same offset counted otherwise, or near by."""
-    if start >= 0 and context.startswith(text, start):
-        return start
-    for unit, encoding, width in (("UTF-16 units", "utf-16-le", 2), ("bytes", "utf-8", 1)):
-        counted = len(context.encode(encoding)[: max(0, start) * width].decode(encoding, "ignore"))
-        if counted != start and context.startswith(text, counted):
-            repairs.append(f"answer_start counted {unit}")
-            return counted
-    low = max(0, start - REPAIR_DISTANCE)
-    found = [i for i in range(low, start + REPAIR_DISTANCE + 1) if context.startswith(text, i)]
-    if not found:
-        raise Unusable("the answer is not in the context")
-    repairs.append("answer_start was off; the answer stands near by")
-    return min(found, key=lambda i: abs(i - start))
 
 
 def has_gold(row: Row) -> bool:

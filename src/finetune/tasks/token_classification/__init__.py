@@ -3,8 +3,8 @@
 from transformers import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING, AutoModelForTokenClassification
 
 from finetune.tasks.answering import by_forward
-from finetune.tasks.task import Card, Data, Decoding, Model, Objective, Report, Scoring, Serving, Task
-from finetune.tasks.token_classification import heads, rows, tags, windows
+from finetune.tasks.task import Card, Data, Decoding, Model, Report, Scoring, Serving, Task
+from finetune.tasks.token_classification import heads, rows, tags, weights, windows
 
 heads.register()
 
@@ -20,7 +20,7 @@ for token, word in enumerate(inputs.word_ids(0)):
 WORDS, NUMBERS = {"type": "array", "items": {"type": "string"}}, {"type": "array", "items": {"type": "double"}}
 
 INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids"})
-OBJECTIVE = Objective(labels=frozenset({"labels"}), loss=tags.loss, items=tags.items)
+OBJECTIVE = weights.objective()
 
 TASK = Task(
     name="token_classification",
@@ -36,8 +36,10 @@ TASK = Task(
         derived=windows.derived,
         encode=windows.encode,
         label=windows.label,
-        unlearnable="none of its words gives a token",
-        windowless="none of its words gives a token, so all get the tag of such words",
+        unanswerable=windows.unanswerable,
+        gold_lengths=lambda _windows: [],
+        beyond=lambda _lengths, _state: [],
+        characters=lambda row: sum(map(len, row["tokens"])),
         decode_columns=frozenset({"row", "word"}),
         padding=windows.padding,
         kinds=rows.kinds,
@@ -50,6 +52,7 @@ TASK = Task(
         adopt=windows.adopt,
     ),
     objective=OBJECTIVE,
+    weigh=weights.weigh,
     answer=by_forward(INPUTS, OBJECTIVE, tags.reduce),
     decoding=Decoding(
         compact=tags.compact,
@@ -60,6 +63,7 @@ TASK = Task(
     ),
     scoring=Scoring(
         refuse=windows.refuse,
+        lacking=windows.lacking,
         metrics=tags.metrics,
         breakdown=tags.breakdown,
         needed=lambda prediction: {"tags": prediction["tags"]},
@@ -79,8 +83,11 @@ TASK = Task(
         example={"input_string": "Ada Lovelace lived in London."},
         accepts=rows.accepts,
         accepted="text or a list of words",
+        forms='several texts are {"inputs": ["Ada lives.", "So does Bob."]}, or a record each; words are {"inputs": '
+        '[["Ada", "lives"]]}, or {"input_string": ["Ada", "lives"]} in a record, and words that hold spaces '
+        '{"input_string": [["New York", "is"]]} in a record',
         rows=rows.serve,
-        request=lambda row: {"input_string": row["tokens"]},
+        request=rows.request,
         present=tags.present,
         tied=tags.tied,
     ),

@@ -12,7 +12,7 @@ from finetune.tasks.task import Item
 class Seqeval(evaluate.Metric):  # type: ignore[misc]
     """The entities by seqeval (Nakayama 2018): its default mode, equal to conlleval.pl; its strict mode as strict_*.
 
-    predictions, references: a list of tags for each row. config_name: IOB1, IOB2, IOE2, IOBES, or BILOU with its tags
+    predictions, references: a list of tags for each row. config_name: IOB1, IOB2, IOE2, IOBES, or another with its tags
     in the letters of IOBES. Precision, recall and F1 are micro averages over entities, accuracy that of tags; 0 to 1.
     """
 

@@ -2,14 +2,17 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from finetune.core.console import some
 from finetune.data.table import Audit, Row, Table
-from finetune.data.values import Unusable, audited, clean, missing, parsed, without_surrogates
+from finetune.data.values import CUT_SHORT, Unusable, audited, clean, missing, parsed, without_surrogates
 from finetune.params.datapreprocess import TokenClassificationColumns
+from finetune.tasks.token_classification import annotations, sentences
 
 # Text is cut into words at white space, before and after the signs that written language puts around words, and
 # between characters of scripts without spaces.
@@ -17,22 +20,53 @@ _EDGE = re.escape(".,;:!?()[]{}<>\"'`´«»“”„‘’‚…¿¡%$€£。�
 _ALONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # kana and Chinese characters
 _INNER = rf"[^\s{_EDGE}{_ALONE}]"
 WORD = re.compile(rf"{_INNER}(?:[^\s{_ALONE}]*{_INNER})?|\S")
-# What NumPy prints has no commas, which Python would take for one long string: ['EU' 'rejects' 'it']
-_QUOTED = re.compile(r"""'[^']*'|"[^"]*\"""")
-_NUMPY = re.compile(rf"""\s*\[\s*(?:{_QUOTED.pattern})(?:\s+(?:{_QUOTED.pattern}))*\s*\]\s*""")
+# What NumPy prints has no commas, which Python would take for one long string: ['EU' 'rejects' 'it'], [1 0 0]
+_ITEM = r"""'[^']*'|"[^"]*"|[^\s'",\[\]]+"""
+_NUMPY = re.compile(rf"\s*\[\s*(?:{_ITEM})(?:\s+(?:{_ITEM}))*\s*\]\s*")
+_NUMBER = r"-?\d+\.?"
+_NAMED = {"none": None, "null": None, "nan": None, "true": True, "false": False}
+_CONSTANT = re.compile(rf"""['"].*|{_NUMBER}|(?i:{"|".join(_NAMED)})""", re.DOTALL)
+_ELLIPSES = ("...", "\N{HORIZONTAL ELLIPSIS}")
+# As spaCy tags words that a span cuts through, and CoNLL-U what nobody has looked at. Where such a sign is the word
+# itself, it may be its own part of speech.
+NOT_ANNOTATED = ("-", "_")
+_LEFT_OUT = "- and _ are read as not annotated; such words are left out of loss and metrics"
+_TEXTS = re.compile(r"\S[ \t\r\n]+\S")  # white space that is found between words; a number may hold a no-break space
 
 
 def validate(table: Table, columns: TokenClassificationColumns, audit: Audit) -> list[Row]:
-    """Return rows of {id, row, text, tokens, tags}; `tags` is None where the row isn't annotated.
+    """Return rows of {id, row, text, tokens, tags}; `tags` is None where the row isn't annotated, or for a word of it.
 
     `text` is None unless it is more than the words with a space between. A file without any column of tags is for
     prediction only. Raises: DataError if another column is missing.
     """
+    source = annotations.find(table, columns, words_of)
+    if source is not None:
+        table = replace(table, notes=(*table.notes, source.note))
+        rows = audited(table, partial(_of_text, source=source), audit)
+        unknown = {word for row in rows for word, tag in zip(row["tokens"], row["tags"] or (), strict=False) if not tag}
+        if unknown:
+            audit.notes.append(f"words through which a span cuts, or of its span: {some(sorted(unknown))}")
+        return rows
+    if "paragraphs" in table.columns and columns.token_key not in table.columns:
+        table, columns = sentences.from_spacy(table, columns)
+    else:
+        table, columns = sentences.gathered(table, columns)
     needed = {"token_key": columns.token_key}
     if columns.tag_key != TokenClassificationColumns.tag_key:
         needed["tag_key"] = columns.tag_key  # asked for by name, so a slip of the pen is not "no tags"
     table.require(needed)
     return audited(table, partial(_row, columns=columns), audit)
+
+
+def _of_text(row: Row, repairs: list[str], source: annotations.Source) -> Row:
+    text, spans = annotations.read(row, source, repairs)
+    words = words_of(text)
+    if not words:
+        raise Unusable("no tokens")
+    tags = None if spans is None else annotations.tags_of(spans, words, repairs)
+    known = tags is not None and any(tag is not None for tag in tags)
+    return {"text": text, "tokens": [text[start:end] for start, end in words], "tags": tags if known else None}
 
 
 def _row(row: Row, repairs: list[str], columns: TokenClassificationColumns) -> Row:
@@ -42,25 +76,54 @@ def _row(row: Row, repairs: list[str], columns: TokenClassificationColumns) -> R
     tags = _listed(row.get(columns.tag_key), "the tags", repairs)
     if tags is not None and len(tags) != len(tokens):
         raise Unusable("another number of tags than of tokens")
+    words = [_token(token, repairs) for token in tokens]
     return {
         "text": None,
-        "tokens": [_token(token, repairs) for token in tokens],
-        "tags": None if tags is None else [_tag(tag, repairs) for tag in tags],
+        "tokens": words,
+        "tags": None if tags is None else _annotated(words, [_tag(tag, repairs) for tag in tags], repairs),
     }
+
+
+def _annotated(words: list[str], tags: list[str], repairs: list[str]) -> list[str | None] | None:
+    """Return the tags, None for each word that isn't annotated, or None if no word is."""
+    found = [None if tag in NOT_ANNOTATED and tag != word else tag for word, tag in zip(words, tags, strict=True)]
+    if all(tag is None for tag in found):
+        return None
+    if None in found:
+        repairs.append(_LEFT_OUT)
+    return found
 
 
 def _listed(value: Any, what: str, repairs: list[str]) -> list[Any] | None:
     """Return a list, given as such, as JSON or Python text, or as words with spaces; None where there is nothing."""
     if missing(value):
         return None
-    if isinstance(value, str) and value.lstrip().startswith(("[", "array(")):
-        value = [word[1:-1] for word in _QUOTED.findall(value)] if _NUMPY.fullmatch(value) else parsed(value, what)
+    if isinstance(value, str) and value.lstrip().startswith(("[", "array(", "tensor(")):
+        value = _of_numpy(value, what) if _NUMPY.fullmatch(value) else parsed(value, what)
     elif isinstance(value, str):
         repairs.append(f"{what} are text, not a list; split at white space")
         value = value.split()
     if not isinstance(value, list | tuple):
         raise Unusable(f"{what} are not a list")
     return list(value)
+
+
+def _of_numpy(text: str, what: str) -> Any:
+    """Return the list that NumPy printed without commas: of quoted text, numbers, or tags without quotes."""
+    items = re.findall(_ITEM, text)
+    if any(item in _ELLIPSES for item in items):
+        raise Unusable(CUT_SHORT)
+    if what != "the tags" and not all(_CONSTANT.fullmatch(item) for item in items):
+        return parsed(text, what)
+    return [_printed(item) for item in items]
+
+
+def _printed(item: str) -> str | int | bool | None:
+    if item[0] in "'\"":
+        return item[1:-1]
+    if item.lower() in _NAMED:
+        return _NAMED[item.lower()]
+    return int(item.rstrip(".")) if re.fullmatch(_NUMBER, item) else item
 
 
 def _token(value: object, repairs: list[str]) -> str:
@@ -87,9 +150,16 @@ def _tag(value: object, repairs: list[str]) -> str:
     if isinstance(value, int) and value < 0:
         raise Unusable("a tag is missing")  # prepared data say so by -1 and -100
     tag = clean(str(value), repairs).strip()
+    if tag in _ELLIPSES:
+        raise Unusable(CUT_SHORT)
     if isinstance(value, str) and tag != value:
         repairs.append("white space around a tag")
     return tag
+
+
+def words_of(text: str) -> list[tuple[int, int]]:
+    """Return the start and end of each word of a text."""
+    return [match.span() for match in WORD.finditer(text)]
 
 
 def has_gold(row: Row) -> bool:
@@ -98,25 +168,44 @@ def has_gold(row: Row) -> bool:
 
 def kinds(row: Row) -> set[str]:
     """Return the tags of the row: it is a row of each."""
-    return set(row["tags"] or ())
+    return {tag for tag in row["tags"] or () if tag is not None}
 
 
 def serve(records: Sequence[Row]) -> list[Row]:
     """Return the records as rows without tags, of text that is split into words, or of words."""
     rows = []
     for i, record in enumerate(records):
-        given = record["input_string"]
+        given = _words_alone(record["input_string"])
         text = without_surrogates(given) if isinstance(given, str) else None
         tokens = WORD.findall(text) if text is not None else [without_surrogates(word) for word in given]
         rows.append({"id": str(i), "row": i, "text": text, "tokens": tokens, "tags": None})
     return rows
 
 
+def request(row: Row) -> Row:
+    """Return the row as a record to serve: its text, if it has one, so that spans refer to that; else its words.
+
+    The words are in a list of their own where one of them could be a text.
+    """
+    if row["text"] is not None:
+        return {"input_string": row["text"]}
+    words = row["tokens"]
+    return {"input_string": [words] if any(map(_TEXTS.search, words)) else words}
+
+
 def accepts(value: object) -> bool:
-    """Return whether the value is text or words."""
+    """Return whether the value is text, or words that can't be taken for texts, or a list of words in a list."""
     if isinstance(value, list | tuple | np.ndarray):
-        return all(isinstance(word, str) for word in value)
+        words = _words_alone(value)
+        marked = words is not value
+        return all(isinstance(word, str) and (marked or not _TEXTS.search(word)) for word in words)
     return isinstance(value, str)
+
+
+def _words_alone(value: Any) -> Any:
+    """Return the words of a list that holds nothing but a list of them; any other value as it is."""
+    inner = value[0] if not isinstance(value, str) and len(value) == 1 else value
+    return inner if isinstance(inner, list | tuple | np.ndarray) else value
 
 
 def text_of(row: Row) -> str:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,19 +15,26 @@ from finetune.data.table import Row
 from finetune.tasks.task import Breakdown, Examined, Item, Prediction, Reduced
 from finetune.tasks.token_classification.rows import spans, text_of
 from finetune.tasks.token_classification.schemes import OUTSIDE, as_iobes, entities, type_of
-from finetune.tasks.token_classification.windows import IGNORED, NO_WORD, State
+from finetune.tasks.token_classification.windows import IGNORED, NO_WORD, State, gold
 
 
-def loss(outputs: ModelOutput, batch: Batch) -> torch.Tensor:
-    """Return (B,): the cross-entropy of each window, summed over its words."""
-    logits = outputs["logits"].float().transpose(1, 2)  # (B, C, L)
-    return functional.cross_entropy(logits, batch["labels"], ignore_index=IGNORED, reduction="none").sum(1)
+def loss(outputs: ModelOutput, batch: Batch, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """Return (B,): the cross-entropy of each window, summed over its words, each times the weight of its class.
+
+    `weights` are (C,); without them every word counts once.
+    """
+    logits, labels = outputs["logits"].float().transpose(1, 2), batch["labels"]  # (B, C, L), (B, L)
+    weights = None if weights is None else weights.to(logits.device)
+    return functional.cross_entropy(logits, labels, weights, ignore_index=IGNORED, reduction="none").sum(1)
 
 
-def items(batch: Batch) -> torch.Tensor:
-    """Return (B,): how many words of each window have a label."""
-    labelled: torch.Tensor = batch["labels"] != IGNORED
-    return labelled.sum(1)
+def items(batch: Batch, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """Return (B,): how many words of each window have a label, or the sum of the weights (C,) of their classes."""
+    labels = batch["labels"]
+    labelled: torch.Tensor = labels != IGNORED
+    if weights is None:
+        return labelled.sum(1)
+    return (weights.to(labels.device)[labels.clamp(min=0)] * labelled).sum(1)
 
 
 def reduce(outputs: ModelOutput, batch: Batch, _state: State) -> Reduced:
@@ -88,19 +95,32 @@ def _decode(reduced: Reduced, entries: Any, row: Row, state: State) -> Predictio
     }
 
 
+class Compared(NamedTuple):
+    """The annotated words of a row: their places, and their tags on both sides."""
+
+    words: list[int]
+    predicted: list[str]
+    gold: list[str]
+
+
+def compared(prediction: Prediction, row: Row, state: State) -> Compared:
+    """Return the annotated words of a row; words that aren't are left out of both sides."""
+    wanted = gold(row, state)
+    words = [i for i, tag in enumerate(wanted) if tag is not None]
+    return Compared(words, [prediction["tags"][i] for i in words], [tag for tag in wanted if tag is not None])
+
+
 def metrics(predictions: Sequence[Prediction], rows: Sequence[Row], state: State) -> dict[str, float]:
     """Return precision, recall, f1, accuracy, of entities by seqeval, or of tags that mark none (macro averages)."""
     from finetune.tasks.token_classification.metrics import Seqeval, Tagging
 
-    predicted, gold = [p["tags"] for p in predictions], [row["tags"] for row in rows]
-    if not state.scheme:
-        result: dict[str, float] = Tagging().compute(predictions=predicted, references=gold)
-        return result
-    scores: dict[str, float] = Seqeval(config_name=state.scheme).compute(
-        predictions=[as_iobes(tags, state.scheme) for tags in predicted],
-        references=[as_iobes(tags, state.scheme) for tags in gold],
+    pairs = [compared(prediction, row, state) for prediction, row in zip(predictions, rows, strict=True)]
+    metric = Seqeval(config_name=state.scheme) if state.scheme else Tagging()
+    result: dict[str, float] = metric.compute(
+        predictions=[as_iobes(pair.predicted, state.scheme) for pair in pairs],
+        references=[as_iobes(pair.gold, state.scheme) for pair in pairs],
     )
-    return scores
+    return result
 
 
 def breakdown(predictions: Sequence[Prediction], rows: Sequence[Row], state: State) -> Breakdown:
@@ -109,14 +129,15 @@ def breakdown(predictions: Sequence[Prediction], rows: Sequence[Row], state: Sta
 
     confusion: dict[str, Counter[str]] = {}
     found: list[Item] = []
-    gold: list[Item] = []
+    right: list[Item] = []
     for i, (prediction, row) in enumerate(zip(predictions, rows, strict=True)):
-        for wanted, given in zip(row["tags"], prediction["tags"], strict=True):
+        pair = compared(prediction, row, state)
+        for wanted, given in zip(pair.gold, pair.predicted, strict=True):
             counts = confusion.setdefault(type_of(wanted, state.scheme), Counter())
             counts[type_of(given, state.scheme)] += 1
-        found += [(kind, i, *place) for kind, *place in _items(prediction["tags"], state)]
-        gold += [(kind, i, *place) for kind, *place in _items(row["tags"], state)]
-    return Breakdown(by_class(found, gold), {name: dict(counts) for name, counts in sorted(confusion.items())})
+        found += [(kind, i, *place) for kind, *place in _items(pair.predicted, state)]
+        right += [(kind, i, *place) for kind, *place in _items(pair.gold, state)]
+    return Breakdown(by_class(found, right), {name: dict(counts) for name, counts in sorted(confusion.items())})
 
 
 def _items(tags: Sequence[str], state: State) -> list[Item]:
@@ -130,46 +151,48 @@ def examine(prediction: Prediction, row: Row, state: State) -> Examined:
     The confidence is what that score is expected to be: the mean score of the entities found, the lowest of all words
     where none is found; without entities the mean score of all words.
     """
-    described = _entities_beside_gold(prediction, row, state) if state.scheme else _tags_beside_gold(prediction, row)
-    if row["tags"] is None:
+    tags = prediction["tags"]
+    pair = compared(prediction, row, state) if row["tags"] else Compared([*range(len(tags))], tags, [])
+    described = (
+        _entities_beside_gold(prediction, row, pair, state)
+        if state.scheme
+        else _tags_beside_gold(prediction, row, pair)
+    )
+    if not pair.gold:
         described["score"] = None
     return Examined(
         id=row["id"], row=row["row"], length=len(row["tokens"]), group="", title="", text=text_of(row), **described
     )
 
 
-def _entities_beside_gold(prediction: Prediction, row: Row, state: State) -> Json:
-    text, placed, scores = text_of(row), prediction["spans"], prediction["scores"]
-    sides = {
-        "predicted": entities(prediction["tags"], state.scheme),
-        "gold": entities(row["tags"] or [], state.scheme),
-    }
-    found, gold = sides.values()
+def _entities_beside_gold(prediction: Prediction, row: Row, pair: Compared, state: State) -> Json:
+    text, scores = text_of(row), prediction["scores"]
+    placed = [prediction["spans"][i] for i in pair.words]
+    sides = {"predicted": entities(pair.predicted, state.scheme), "gold": entities(pair.gold, state.scheme)}
+    found, right = sides.values()
     shown = {
         side: ", ".join(f"{e.type} {text[placed[e.first][0] : placed[e.last][1]]}" for e in some)
         for side, some in sides.items()
     }
     sure = [entity["score"] for entity in prediction["entities"]]
     return {
-        "score": 200 * len({*found} & {*gold}) / (len(found) + len(gold)) if found or gold else 100.0,
+        "score": 200 * len({*found} & {*right}) / (len(found) + len(right)) if found or right else 100.0,
         "confidence": sum(sure) / len(sure) if sure else min(scores, default=0.0),
         "marks": tuple((placed[e.first][0], placed[e.last][1], side) for side, some in sides.items() for e in some),
         "predicted": shown["predicted"],
-        "gold": (shown["gold"],) if gold else (),
+        "gold": (shown["gold"],) if right else (),
     }
 
 
-def _tags_beside_gold(prediction: Prediction, row: Row) -> Json:
-    tags, scores = prediction["tags"], prediction["scores"]
-    gold = row["tags"] or tags
-    wrong = [i for i, tag in enumerate(tags) if tag != gold[i]]
-    shown = [", ".join(f"{row['tokens'][i]}/{some[i]}" for i in wrong) for some in (tags, gold)]
+def _tags_beside_gold(prediction: Prediction, row: Row, pair: Compared) -> Json:
+    scores, sides = prediction["scores"], (pair.predicted, pair.gold or pair.predicted)
+    wrong = [(i, *tags) for i, *tags in zip(pair.words, *sides, strict=True) if tags[0] != tags[1]]
     return {
-        "score": 100 * (1 - len(wrong) / len(tags)),
+        "score": 100 * (1 - len(wrong) / max(1, len(pair.words))),
         "confidence": sum(scores) / len(scores),
-        "marks": tuple((*prediction["spans"][i], "predicted") for i in wrong),
-        "predicted": shown[0],
-        "gold": (shown[1],) if wrong else (),
+        "marks": tuple((*prediction["spans"][i], "predicted") for i, *_ in wrong),
+        "predicted": ", ".join(f"{row['tokens'][i]}/{given}" for i, given, _ in wrong),
+        "gold": (", ".join(f"{row['tokens'][i]}/{wanted}" for i, _, wanted in wrong),) if wrong else (),
     }
 
 

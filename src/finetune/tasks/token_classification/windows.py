@@ -2,26 +2,27 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
-from finetune.core.console import some
+from finetune.core.console import say, some
 from finetune.core.errors import DataError, Fault
 from finetune.core.types import Json
 from finetune.data.batches import Columns
-from finetune.data.folders import SPLITS
 from finetune.data.table import Row
 from finetune.params.datapreprocess import TokenClassificationPreprocessParams
 from finetune.tasks import task
-from finetune.tasks.token_classification.schemes import OUTSIDE, detect, possible, strangers
+from finetune.tasks.task import Lost
+from finetune.tasks.token_classification import classes
+from finetune.tasks.token_classification.schemes import OUTSIDE, STRANGE_WORDS, detect, possible, strangers
 from finetune.tasks.tokenizers import before_words
 from finetune.tasks.windowing import fitting_stride, stride_lines, window_length
 
 NO_WORD = -1  # of tokens that stand for no word in their window
-IGNORED = -100  # label of such tokens
+IGNORED = -100  # label of such tokens, and of words that aren't annotated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class State(task.State):
     labels: list[str]  # the class names; a label id is a place in it
     scheme: str  # how tags mark entities, "" if they don't: see schemes.py
     wordless: str  # tag of a word that gives no token
+    strangers: list[str] = field(default_factory=list)  # tags of the data that mean nothing in the scheme, no classes
 
 
 def fit(
@@ -40,37 +42,33 @@ def fit(
     model_length: int,
     tokenizer: PreTrainedTokenizerFast,
 ) -> State:
-    """Return the state of a run; classes are the tags of all splits, sorted, as numbers where all are numbers."""
+    """Return the state of a run; classes are the tags of all splits, sorted, as numbers where all are numbers.
+
+    Raises: DataError if it can't be told which tag words outside of entities have.
+    """
     length = window_length(params.max_seq_length, model_length)
-    tagged = [row["tags"] for name in SPLITS for row in splits[name] if row["tags"]]
-    counts = Counter(tag for tags in tagged for tag in tags)
+    tagged = classes.tagged(splits)
+    classes.refuse_other_outside(splits)
+    found = detect(tagged)
+    if found.name:
+        classes.refuse_no_outside(splits)
+    lost = found.strangers if found.name else []
+    counts = Counter(tag for tags in tagged for tag in tags if tag is not None and tag not in lost)
     return State(
         max_seq_length=length,
         doc_stride=fitting_stride(params.doc_stride, length - tokenizer.num_special_tokens_to_add(pair=False)),
         pad_to_max_length=params.pad_to_max_length,
         labels=sorted(counts, key=int) if all(tag.isdecimal() for tag in counts) else sorted(counts),
-        scheme=detect(tagged).name,
+        scheme=found.name,
         wordless=OUTSIDE if OUTSIDE in counts or not counts else counts.most_common(1)[0][0],
+        strangers=lost,
     )
 
 
 def derived(params: TokenClassificationPreprocessParams, state: State, splits: Mapping[str, list[Row]]) -> list[str]:
     """Return lines on what `fit` found or changed."""
     lines = stride_lines(params.doc_stride, state.doc_stride, state.max_seq_length)
-    lines.append(f"classes: {len(state.labels)} ({some(state.labels)})")
-    found = detect(row["tags"] for name in SPLITS for row in splits[name] if row["tags"])
-    if found.name:
-        rows = f"; {found.broken} distinct rows don't follow it to the letter" if found.broken else ""
-        lines.append(f"scheme: {found.name}, found in the tags{rows}")
-    else:
-        why = f"; {some(found.strangers)} mark none" if found.strangers else ""
-        lines.append(f"scheme: none, the tags mark no entities{why}; scored by accuracy and macro F1")
-    trained = {tag for row in splits["train"] for tag in row["tags"] or ()}
-    for name in SPLITS[1:]:
-        unseen = sorted({tag for row in splits[name] for tag in row["tags"] or ()} - trained)
-        if unseen:
-            lines.append(f"warning: {name} has tags that train lacks, kept as classes: {some(unseen)}")
-    return lines
+    return lines + classes.described(splits, state.labels)
 
 
 def head_config(state: State | None) -> Json:
@@ -90,13 +88,32 @@ def adopt(state: State, config: PreTrainedConfig) -> State:
     return replace(state, labels=names, scheme=next(iter(possible(names)), ""), wordless=wordless)
 
 
+def gold(row: Row, state: State) -> list[str | None]:
+    """Return the row's tags, None for each word that isn't annotated: by no tag, or by one that means nothing."""
+    unknown = {*state.strangers, *strangers({*row["tags"]} - {None}, state.scheme)}
+    return [None if tag in unknown else tag for tag in row["tags"]]
+
+
 def refuse(rows: Sequence[Row], state: State) -> None:
-    """Raise DataError if gold tags can't be compared with the model's."""
-    unknown = strangers({tag for row in rows for tag in row["tags"] or ()}, state.scheme)
-    if unknown:
+    """Raise DataError if gold tags can't be compared with the model's; print what is left out, if it is little."""
+    if not state.scheme:
+        return
+    splits = {"": rows}
+    classes.refuse_other_outside(splits)
+    words = Counter(tag for tags in classes.tagged(splits) for tag in tags if tag not in (None, OUTSIDE))
+    unknown = strangers(filter(None, words), state.scheme)
+    if sum(words[tag] for tag in unknown if tag not in state.strangers) > STRANGE_WORDS * words.total():
         what = f"gold tags that mean nothing in {state.scheme}: {some(unknown)}"
         fix = "give rows tagged as those the model was trained on, or another --tag_key"
         raise DataError(Fault(what, why=f"the model's classes are {some(state.labels)}", fix=fix))
+    for line in classes.left_out(splits, sorted({*unknown, *state.strangers}), state.scheme, state.labels):
+        say(line)
+
+
+def lacking(rows: Sequence[Row], state: State) -> dict[str, int]:
+    """Return the gold tags that are no class of the model, and how many words have each."""
+    counts = Counter(tag for row in rows if row["tags"] for tag in gold(row, state) if tag is not None)
+    return {tag: counts[tag] for tag in sorted(counts.keys() - set(state.labels))}
 
 
 def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, state: State) -> Columns:
@@ -154,19 +171,35 @@ def _predicted(windows: list[Any], stride: int) -> list[Any]:
     return made
 
 
-def label(rows: Sequence[Row], windows: Columns, state: State) -> tuple[Columns, set[int]]:
-    """Return labels: the class of each word at its token in `word`, else IGNORED, so that a word counts once.
+def label(rows: Sequence[Row], windows: Columns, state: State) -> tuple[Columns, dict[int, Lost]]:
+    """Return labels: the class of each annotated word at its token in `word`, else IGNORED, so that it counts once.
 
-    Also return the rows that can't be learnt from: none of their words gives a token.
+    Also return the rows that can't be learnt from, with the reason.
     """
-    classes = {name: i for i, name in enumerate(state.labels)}
-    of_rows = [np.array([classes[tag] for tag in row["tags"]]) for row in rows]
+    ids: dict[str | None, int] = {None: IGNORED, **{name: i for i, name in enumerate(state.labels)}}
+    of_rows = [np.array([ids[tag] for tag in gold(row, state)]) for row in rows]
     owners = windows.get("row", [])
     labels = [
         np.where(word == NO_WORD, IGNORED, of_rows[row][word])
         for row, word in zip(owners, windows.get("word", []), strict=True)
     ]
-    return {"labels": labels}, set(range(len(rows))) - set(owners)
+    return {"labels": labels}, {i: _lost(windows, state) for i in _windowless(rows, windows)}
+
+
+def unanswerable(rows: Sequence[Row], windows: Columns, state: State) -> dict[int, str]:
+    """Return the rows for which the model isn't asked, with the reason."""
+    why = f"{_lost(windows, state).reason}, so all get the tag of such words"
+    return dict.fromkeys(_windowless(rows, windows), why)
+
+
+def _windowless(rows: Sequence[Row], windows: Columns) -> list[int]:
+    return sorted(set(range(len(rows))) - set(windows.get("row", [])))
+
+
+def _lost(windows: Columns, state: State) -> Lost:
+    if windows:
+        return Lost("none of its words gives a token")
+    return Lost(f"a window of max_seq_length {state.max_seq_length} has no room for a word", "--max_seq_length -1")
 
 
 def padding(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:

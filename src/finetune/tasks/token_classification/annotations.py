@@ -1,0 +1,369 @@
+"""Read texts with spans, as annotators' tools and spaCy write them, and turn spans into tags of words.
+
+doccano, Prodigy, spaCy, Label Studio and Dataturks differ in where text and spans stand and in how a span is written.
+"""
+
+import re
+import unicodedata
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from finetune.core.errors import DataError, Fault
+from finetune.data.table import Row, Table
+from finetune.data.values import Kept, Unusable, clean, missing, parsed
+from finetune.params.datapreprocess import TokenClassificationColumns
+from finetune.tasks.token_classification.schemes import Entity, mark
+
+Place = tuple[int, int]  # first character, and the one behind the last
+Cut = Callable[[str], list[Place]]  # a text -> its words
+
+_SPANS = ("label", "labels", "entities", "spans", "ents", "annotations", "annotation", "completions")
+_TOKENS, _TEXT = TokenClassificationColumns.token_key, TokenClassificationColumns.text_key
+_TEXTS = ("data", "content")  # in place of "text": older doccano; Dataturks
+_STARTS, _ENDS = ("start", "start_offset", "start_char"), ("end", "end_offset", "end_char")
+_LABELS = ("label", "labels", "type", "entity", "entity_type", "entity_group", "tag")
+_WHOLE = re.compile(r"\s*([+-]?[0-9]+)(\.0+)?\s*")
+_SHAPE = "a span is neither [start, end, label] nor an object with start, end and label"
+PLAIN = "characters"
+# A reading takes the place of the plain one if it puts nearly all of the spans at word edges where the plain one puts
+# few, of at least so many that the two place otherwise.
+_ENOUGH, _NEARLY_ALL, _FEW = 3, 0.9, 0.5
+
+
+class Raw(NamedTuple):
+    """A span as it was written."""
+
+    start: int
+    end: int
+    label: Any
+    text: str | None  # what the tool says stands there
+
+
+class Span(NamedTuple):
+    """A span of a text, without white space at its edges."""
+
+    start: int
+    end: int
+    label: str
+
+
+class Source(NamedTuple):
+    """The place of texts and spans in a table."""
+
+    text: str  # column
+    key: str  # key of the text, where the column holds objects
+    spans: str  # column
+    reading: str  # what offsets count, a key of _READINGS
+    note: str
+
+
+def find(table: Table, columns: TokenClassificationColumns, cut: Cut) -> Source | None:
+    """Return where the table has texts and spans; None where it has words, or no spans.
+
+    Raises: DataError if there are spans but no text, or spans in two columns.
+    """
+    if columns.spans_key:
+        table.require({"spans_key": columns.spans_key})
+    elif _has_words(table, columns.token_key) or columns.token_key not in (_TOKENS, *table.columns):
+        return None
+    spans = columns.spans_key or _spans_column(table)
+    if not spans:
+        return None
+    source = Source(_text_column(table, columns.text_key), columns.text_key, spans, PLAIN, "")
+    reading, why = _reading(table, source, cut)
+    note = f"texts in {source.text!r}, spans in {spans!r}; words are cut as in text that is served{why}"
+    return source._replace(reading=reading, note=note)
+
+
+def _has_words(table: Table, key: str) -> bool:
+    """Return whether the column is there, and doesn't hold lists of objects, as Prodigy and spaCy write tokens."""
+    first = next((row[key] for row in table.rows if row.get(key)), None)
+    return key in table.columns and not (isinstance(first, list) and isinstance(first[0], dict))
+
+
+def _spans_column(table: Table) -> str | None:
+    """Return the column that holds spans; else one that holds empty lists alone. Raises: DataError if there are two."""
+    there = [name for name in _SPANS if name in table.columns]
+    found = [name for name in there if any(_has_spans(row.get(name), row) for row in table.rows)]
+    if len(found) > 1:
+        what = f"spans stand in two columns: {', '.join(found)}"
+        raise DataError(Fault(what, where=table.name, fix=f"--spans_key {found[0]}"))
+    empty = [name for name in there if any(_has_spans(row.get(name), row) is False for row in table.rows)]
+    return next(iter(found or empty), None)
+
+
+def _has_spans(value: Any, row: Row) -> bool | None:
+    """Return whether a cell holds a list of spans that isn't empty; None if it is something else."""
+    if isinstance(value, str) and not value.lstrip().startswith(("[", "{")):
+        return None
+    try:
+        listed = _listed(value, _is_task(row), [])
+        spans = [raw for item in listed or () for raw in _raw(item, [])]
+    except Unusable:
+        return None
+    return bool(spans) if listed is not None or value == [] else None
+
+
+def _text_column(table: Table, wanted: str) -> str:
+    """Return the column of the texts, or of objects that have them under `wanted`. Raises: DataError."""
+    tasks = [row["data"] for row in table.rows if _is_task(row)]
+    if tasks and wanted not in table.columns:
+        keys = tuple(dict.fromkeys(str(key) for data in tasks for key in data))
+        Table(f"{table.name}, data", keys, [], []).require({"text_key": wanted})
+        return "data"
+    if wanted == _TEXT:
+        wanted = next((name for name in (wanted, *_TEXTS) if name in table.columns), wanted)
+    table.require({"text_key": wanted})
+    return wanted
+
+
+def _is_task(row: Row) -> bool:
+    """Return whether the row is a task of Label Studio, whose texts stand in an object named data."""
+    return isinstance(row.get("data"), dict)
+
+
+def read(row: Row, source: Source, repairs: list[str]) -> tuple[str, list[Span] | None]:
+    """Return the text of a row and its spans; None where it isn't annotated. Raises: Unusable."""
+    answer = row.get("answer")  # of Prodigy
+    if answer in ("reject", "ignore"):
+        raise Unusable(f"its answer is {answer}, not accept")
+    text = _text(row, source, repairs)
+    listed = _listed(row.get(source.spans), _is_task(row), repairs)
+    if listed is None:
+        return text, [] if answer == "accept" else None
+    placed = (_placed(text, raw, source.reading, repairs) for item in listed for raw in _raw(item, repairs))
+    return text, [span for span in placed if span.start < span.end]
+
+
+def _text(row: Row, source: Source, repairs: list[str]) -> str:
+    text = row.get(source.text)
+    text = text.get(source.key) if isinstance(text, dict) else text
+    if not isinstance(text, str):
+        raise Unusable("no text")
+    return clean(text, repairs)
+
+
+def _listed(value: Any, is_task: bool, repairs: list[str]) -> list[Any] | None:
+    """Return the spans of a cell as they were written; None where nobody looked. Raises: Unusable."""
+    value = parsed(value, "the spans") if isinstance(value, str) and not missing(value) else value
+    if isinstance(value, dict):
+        value = value["entities"] if "entities" in value else _from_columns(value)
+    if missing(value):
+        return None
+    if not isinstance(value, list | tuple):
+        raise Unusable("the spans are not a list")
+    of_tasks = value and all(isinstance(item, dict) and "result" in item for item in value)
+    return _of_one_annotator(value, repairs) if is_task or of_tasks else list(value)
+
+
+def _from_columns(value: dict[str, Any]) -> Any:
+    """Return {start: […], end: […], label: […]}, as datasets writes a list of objects, as that list."""
+    columns = list(value.values())
+    if not columns or not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
+        return value
+    return [dict(zip(value, parts, strict=True)) for parts in zip(*columns, strict=True)]
+
+
+def _of_one_annotator(annotations: Sequence[Any], repairs: list[str]) -> list[Any] | None:
+    """Return the spans of the first annotation of a task of Label Studio that isn't cancelled; None where all are."""
+    done = [a for a in annotations if isinstance(a, dict) and not (a.get("was_cancelled") or a.get("skipped"))]
+    if not done:
+        return None
+    if len(done) > 1:
+        repairs.append(Kept("annotated more than once; the first annotation is taken"))
+    result = done[0].get("result")
+    if result is None:
+        return None
+    if not isinstance(result, list | tuple):
+        raise Unusable("the spans are not a list")
+    regions = [region for region in result if isinstance(region, dict)]
+    kinds = {str(region.get("type")) for region in regions}
+    for kind in sorted(kinds - {"labels"}):
+        if kind.endswith("labels"):  # of pictures, of HTML; others, such as choices, are no spans at all
+            raise Unusable(f"its {kind} are not spans of characters")
+    return [region.get("value") for region in regions if region.get("type") == "labels"]
+
+
+def _raw(item: Any, repairs: list[str]) -> Iterator[Raw]:
+    """Yield the spans that an item of a list means; it is more than one in Dataturks alone. Raises: Unusable."""
+    if isinstance(item, list | tuple) and len(item) >= 3:
+        yield Raw(_whole(item[0]), _whole(item[1]), item[2], None)
+        return
+    if not isinstance(item, dict):
+        raise Unusable(_SHAPE)
+    label = _any_of(item, _LABELS)
+    points = item.get("points")
+    for point in points if isinstance(points, list) else [item]:
+        if not isinstance(point, dict):
+            raise Unusable(_SHAPE)
+        text = point.get("text")
+        end = _whole(_any_of(point, _ENDS)) + isinstance(points, list)  # Dataturks counts the last character in
+        yield Raw(_whole(_any_of(point, _STARTS)), end, label, text if isinstance(text, str) and text.strip() else None)
+
+
+def _any_of(item: dict[str, Any], keys: Sequence[str]) -> Any:
+    return next((item[key] for key in keys if key in item), None)
+
+
+def _whole(value: object) -> int:
+    found = None if isinstance(value, bool) else _WHOLE.fullmatch(str(value))
+    if value is None or found is None or len(found[1]) > 18:  # more digits than any text has characters
+        raise Unusable(_SHAPE if value is None else "an offset of a span is not a whole number")
+    return int(found[1])
+
+
+def _label(value: Any, repairs: list[str]) -> str:
+    if isinstance(value, list | tuple):
+        if len(value) > 1:
+            repairs.append(Kept("a span has several labels; the first is taken"))
+        value = value[0] if value else None
+    if missing(value) or not isinstance(value, str | int) or isinstance(value, bool):
+        raise Unusable("a span has no label")
+    return clean(str(value), repairs).strip()
+
+
+def _placed(text: str, raw: Raw, reading: str, repairs: list[str]) -> Span:
+    """Return the span where it stands; an empty one if it holds nothing but white space. Raises: Unusable."""
+    start, end = _READINGS[reading](text, raw.start, raw.end)
+    if raw.text is not None and not _stands_at(text, (start, end), raw.text):
+        for name, read in _READINGS.items():
+            if _stands_at(text, read(text, raw.start, raw.end), raw.text):
+                repairs.append(f"the offsets of a span counted {name}")
+                start, end = read(text, raw.start, raw.end)
+                break
+        else:
+            if 0 <= start < end <= len(text):
+                raise Unusable("a span's own text is not what stands at its offsets")
+    if min(start, end) < 0 or max(start, end) > len(text):
+        raise Unusable("a span lies outside its text")
+    if start >= end:
+        raise Unusable("a span ends where it begins, or before")
+    label = _label(raw.label, repairs)
+    place = _trimmed(text, start, end)
+    if place[0] == place[1]:
+        repairs.append("a span of white space alone is left out")
+    elif place != (start, end):
+        repairs.append("white space at the edges of a span")
+    return Span(*place, label)
+
+
+def _trimmed(text: str, start: int, end: int) -> Place:
+    start += len(text[start:end]) - len(text[start:end].lstrip())
+    return start, start + len(text[start:end].rstrip())
+
+
+def _stands_at(text: str, place: Place, own: str) -> bool:
+    """Return whether this text stands there, however white space and accents are written."""
+    return 0 <= place[0] < place[1] <= len(text) and _squeezed(text[slice(*place)]) == _squeezed(own)
+
+
+def _squeezed(text: str) -> str:
+    # Label Studio writes a line break in a span's text as a backslash and an n.
+    return unicodedata.normalize("NFC", "".join(text.replace("\\n", "").split()))
+
+
+def _units(encoding: str, width: int) -> Callable[[str, int, int], Place]:
+    def read(text: str, start: int, end: int) -> Place:
+        encoded = text.encode(encoding)
+        return _characters(encoded, start), _characters(encoded, end)
+
+    def _characters(encoded: bytes, count: int) -> int:
+        """Return how many characters so many units are; -1 where they end within one or behind the text."""
+        if not 0 <= count * width <= len(encoded):
+            return -1
+        try:
+            return len(encoded[: count * width].decode(encoding))
+        except UnicodeDecodeError:
+            return -1
+
+    return read
+
+
+_READINGS: dict[str, Callable[[str, int, int], Place]] = {
+    PLAIN: lambda _text, start, end: (start, end),
+    "characters, the last one included": lambda _text, start, end: (start, end + 1),
+    "characters from 1": lambda _text, start, end: (start - 1, end - 1),
+    "characters from 1, the last one included": lambda _text, start, end: (start - 1, end),
+    "UTF-16 units": _units("utf-16-le", 2),
+    "bytes": _units("utf-8", 1),
+}
+_UNITS = ("UTF-16 units", "bytes")  # they are characters where a text is ASCII
+
+
+def _reading(table: Table, source: Source, cut: Cut) -> tuple[str, str]:
+    """Return what the offsets of the file count, and why, by how many spans begin and end with words in each reading.
+
+    Spans that bring their text along don't need it.
+    """
+    count: Counter[str] = Counter()  # spans that a reading places otherwise than the plain one
+    fit: Counter[str] = Counter()  # those of them that fit by it
+    plain: Counter[str] = Counter()  # those of them that fit by the plain one
+    for row in table.rows:
+        try:
+            text, raws = _unplaced(row, source)
+        except Unusable:
+            continue
+        words = cut(text) if raws else []
+        edges = {start for start, _ in words}, {end for _, end in words}
+        for raw in raws:
+            plainly = _fits(text, (raw.start, raw.end), edges)
+            for name, read in _READINGS.items():
+                place = read(text, raw.start, raw.end) if name not in _UNITS or not text.isascii() else None
+                if place not in (None, (raw.start, raw.end)):
+                    count[name] += 1
+                    fit[name] += _fits(text, place, edges)
+                    plain[name] += plainly
+    for name, of in count.items():
+        if of >= _ENOUGH and fit[name] >= _NEARLY_ALL * of and plain[name] < _FEW * of:
+            why = f"; offsets count {name}: so {fit[name]} of {of} spans begin and end with words, else {plain[name]}"
+            return name, why
+    return PLAIN, ""
+
+
+def _fits(text: str, place: Place, edges: tuple[set[int], set[int]]) -> bool:
+    """Return whether the place, without white space at its ends, begins and ends where words do."""
+    if not 0 <= place[0] < place[1] <= len(text):
+        return False
+    start, end = _trimmed(text, *place)
+    return start in edges[0] and end in edges[1]
+
+
+def _unplaced(row: Row, source: Source) -> tuple[str, list[Raw]]:
+    """Return the text of a row and its spans without a text of their own. Raises: Unusable."""
+    listed = _listed(row.get(source.spans), _is_task(row), []) or ()
+    return _text(row, source, []), [raw for item in listed for raw in _raw(item, []) if raw.text is None]
+
+
+def tags_of(spans: Sequence[Span], words: Sequence[Place], repairs: list[str]) -> list[str | None]:
+    """Return the tag of each word in IOB2; None for the words of a span that cuts through one of them.
+
+    Of spans that overlap the longest is kept, the first among equals.
+    """
+    begins, ends = [start for start, _ in words], [end for _, end in words]
+    first_of, last_of = {start: i for i, start in enumerate(begins)}, {end: i for i, end in enumerate(ends)}
+    found: list[Entity] = []
+    unknown: list[int] = []
+    for span in _without_overlaps(spans, repairs):
+        if span.start in first_of and span.end in last_of:
+            found.append(Entity(span.label, first_of[span.start], last_of[span.end]))
+        else:
+            repairs.append(Kept(f"a span of {span.label} cuts through a word; its words count as not annotated"))
+            unknown += range(bisect_right(ends, span.start), bisect_left(begins, span.end))
+    tags: list[str | None] = [*mark(found, len(words), "IOB2")]
+    for i in unknown:
+        tags[i] = None
+    return tags
+
+
+def _without_overlaps(spans: Sequence[Span], repairs: list[str]) -> list[Span]:
+    taken = bytearray(max((span.end for span in spans), default=0))
+    kept = []
+    for span in sorted(dict.fromkeys(spans), key=lambda span: (span.start - span.end, span.start)):
+        if any(taken[span.start : span.end]):
+            repairs.append(Kept(f"a span of {span.label} overlaps a longer or an earlier one, which is kept"))
+        else:
+            taken[span.start : span.end] = b"\1" * (span.end - span.start)
+            kept.append(span)
+    return sorted(kept)

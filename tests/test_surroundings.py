@@ -1,0 +1,134 @@
+"""Every command in a working folder that is read-only, gone, or left clean; and whether all that is printed is ours."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import finetune
+from tests.conftest import ROOT, sample_rows, write_jsonl
+
+SRC = Path(finetune.__file__).parents[1]
+READ_ONLY = Path("/proc/sys")
+# What every process runs first. It writes down each text that is printed, and the package that prints it; and makes the
+# processor one with AVX-512 bf16, on which bitsandbytes recommends a package when it is imported.
+WATCH = """
+import json, os, sys
+from importlib.machinery import PathFinder
+
+def watch(name):
+    stream = getattr(sys, name)
+    write = stream.write
+
+    def watched(text):
+        frame = sys._getframe(1)
+        while (origin := frame.f_globals["__name__"].partition(".")[0]) in BETWEEN and frame.f_back:
+            frame = frame.f_back
+        with open(os.environ["WRITTEN"], "a") as file:
+            file.write(json.dumps([origin, name, text]) + "\\n")
+        return write(text)
+
+    stream.write = watched
+
+BETWEEN = ("tqdm", "logging", "warnings", "contextlib", "threading")
+watch("stdout")
+watch("stderr")
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name != "bitsandbytes.functional":
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        execute = spec.loader.exec_module
+        spec.loader.exec_module = lambda module: (execute(module), setattr(module, "has_avx512bf16", lambda: True))
+        return spec
+
+sys.meta_path.insert(0, Finder)
+"""
+OURS = {"finetune", "__main__", "threading"}  # the last is tqdm's own thread
+SMALL = {"max_steps": 2, "per_device_train_batch_size": 16, "per_device_eval_batch_size": 16}
+
+
+def commands(task: str, model: Path, data: Path, out: Path) -> Iterator[list[str]]:
+    """The command line of every entry point, in the order of a pipeline, with absolute paths."""
+    lengths = {"max_seq_length": 128, "doc_stride": 32}
+    pipeline = str(ROOT / "components" / task / "pipeline.yaml")
+    given = {"train_file_path": data, "pytorch_model_path": model, **lengths, **SMALL}
+    values = [f"{name}={value}" for name, value in given.items()]
+    folders = {"pytorch_model_folder": out / "pytorch", "mlflow_model_folder": out / "mlflow"}
+    prepared = {"preprocess_output": out / "data", "model_selector_output": out / "model"}
+    yield ["finetune", "check", pipeline, "--set", *values]
+    yield module("model_selector", task, pytorch_model_path=model, output_dir=out / "model")
+    source = {"train_file_path": data, "model_selector_output": out / "model"}
+    yield module("preprocess", task, **source, output_dir=out / "data", **lengths)
+    yield module("run", task, **prepared, **folders, **SMALL)
+    result = {"preprocess_output": out / "data", "evaluation_result": out / "result"}
+    yield module("evaluation", task, pytorch_model_folder=out / "pytorch", **result)
+    yield ["finetune", "pipeline", pipeline, "--output", str(out / "all"), "--set", *values]
+    yield ["finetune", "declare", "--check"]
+
+
+def module(name: str, task: str, **parameters: object) -> list[str]:
+    words = [word for name, value in parameters.items() for word in (f"--{name}", str(value))]
+    return [f"finetune.{name}", "--task", task, *words]
+
+
+def execute(words: list[str], folder: Path, written: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a module in the folder, which is removed before if its name is gone; `written` gets all that is printed."""
+    env = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    env["PYTHONPATH"] = str(SRC)
+    if written:
+        site = written.with_suffix(".site")
+        site.mkdir(exist_ok=True)
+        (site / "sitecustomize.py").write_text(WATCH)
+        env |= {"PYTHONPATH": f"{site}{os.pathsep}{SRC}", "WRITTEN": str(written)}
+    enter = 'mkdir "$0" && cd "$0" && rmdir "$0" && exec "$@"' if folder.name == "gone" else 'cd "$0" && exec "$@"'
+    ran = subprocess.run(
+        ["bash", "-c", enter, str(folder), sys.executable, "-m", *words], env=env, capture_output=True, check=False
+    )
+    return subprocess.CompletedProcess(ran.args, ran.returncode, ran.stdout.decode(), ran.stderr.decode())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [("question_answering", "read-only"), ("token_classification", "gone"), ("token_classification", "clean")],
+)
+def test_every_command(tiny_model: Path, tmp_path: Path, task: str, kind: str) -> None:
+    data = write_jsonl(tmp_path / "rows.jsonl", sample_rows("train", task)[:48])
+    folder = READ_ONLY if kind == "read-only" else tmp_path / kind
+    if kind == "clean":
+        folder.mkdir()
+    before = list(folder.iterdir()) if kind != "gone" else []
+    for number, words in enumerate(commands(task, tiny_model, data, tmp_path / "out")):
+        written = tmp_path / f"written{number}"
+        ran = execute(words, folder, written)
+        assert ran.returncode == 0, (words, ran.stdout + ran.stderr)
+        assert "Traceback" not in ran.stdout + ran.stderr
+        texts = [json.loads(line) for line in written.read_text().splitlines()]
+        assert texts and [text for text in texts if text[0] not in OURS] == [], words
+        if "pipeline" not in words:  # it passes on what its steps print
+            for name, shown in (("stdout", ran.stdout), ("stderr", ran.stderr)):
+                assert shown == "".join(text for _, stream, text in texts if stream == name), words
+    assert (list(folder.iterdir()) if folder.exists() else []) == before
+
+
+@pytest.mark.slow
+def test_relative_paths_where_the_folder_is_gone(tmp_path: Path) -> None:
+    folders = {"preprocess_output": "p", "model_selector_output": tmp_path, "mlflow_model_folder": "m"}
+    pipeline = ROOT / "components" / "question_answering" / "pipeline.yaml"
+    for words, lost in (
+        (module("run", "question_answering", **folders, pytorch_model_folder="./o"), ("p", "m", "./o")),
+        (["finetune", "pipeline", "here.yaml", "--output", "o"], ("here.yaml", "o")),
+        (["finetune", "check", str(pipeline), "--set", "train_file_path=t.csv"], ("t.csv",)),
+    ):
+        ran = execute(words, tmp_path / "gone")
+        assert ran.returncode == 2, ran.stderr
+        named = re.findall(r"(\S+) begins at the working folder, which has been removed; give an absolute", ran.stderr)
+        assert tuple(name.strip("'").removeprefix("train_file_path=") for name in named) == lost
