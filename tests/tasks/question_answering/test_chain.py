@@ -52,8 +52,8 @@ FOLDERS = count()
 def test_every_row_is_kept_or_counted_and_answers_survive(
     selected: Path, tmp_path_factory: pytest.TempPathFactory, rows: list[Row], length: int, pad: bool
 ) -> None:
-    folder = tmp_path_factory.mktemp(f"rows{next(FOLDERS)}")
-    file = write_jsonl(folder / "rows.jsonl", [GOOD, *rows])
+    given_folder = tmp_path_factory.mktemp(f"rows{next(FOLDERS)}")
+    file, folder = write_jsonl(given_folder / "rows.jsonl", [GOOD, *rows]), given_folder / "preprocessed"
     words = ["--task", "question_answering", "--model_selector_output", str(selected), "--output_dir", str(folder)]
     words += ["--max_seq_length", str(length), "--doc_stride", "4", "--max_answer_length_in_tokens", str(length)]
     words += ["--pad_to_max_length", str(pad), "--max_dropped_fraction", "1", "--batch_size", "2"]
