@@ -8,7 +8,7 @@ from typing import Any
 from finetune import evaluation, model_selector, preprocess, run
 from finetune.params.components import TASKS
 from finetune.params.schema import params_of
-from finetune.tasks.token_classification.rows import spans
+from finetune.tasks.token_classification.rows import places_of
 from finetune.tasks.token_classification.schemes import entities
 from tests.conftest import build_tiny_model, sample_rows, write_jsonl
 from tests.proofs.recorder import Run, record
@@ -120,7 +120,7 @@ def task_rows(task: str, first: int, last: int) -> list[dict[str, Any]]:
 
 def with_spans(row: dict[str, Any]) -> dict[str, Any]:
     """The text of a row of words, and the spans of its entities."""
-    placed = spans({"text": None, **row})
+    placed = places_of({"text": None, **row})
     found = [[placed[e.first][0], placed[e.last][1], e.type] for e in entities(row["ner_tags"], "IOB2")]
     return {"text": " ".join(row["tokens"]), "entities": found}
 

@@ -19,6 +19,7 @@ from finetune.params.datapreprocess import TokenClassificationColumns
 from finetune.tasks.token_classification import annotations
 from finetune.tasks.token_classification import rows as tc_rows
 from finetune.tasks.token_classification.schemes import entities
+from finetune.tasks.token_classification.spans import READINGS, tags_of
 from tests.tasks.token_classification.conftest import validated
 
 TEXT = "Ada Lovelace sailed to Oslo."
@@ -366,7 +367,7 @@ def test_columns_that_cannot_be_told(row: Row, columns: dict[str, str], what: st
 def test_a_row_is_asked_for_by_its_text() -> None:
     (row,), _ = validated({"text": TEXT, "label": SPANS})
     (served,) = tc_rows.serve([tc_rows.request(row)])
-    assert (served["tokens"], tc_rows.spans(served)) == (row["tokens"], tc_rows.spans(row))
+    assert (served["tokens"], tc_rows.places_of(served)) == (row["tokens"], tc_rows.places_of(row))
 
 
 ALPHABET = "aábB 9.,-'\"(漢字かי한🙂👩‍👧ﬁ\u0301\u200b\u3000\t\n\ud83d"
@@ -390,7 +391,7 @@ def aligned(draw: st.DrawFn) -> tuple[str, list[tuple[int, int, str]]]:
 def test_spans_of_words_come_back(given_row: tuple[str, list[tuple[int, int, str]]]) -> None:
     text, spans = given_row
     (row,), audit = validated({"text": text, "label": spans})
-    placed = tc_rows.spans(row)
+    placed = tc_rows.places_of(row)
     found = [(placed[e.first][0], placed[e.last][1], e.type) for e in entities(row["tags"], "IOB2")]
     assert found == sorted(spans)
     assert {p["action"] for p in audit.problems.values()} <= {"repaired"}  # half a surrogate pair
@@ -428,7 +429,7 @@ def test_every_span_is_accounted_for(text: str, spans: list[Any]) -> None:
 
 @given(TEXTS, st.lists(ANY_SPAN, max_size=4), st.sampled_from(["text", "data", "content"]))
 def test_nothing_but_unusable_is_raised(text: str, spans: list[Any], column: str) -> None:
-    for reading in annotations._READINGS:
+    for reading in READINGS:
         source = annotations.Source(column, "text", "spans", reading, "")
         repairs: list[str] = []
         try:
@@ -438,4 +439,4 @@ def test_nothing_but_unusable_is_raised(text: str, spans: list[Any], column: str
         assert found is not None
         assert all(read[s.start : s.end].strip() == read[s.start : s.end] != "" for s in found)
         words = tc_rows.words_of(read)
-        assert len(annotations.tags_of(found, words, repairs)) == len(words)
+        assert len(tags_of(found, words, repairs)) == len(words)

@@ -19,7 +19,7 @@ from finetune import preprocess
 from finetune.core.process import run_main
 from finetune.data.folders import Preprocessed, SelectedModel, read_rows
 from finetune.data.values import CUT_SHORT
-from finetune.tasks.token_classification.rows import spans
+from finetune.tasks.token_classification.rows import places_of
 from finetune.tasks.token_classification.schemes import entities
 from tests.conftest import write_jsonl
 from tests.test_bad_input import around, table, write
@@ -125,7 +125,7 @@ def annotated(words: list[Words]) -> list[tuple[str, list[dict[str, Any]]]]:
     """Texts, and the spans of their entities as Label Studio writes them."""
     made = []
     for tokens, tags in words:
-        text, placed = " ".join(tokens), spans({"text": None, "tokens": tokens})
+        text, placed = " ".join(tokens), places_of({"text": None, "tokens": tokens})
         found = [(placed[e.first][0], placed[e.last][1], e.type) for e in entities(tags, "IOB2")]
         made.append((text, [{"start": s, "end": e, "text": text[s:e], "labels": [kind]} for s, e, kind in found]))
     return made

@@ -187,7 +187,7 @@ def test_text_is_cut_into_words(text: str, words: list[str]) -> None:
 def test_words_are_all_of_the_text_in_order(text: str) -> None:
     (made,) = tc_rows.serve([{"input_string": text}])
     whole, end = tc_rows.text_of(made), 0
-    for token, (start, stop) in zip(made["tokens"], tc_rows.spans(made), strict=True):
+    for token, (start, stop) in zip(made["tokens"], tc_rows.places_of(made), strict=True):
         assert whole[start:stop] == token
         assert not whole[end:start].strip()
         end = stop
@@ -198,7 +198,7 @@ def test_words_are_all_of_the_text_in_order(text: str) -> None:
 def test_words_of_a_list_have_a_space_between(words: list[str]) -> None:
     (made,) = tc_rows.serve([{"input_string": words}])
     assert len(made["tokens"]) == len(words)
-    assert [tc_rows.text_of(made)[a:b] for a, b in tc_rows.spans(made)] == made["tokens"]
+    assert [tc_rows.text_of(made)[a:b] for a, b in tc_rows.places_of(made)] == made["tokens"]
     assert len(tc_rows.text_of(made)) == len(" ".join(words))
 
 
@@ -225,4 +225,4 @@ def test_words_are_asked_as_they_are(words: list[str]) -> None:
 
 
 def test_spans_of_a_row_of_a_file() -> None:
-    assert tc_rows.spans(row("a", "", "bc")) == [(0, 1), (2, 2), (3, 5)]
+    assert tc_rows.places_of(row("a", "", "bc")) == [(0, 1), (2, 2), (3, 5)]

@@ -1,23 +1,18 @@
-"""Read texts with spans, as annotators' tools and spaCy write them, and turn spans into tags of words.
+"""Read texts with spans, as annotators' tools and spaCy write them.
 
 doccano, Prodigy, spaCy, Label Studio and Dataturks differ in where text and spans stand and in how a span is written.
 """
 
+import contextlib
 import re
-import unicodedata
-from bisect import bisect_left, bisect_right
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from finetune.core.errors import DataError, Fault
 from finetune.data.table import Row, Table
 from finetune.data.values import Kept, Unusable, clean, missing, parsed
 from finetune.params.datapreprocess import TokenClassificationColumns
-from finetune.tasks.token_classification.schemes import Entity, mark
-
-Place = tuple[int, int]  # first character, and the one behind the last
-Cut = Callable[[str], list[Place]]  # a text -> its words
+from finetune.tasks.token_classification.spans import PLAIN, Cut, Raw, Span, placed, reading_of
 
 _SPANS = ("label", "labels", "entities", "spans", "ents", "annotations", "annotation", "completions")
 _TOKENS, _TEXT = TokenClassificationColumns.token_key, TokenClassificationColumns.text_key
@@ -26,27 +21,6 @@ _STARTS, _ENDS = ("start", "start_offset", "start_char"), ("end", "end_offset", 
 _LABELS = ("label", "labels", "type", "entity", "entity_type", "entity_group", "tag")
 _WHOLE = re.compile(r"\s*([+-]?[0-9]+)(\.0+)?\s*")
 _SHAPE = "a span is neither [start, end, label] nor an object with start, end and label"
-PLAIN = "characters"
-# A reading takes the place of the plain one if it puts nearly all of the spans at word edges where the plain one puts
-# few, of at least so many that the two place otherwise.
-_ENOUGH, _NEARLY_ALL, _FEW = 3, 0.9, 0.5
-
-
-class Raw(NamedTuple):
-    """A span as it was written."""
-
-    start: int
-    end: int
-    label: Any
-    text: str | None  # what the tool says stands there
-
-
-class Span(NamedTuple):
-    """A span of a text, without white space at its edges."""
-
-    start: int
-    end: int
-    label: str
 
 
 class Source(NamedTuple):
@@ -55,7 +29,7 @@ class Source(NamedTuple):
     text: str  # column
     key: str  # key of the text, where the column holds objects
     spans: str  # column
-    reading: str  # what offsets count, a key of _READINGS
+    reading: str  # what offsets count, a key of READINGS
     note: str
 
 
@@ -72,7 +46,7 @@ def find(table: Table, columns: TokenClassificationColumns, cut: Cut) -> Source 
     if not spans:
         return None
     source = Source(_text_column(table, columns.text_key), columns.text_key, spans, PLAIN, "")
-    reading, why = _reading(table, source, cut)
+    reading, why = reading_of(_unplaced(table, source), cut)
     note = f"texts in {source.text!r}, spans in {spans!r}; words are cut as in text that is served{why}"
     return source._replace(reading=reading, note=note)
 
@@ -133,8 +107,8 @@ def read(row: Row, source: Source, repairs: list[str]) -> tuple[str, list[Span] 
     listed = _listed(row.get(source.spans), _is_task(row), repairs)
     if listed is None:
         return text, [] if answer == "accept" else None
-    placed = (_placed(text, raw, source.reading, repairs) for item in listed for raw in _raw(item, repairs))
-    return text, [span for span in placed if span.start < span.end]
+    spans = (placed(text, raw, source.reading, repairs) for item in listed for raw in _raw(item, repairs))
+    return text, [span for span in spans if span.start < span.end]
 
 
 def _text(row: Row, source: Source, repairs: list[str]) -> str:
@@ -214,156 +188,9 @@ def _whole(value: object) -> int:
     return int(found[1])
 
 
-def _label(value: Any, repairs: list[str]) -> str:
-    if isinstance(value, list | tuple):
-        if len(value) > 1:
-            repairs.append(Kept("a span has several labels; the first is taken"))
-        value = value[0] if value else None
-    if missing(value) or not isinstance(value, str | int) or isinstance(value, bool):
-        raise Unusable("a span has no label")
-    return clean(str(value), repairs).strip()
-
-
-def _placed(text: str, raw: Raw, reading: str, repairs: list[str]) -> Span:
-    """Return the span where it stands; an empty one if it holds nothing but white space. Raises: Unusable."""
-    start, end = _READINGS[reading](text, raw.start, raw.end)
-    if raw.text is not None and not _stands_at(text, (start, end), raw.text):
-        for name, read in _READINGS.items():
-            if _stands_at(text, read(text, raw.start, raw.end), raw.text):
-                repairs.append(f"the offsets of a span counted {name}")
-                start, end = read(text, raw.start, raw.end)
-                break
-        else:
-            if 0 <= start < end <= len(text):
-                raise Unusable("a span's own text is not what stands at its offsets")
-    if min(start, end) < 0 or max(start, end) > len(text):
-        raise Unusable("a span lies outside its text")
-    if start >= end:
-        raise Unusable("a span ends where it begins, or before")
-    label = _label(raw.label, repairs)
-    place = _trimmed(text, start, end)
-    if place[0] == place[1]:
-        repairs.append("a span of white space alone is left out")
-    elif place != (start, end):
-        repairs.append("white space at the edges of a span")
-    return Span(*place, label)
-
-
-def _trimmed(text: str, start: int, end: int) -> Place:
-    start += len(text[start:end]) - len(text[start:end].lstrip())
-    return start, start + len(text[start:end].rstrip())
-
-
-def _stands_at(text: str, place: Place, own: str) -> bool:
-    """Return whether this text stands there, however white space and accents are written."""
-    return 0 <= place[0] < place[1] <= len(text) and _squeezed(text[slice(*place)]) == _squeezed(own)
-
-
-def _squeezed(text: str) -> str:
-    # Label Studio writes a line break in a span's text as a backslash and an n.
-    return unicodedata.normalize("NFC", "".join(text.replace("\\n", "").split()))
-
-
-def _units(encoding: str, width: int) -> Callable[[str, int, int], Place]:
-    def read(text: str, start: int, end: int) -> Place:
-        encoded = text.encode(encoding)
-        return _characters(encoded, start), _characters(encoded, end)
-
-    def _characters(encoded: bytes, count: int) -> int:
-        """Return how many characters so many units are; -1 where they end within one or behind the text."""
-        if not 0 <= count * width <= len(encoded):
-            return -1
-        try:
-            return len(encoded[: count * width].decode(encoding))
-        except UnicodeDecodeError:
-            return -1
-
-    return read
-
-
-_READINGS: dict[str, Callable[[str, int, int], Place]] = {
-    PLAIN: lambda _text, start, end: (start, end),
-    "characters, the last one included": lambda _text, start, end: (start, end + 1),
-    "characters from 1": lambda _text, start, end: (start - 1, end - 1),
-    "characters from 1, the last one included": lambda _text, start, end: (start - 1, end),
-    "UTF-16 units": _units("utf-16-le", 2),
-    "bytes": _units("utf-8", 1),
-}
-_UNITS = ("UTF-16 units", "bytes")  # they are characters where a text is ASCII
-
-
-def _reading(table: Table, source: Source, cut: Cut) -> tuple[str, str]:
-    """Return what the offsets of the file count, and why, by how many spans begin and end with words in each reading.
-
-    Spans that bring their text along don't need it.
-    """
-    count: Counter[str] = Counter()  # spans that a reading places otherwise than the plain one
-    fit: Counter[str] = Counter()  # those of them that fit by it
-    plain: Counter[str] = Counter()  # those of them that fit by the plain one
+def _unplaced(table: Table, source: Source) -> Iterator[tuple[str, list[Raw]]]:
+    """Yield the texts of a table, each with its spans that have no text of their own."""
     for row in table.rows:
-        try:
-            text, raws = _unplaced(row, source)
-        except Unusable:
-            continue
-        words = cut(text) if raws else []
-        edges = {start for start, _ in words}, {end for _, end in words}
-        for raw in raws:
-            plainly = _fits(text, (raw.start, raw.end), edges)
-            for name, read in _READINGS.items():
-                place = read(text, raw.start, raw.end) if name not in _UNITS or not text.isascii() else None
-                if place not in (None, (raw.start, raw.end)):
-                    count[name] += 1
-                    fit[name] += _fits(text, place, edges)
-                    plain[name] += plainly
-    for name, of in count.items():
-        if of >= _ENOUGH and fit[name] >= _NEARLY_ALL * of and plain[name] < _FEW * of:
-            why = f"; offsets count {name}: so {fit[name]} of {of} spans begin and end with words, else {plain[name]}"
-            return name, why
-    return PLAIN, ""
-
-
-def _fits(text: str, place: Place, edges: tuple[set[int], set[int]]) -> bool:
-    """Return whether the place, without white space at its ends, begins and ends where words do."""
-    if not 0 <= place[0] < place[1] <= len(text):
-        return False
-    start, end = _trimmed(text, *place)
-    return start in edges[0] and end in edges[1]
-
-
-def _unplaced(row: Row, source: Source) -> tuple[str, list[Raw]]:
-    """Return the text of a row and its spans without a text of their own. Raises: Unusable."""
-    listed = _listed(row.get(source.spans), _is_task(row), []) or ()
-    return _text(row, source, []), [raw for item in listed for raw in _raw(item, []) if raw.text is None]
-
-
-def tags_of(spans: Sequence[Span], words: Sequence[Place], repairs: list[str]) -> list[str | None]:
-    """Return the tag of each word in IOB2; None for the words of a span that cuts through one of them.
-
-    Of spans that overlap the longest is kept, the first among equals.
-    """
-    begins, ends = [start for start, _ in words], [end for _, end in words]
-    first_of, last_of = {start: i for i, start in enumerate(begins)}, {end: i for i, end in enumerate(ends)}
-    found: list[Entity] = []
-    unknown: list[int] = []
-    for span in _without_overlaps(spans, repairs):
-        if span.start in first_of and span.end in last_of:
-            found.append(Entity(span.label, first_of[span.start], last_of[span.end]))
-        else:
-            repairs.append(Kept(f"a span of {span.label} cuts through a word; its words count as not annotated"))
-            unknown += range(bisect_right(ends, span.start), bisect_left(begins, span.end))
-    tags: list[str | None] = [*mark(found, len(words), "IOB2")]
-    for i in unknown:
-        tags[i] = None
-    return tags
-
-
-def _without_overlaps(spans: Sequence[Span], repairs: list[str]) -> list[Span]:
-    taken = bytearray(max((span.end for span in spans), default=0))
-    kept = []
-    for span in sorted(dict.fromkeys(spans), key=lambda span: (span.start - span.end, span.start)):
-        if any(taken[span.start : span.end]):
-            repairs.append(Kept(f"a span of {span.label} overlaps a longer or an earlier one, which is kept"))
-        else:
-            taken[span.start : span.end] = b"\1" * (span.end - span.start)
-            kept.append(span)
-    return sorted(kept)
+        with contextlib.suppress(Unusable):
+            listed = _listed(row.get(source.spans), _is_task(row), []) or ()
+            yield _text(row, source, []), [raw for item in listed for raw in _raw(item, []) if raw.text is None]

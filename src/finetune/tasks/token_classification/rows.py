@@ -13,6 +13,7 @@ from finetune.data.table import Audit, Row, Table
 from finetune.data.values import CUT_SHORT, Unusable, audited, clean, missing, parsed, without_surrogates
 from finetune.params.datapreprocess import TokenClassificationColumns
 from finetune.tasks.token_classification import annotations, sentences
+from finetune.tasks.token_classification.spans import tags_of
 
 # Text is cut into words at white space, before and after the signs that written language puts around words, and
 # between characters of scripts without spaces.
@@ -60,11 +61,11 @@ def validate(table: Table, columns: TokenClassificationColumns, audit: Audit) ->
 
 
 def _of_text(row: Row, repairs: list[str], source: annotations.Source) -> Row:
-    text, spans = annotations.read(row, source, repairs)
+    text, found = annotations.read(row, source, repairs)
     words = words_of(text)
     if not words:
         raise Unusable("no tokens")
-    tags = None if spans is None else annotations.tags_of(spans, words, repairs)
+    tags = None if found is None else tags_of(found, words, repairs)
     known = tags is not None and any(tag is not None for tag in tags)
     return {"text": text, "tokens": [text[start:end] for start, end in words], "tags": tags if known else None}
 
@@ -213,7 +214,7 @@ def text_of(row: Row) -> str:
     return " ".join(row["tokens"]) if row["text"] is None else row["text"]
 
 
-def spans(row: Row) -> list[tuple[int, int]]:
+def places_of(row: Row) -> list[tuple[int, int]]:
     """Return the start and end of each word in `text_of(row)`."""
     text, found, end = text_of(row), [], 0
     for i, token in enumerate(row["tokens"]):

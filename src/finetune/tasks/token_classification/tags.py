@@ -13,7 +13,7 @@ from finetune.core.types import Json
 from finetune.data.batches import Batch
 from finetune.data.table import Row
 from finetune.tasks.task import Breakdown, Examined, Item, Prediction, Reduced
-from finetune.tasks.token_classification.rows import spans, text_of
+from finetune.tasks.token_classification.rows import places_of, text_of
 from finetune.tasks.token_classification.schemes import OUTSIDE, as_iobes, entities, type_of
 from finetune.tasks.token_classification.windows import IGNORED, NO_WORD, State, gold
 
@@ -73,7 +73,7 @@ def _decode(reduced: Reduced, entries: Any, row: Row, state: State) -> Predictio
             strict=True,
         ):
             tags[word], scores[word] = state.labels[best], score
-    text, placed = text_of(row), spans(row)
+    text, placed = text_of(row), places_of(row)
     found = [
         {
             "type": kind,
