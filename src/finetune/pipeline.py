@@ -50,9 +50,9 @@ def run(words: Words) -> list[Done]:
     pipeline, output = load_pipeline(words.file), words.output
     prepared, faults = prepare(pipeline, words.values, output)
     settle_steps(commands_of(prepared), faults)
-    if words.force or not all(finished(record_file(output, item), item) for item in prepared):
-        check(words)
     with claimed(written_here(prepared, output)):
+        if words.force or not all(finished(record_file(output, item), item) for item in prepared):
+            check(words)
         done = run_steps(words, prepared)
     summarize(pipeline, done, output)
     return done

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from finetune.core.console import some
 from finetune.core.errors import Fault, ParameterError, StorageError
+from finetune.core.lock import held, refuse_if_lost
 
 MANIFEST = "written_by_finetune.json"
 
@@ -122,28 +123,45 @@ def refusals(output: Output) -> list[Fault]:
 
 @contextmanager
 def claimed(outputs: Sequence[Output]) -> Iterator[None]:
-    """Keep the manifests of the folders while a component writes into them.
+    """Hold the folders, and keep their manifests, while a component writes into them.
 
-    Raises: ParameterError, before anything is written, if a folder holds what isn't ours where we would write.
+    Raises: ParameterError, before anything is written, if a folder holds what isn't ours where we would write;
+    StorageError if another run writes there.
     """
     faults = [fault for output in outputs for fault in refusals(output)]
     if faults:
         raise ParameterError(*faults)
-    begun: list[tuple[Output, list[Path]]] = []
+    with _made([output.folder for output in outputs]), held({output.folder: output.parameter for output in outputs}):
+        begun: list[Output] = []
+        try:
+            for output in outputs:
+                begun.append(output)
+                Manifest(_ours(output), output.names).write(output.folder)
+            yield
+        finally:
+            for output in begun:
+                with contextlib.suppress(OSError, ValueError):  # what was to be written then counts as written
+                    _settle(output)
+
+
+@contextmanager
+def _made(folders: Sequence[Path]) -> Iterator[None]:
+    """Make the folders; those that are new and empty at the end are removed."""
+    new: list[Path] = []
     try:
-        for output in outputs:
-            begun.append((output, [path for path in (output.folder, *output.folder.parents) if not path.exists()]))
-            output.folder.mkdir(parents=True, exist_ok=True)
-            Manifest(_ours(output), output.names).write(output.folder)
+        for folder in folders:
+            new += [path for path in (folder, *folder.parents) if not path.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
         yield
     finally:
-        for output, new in reversed(begun):
-            with contextlib.suppress(OSError, ValueError):  # what was to be written then counts as written
-                _settle(output, new)
+        for folder in sorted(new, key=lambda path: -len(path.parts)):
+            with contextlib.suppress(OSError):  # it isn't empty
+                folder.rmdir()
 
 
 def clear(folder: Path, names: Sequence[str]) -> None:
     """Remove what earlier runs wrote under the names, in their order, by the manifest of a folder that is claimed."""
+    refuse_if_lost(folder)
     ours = Manifest.read(folder).files
     for pattern in names:
         gone = _entries(folder, [pattern]) & ours
@@ -160,6 +178,7 @@ def bring_in(staged: Path, folder: Path) -> None:
 
     Raises: StorageError if something is there all the same; it stays.
     """
+    refuse_if_lost(folder)
     there = [path.name for path in staged.iterdir() if os.path.lexists(folder / path.name)]
     if there:
         raise StorageError(Fault(f"{folder} holds what this program did not write: {some(there)}", fix="move it away"))
@@ -205,12 +224,10 @@ def _ours(output: Output) -> frozenset[str]:
     return frozenset(there | _entries(output.folder, before.unfinished) | output.known)
 
 
-def _settle(output: Output, new: Sequence[Path]) -> None:
-    """Write down what there is of ours; where nothing was written, neither that is left nor folders that are new."""
+def _settle(output: Output) -> None:
+    """Write down what there is of ours; where nothing was written, no manifest is left."""
     files = _ours(output)
     if files:
         Manifest(files).write(output.folder)
-        return
-    (output.folder / MANIFEST).unlink()
-    for folder in new:
-        folder.rmdir()
+    else:
+        (output.folder / MANIFEST).unlink()

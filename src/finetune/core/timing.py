@@ -24,6 +24,12 @@ TURN = 10.0  # for the main process to find and say what is wrong, before launch
 STOP = {signal.SIGINT: 15.0, signal.SIGTERM: 60.0}  # between a signal and SIGKILL: after a SIGTERM processes save
 STEP_POLL = 0.05  # between two looks at the processes of a step: no user notices it
 
+# One run in a folder (core/lock.py)
+BEAT = 10.0  # between two signs of life in the lock: on a mounted folder each is an upload
+SILENT = 120.0  # without one after which a run on another machine is gone: a save of 6 GB has been silent for 34
+LOCK_POLL = 0.5  # between two looks at a lock that is held
+TOLD = 3.0  # of waiting before the user is told why
+
 # A build of DeepSpeed's kernels (distributed/zero_engine.py)
 STALE = 30.0  # that a lock must be old: a build that has just begun may not have its compiler yet
 STALE_POLL = 0.5  # between two looks at it: builds take a minute
