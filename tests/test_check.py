@@ -76,7 +76,7 @@ def faults_of(given: list[str], kind: type[FinetuneError] = ParameterError) -> s
 
 def test_all_faults_of_all_steps_at_once() -> None:
     told = faults_of(
-        [PIPELINE, "--set", "learning_rate=-1", "num_epochs=3", "apply_ort=true", "max_dropped_fraction=3"]
+        [PIPELINE, "--set", "learning_rate=-1", "num_epochs=3", "apply_fsdp=true", "max_dropped_fraction=3"]
     )
     for part in (
         "learning_rate=-1 must be at least 0",
@@ -84,14 +84,14 @@ def test_all_faults_of_all_steps_at_once() -> None:
         "max_dropped_fraction=3 must be at most 1",
         "no model is given",
         "there are no training rows",
-        "--apply_ort true",
+        "--apply_fsdp true",
     ):
         assert part in told
 
 
 def test_unsupported_is_told_before_any_data_are_read(tiny_model: Path) -> None:
-    given = words(tiny_model, train_file_path=Path(__file__), apply_ort="true")
-    assert "--apply_ort true" in faults_of(given, UnsupportedError)
+    given = words(tiny_model, train_file_path=Path(__file__), apply_fsdp="true")
+    assert "--apply_fsdp true" in faults_of(given, UnsupportedError)
 
 
 def test_faults_of_all_files_at_once(tiny_model: Path, tmp_path: Path) -> None:

@@ -183,9 +183,9 @@ def test_an_unexpected_error_is_not_swallowed() -> None:
             ["hand-off error: m has no model_selector_args.json"],
         ),
         (
-            ["finetune", "run", *TASK, *FOLDERS, "--apply_ort", "True"],
+            ["finetune", "run", *TASK, *FOLDERS, "--apply_fsdp", "True"],
             6,
-            ["not supported: --apply_ort true", "  fix: --apply_ort false"],
+            ["not supported: --apply_fsdp true"],
         ),
     ],
     ids=["command", "no task", "task", "parameters", "folders", "unsupported"],

@@ -340,7 +340,7 @@ def test_earlier_run_is_imported_again(trained: Path, prepared: Path, tmp_path: 
 
 
 REFUSED: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"apply_ort": "true"}, UnsupportedError, "--apply_ort false"),
+    ({"apply_fsdp": "true"}, UnsupportedError, "--apply_fsdp false"),
     ({"evaluation_strategy": "steps", "eval_steps": 500}, ParameterError, "--eval_steps"),
 ]
 if not torch.cuda.is_available():

@@ -14,7 +14,7 @@ from finetune import check, pipeline, run
 from finetune.core.errors import FinetuneError, ParameterError, UnsupportedError
 from finetune.core.process import run_main
 from finetune.core.world import World
-from finetune.distributed.settlement import check_model, settle
+from finetune.distributed.settlement import NO_ORT, check_model, settle
 from finetune.params.finetune import QuestionAnsweringParams
 from finetune.params.provenance import Derived
 from tests.conftest import ROOT, SAMPLES, build_wordpiece, finetune_words, prepare
@@ -46,19 +46,26 @@ def test_all_faults_of_all_kinds_at_once(tmp_path: Path) -> None:
     """Of the config and of the rules, those that contradict and those that are not supported."""
     config = tmp_path / "zero.json"
     config.write_text(json.dumps({"zero_optimization": {"stage": 2}, "gradient_cliping": 1}))
-    given = {"apply_deepspeed": "true", "deepspeed": config, "torch_compile": "true", "apply_ort": "true"}
+    given = {"apply_deepspeed": "true", "deepspeed": config, "torch_compile": "true"}
     with pytest.raises(ParameterError) as raised:
         settled(**given, lr_scheduler_type="polynomial", learning_rate=0)
-    for part in ("did you mean gradient_clipping", "polynomial falls", "--apply_ort true", "compiled graph"):
+    for part in ("did you mean gradient_clipping", "polynomial falls", "compiled graph"):
         assert part in str(raised.value)
     config.write_text(json.dumps({"zero_optimization": {"stage": 3}, "amp": {"enabled": True}}))
     with pytest.raises(UnsupportedError) as unsupported:
         settled(**given)
-    for part in ("'amp' of a deepspeed config", "--apply_ort true", "compiled graph"):
+    for part in ("'amp' of a deepspeed config", "compiled graph"):
         assert part in str(unsupported.value)
     config.write_text(json.dumps({"zero_optimization": {"stage": 3}}))
     with pytest.raises(UnsupportedError, match="true with ZeRO-3"):
         settled(apply_deepspeed="true", deepspeed=config, auto_find_batch_size="true")
+
+
+def test_pytorch_trains_where_onnx_runtime_is_asked_for() -> None:
+    """As every public example of Azure does."""
+    found = settled(apply_ort="true")
+    assert (found.asked.apply_ort, found.params.apply_ort) == (True, False)
+    assert [str(one) for one in found.given] == [f"apply_ort: False ({NO_ORT})"]
 
 
 def test_the_model_is_asked_apart() -> None:
@@ -86,9 +93,8 @@ def pipeline_words(task: str, model: Path, **given: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("given", "kind", "said"),
     [
-        ({"apply_ort": "true"}, UnsupportedError, "fix: --apply_ort false"),
         ({"evaluation_strategy": "steps", "eval_steps": 0}, ParameterError, "at least 1, not 0"),
-        ({"lr_scheduler_type": "polynomial", "learning_rate": 0, "apply_ort": "true"}, ParameterError, "ONNX"),
+        ({"lr_scheduler_type": "polynomial", "learning_rate": 0, "precision": 16}, ParameterError, "fp16 needs a GPU"),
         ({"precision": 16}, UnsupportedError, "fp16 needs a GPU"),
         ({"apply_fsdp": "true", "auto_find_batch_size": "true"}, UnsupportedError, "there is one process"),
         ({"apply_deepspeed": "true", "torch_compile": "true"}, UnsupportedError, "compiled graph"),

@@ -202,7 +202,6 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
     (tuned(**STEPS, eval_steps=-1), "--evaluation_strategy steps needs --eval_steps of at least 1, not -1"),
     (tuned(lr_scheduler_type="polynomial", learning_rate=0.0), "--lr_scheduler_type polynomial falls from"),
     (tuned(Machine(2), apply_deepspeed=True, apply_fsdp=True), "--apply_deepspeed true and --apply_fsdp true are two"),
-    (tuned(apply_ort=True), "--apply_ort true"),
     (tuned(**LORA_IN_4BIT, lora_type="dora"), "--finetune_in_4bit true with --lora_type dora"),
     (
         Case(finetune_params(apply_deepspeed=True, auto_find_batch_size=True), Machine(), zero_stage=3),
@@ -350,5 +349,5 @@ def test_all_rows_at_once() -> None:
     changed: dict[str, Any] = {"lora_r": 16, "eval_steps": 10, "adam_beta1": 0.5, "optim": "adafactor"}
     found = [line.split()[0] for line in notes(tuned(**changed, num_train_epochs=3, max_steps=9))]
     assert found == ["lora_r", "eval_steps", "adam_beta1", "num_train_epochs"]
-    kinds = [type(error) for error in errors(tuned(**STEPS, eval_steps=0, apply_ort=True))]
+    kinds = [type(error) for error in errors(tuned(**STEPS, eval_steps=0, apply_fsdp=True))]
     assert kinds == [ParameterError, UnsupportedError]

@@ -405,7 +405,12 @@ FINETUNE = (
         see.says("deepspeed zero2.json has no effect"),
     ),
     Proof("apply_fsdp", "refused without a GPU", {"apply_fsdp": "true"}, refused=(6, "fix: --apply_fsdp false")),
-    Proof("apply_ort", "refused", {"apply_ort": "true"}, refused=(6, "fix: --apply_ort false")),
+    Proof(
+        "apply_ort",
+        "said to be PyTorch instead; the same weights bit for bit",
+        {"apply_ort": "true"},
+        see.says("apply_ort: False (ONNX Runtime for training ended"),
+    ),
     Proof(
         "preprocess_output",
         "the rows of the training batches are its windows, each once",

@@ -4,7 +4,7 @@ This is the one place where that is decided: for a component that runs, for `fin
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from finetune.core.errors import ParameterError, UnsupportedError
@@ -20,14 +20,16 @@ from finetune.params.schema import overlaps_of, parse
 
 P = TypeVar("P")
 
+NO_ORT = "ONNX Runtime for training ended with 1.19.2, which does not run here; PyTorch trains the same model"
+
 
 @dataclass(frozen=True)
 class Settled(Generic[P]):
     """A command line that nothing is wrong with, and the parameters that it means."""
 
     asked: P  # the command line
-    params: P  # the same, with what a preset or a DeepSpeed config gives
-    given: tuple[Derived, ...]  # by a preset or a DeepSpeed config
+    params: P  # the same, with what is given instead
+    given: tuple[Derived, ...]  # by a preset, a DeepSpeed config, or for lack of an engine
     deepspeed: Json | None  # the config; None without DeepSpeed
     notes: tuple[str, ...]  # what has no effect
 
@@ -49,6 +51,9 @@ def settle(component: type[P], argv: Sequence[str], world: World, prog: str = ""
             given += of_config
         except (ParameterError, UnsupportedError) as error:
             found.append(error)
+        if params.apply_ort:
+            params = replace(params, apply_ort=False)
+            given.append(Derived("apply_ort", False, NO_ORT))
     case = Case(params, world, None if config is None else zero_schema.stage(config))
     raise_together([*errors(case), *found, ParameterError(*overlaps_of(params))])
     return Settled(asked, params, tuple(given), config, tuple(notes(case)))

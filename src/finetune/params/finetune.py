@@ -224,7 +224,9 @@ class Fsdp:
 class Ort:
     """ONNX Runtime."""
 
-    apply_ort: bool = param(False, "Train with ONNX Runtime.")
+    apply_ort: bool = param(
+        False, "Train with ONNX Runtime. Not in this version: a line says so, and PyTorch trains the same model."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

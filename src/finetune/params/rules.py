@@ -162,13 +162,6 @@ RULES: tuple[Rule[Any], ...] = (
     # --- what isn't supported anywhere ---
     Rule(
         FinetuneParams,
-        lambda case: case.params.apply_ort,
-        "--apply_ort true",
-        "ONNX Runtime training was deprecated upstream and isn't wired in",
-        "--apply_ort false",
-    ),
-    Rule(
-        FinetuneParams,
         lambda case: _in_4bit(case) and case.params.lora_type == "dora",
         "--finetune_in_4bit true with --lora_type dora",
         "DoRA's norms are those of weights in full",
