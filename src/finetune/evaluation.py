@@ -25,13 +25,14 @@ from finetune.params.evaluation import EVALUATED
 from finetune.params.schema import non_default, outputs_of
 
 if TYPE_CHECKING:
+    from finetune.results.published import Asked
     from finetune.results.report import Findings
     from finetune.tasks.task import Breakdown, Prediction, State, Task
 
 
 def main(argv: list[str]) -> None:
     task_name, settled = settle_task(argv, "evaluation", "finetune.evaluation")
-    start("evaluation")
+    start("evaluation", settled.notes)
     with claimed(outputs_of(settled.params)):
         evaluate(settled, task_name)
 
@@ -49,23 +50,20 @@ def evaluate(settled: Settled[Any], task_name: str) -> None:
     from finetune.models.loading import empty_model, load_config, load_model
     from finetune.models.prediction import compute_in, predict_parts
     from finetune.models.tokenizers import load_tokenizer
-    from finetune.results import report
+    from finetune.results import published, report
     from finetune.results.saving import mlflow_weights
     from finetune.tasks import load_task
+    from finetune.training.tracking import log_evaluation
 
     task = load_task(task_name)
+    asked = published.asked(params, task.scoring.published)
     rows, audit = read_test_rows(params, task, preprocessed)
     folder = mlflow_weights(params.mlflow_model_folder) if params.mlflow_model_folder else params.pytorch_model_folder
     check_model(settled, World.here(), facts_of(empty_model(load_config(folder), task)))
     trained = Trained.read(folder, task_name)
-    state = state_of(folder, task, preprocessed)
-    given = {name: vars(params)[name] for name in task.decoding.request_fields}
-    state = replace(state, **{name: value for name, value in given.items() if value is not None})
+    state = state_of(params, folder, task, preprocessed)
     task.scoring.refuse(rows, state)
-    lacking = task.scoring.lacking(rows, state)
-    if lacking:
-        named = some([f"{name} ({count})" for name, count in lacking.items()])
-        say(f"warning: {sum(lacking.values())} gold words can't be right, the model has no such class: {named}")
+    lacking = say_lacking(task.scoring.lacking(rows, state))
     set_seed(params.seed)
     model, new = load_model(folder, task, state, ignore_mismatched_sizes=True)
     if new:
@@ -79,7 +77,7 @@ def evaluate(settled: Settled[Any], task_name: str) -> None:
         task,
         state,
         params.per_device_eval_batch_size,
-        task.decoding.keep_batches(params),
+        params.eval_accumulation_steps,
         unanswerable,
     )
     clear(params.evaluation_result, EVALUATED)
@@ -93,11 +91,21 @@ def evaluate(settled: Settled[Any], task_name: str) -> None:
     facts = {"device": device, "seconds": seconds, "rows_per_second": len(rows) / seconds}
     facts |= {"rows_dropped": audit.dropped, "problems": audit.problems | unanswerable.problems}
     facts |= {"classes_lacking": lacking} if lacking else {}
-    scores, breakdown = write_metrics(params.evaluation_result / "metrics.json", rows, kept, task, state, facts)
+    metrics = params.evaluation_result / "metrics.json"
+    scores, breakdown, by_published_name = write_metrics(metrics, rows, kept, task, state, facts, asked)
+    log_evaluation(scores | by_published_name)
     name = trained.base_name if trained else folder.name
     page = params.evaluation_result / "report.html"
     report.write(page, task, name, findings, scores, breakdown, facts, state, non_default(params), trained)
     say(f"report: {page}")
+
+
+def say_lacking(lacking: dict[str, int]) -> dict[str, int]:
+    """Print which gold classes the model lacks, and return them."""
+    if lacking:
+        named = some([f"{name} ({count})" for name, count in lacking.items()])
+        say(f"warning: {sum(lacking.values())} gold words can't be right, the model has no such class: {named}")
+    return lacking
 
 
 def read_test_rows(params: Any, task: "Task[State]", preprocessed: Preprocessed | None) -> tuple[list[Row], Audit]:
@@ -115,9 +123,17 @@ def read_test_rows(params: Any, task: "Task[State]", preprocessed: Preprocessed 
     return rows, audit
 
 
-def state_of(folder: Path, task: "Task[State]", preprocessed: Preprocessed | None) -> "State":
-    """Return how to decode: as the model was trained, else as its data were prepared, else by the defaults; a model
-    that comes from elsewhere may know better by its config."""
+def state_of(params: Any, folder: Path, task: "Task[State]", preprocessed: Preprocessed | None) -> "State":
+    """Return how to decode: as the model was trained, else as its data were prepared, else by the defaults; what is
+    given as a parameter wins."""
+    given = {name: vars(params)[name] for name in task.decoding.request_fields}
+    state = known_state(folder, task, preprocessed)
+    return replace(state, **{name: value for name, value in given.items() if value is not None})
+
+
+def known_state(folder: Path, task: "Task[State]", preprocessed: Preprocessed | None) -> "State":
+    """Return the state that the model has, or its data; a model that comes from elsewhere may know better by its
+    config."""
     from finetune.models.loading import load_config, stored_state
     from finetune.models.tokenizers import load_tokenizer, longest_window
     from finetune.params.components import TASKS
@@ -160,22 +176,34 @@ def write_predictions(
 
 
 def write_metrics(
-    path: Path, rows: list[Row], kept: list["Prediction"], task: "Task[State]", state: "State", facts: Json
-) -> tuple[dict[str, float], "Breakdown"]:
-    """Write metrics.json if any row has gold. Return the metrics and where they come from; none without."""
+    path: Path,
+    rows: list[Row],
+    kept: list["Prediction"],
+    task: "Task[State]",
+    state: "State",
+    facts: Json,
+    asked: "Asked",
+) -> tuple[dict[str, float], "Breakdown", dict[str, float]]:
+    """Write metrics.json if any row has gold. Return the metrics, where they come from, and those that are asked for
+    by their published names; none without."""
     from finetune.tasks.task import Breakdown
 
     scored = [i for i, row in enumerate(rows) if task.data.has_gold(row)]
     if not scored:
         say(f"no row has {task.data.gold}: predictions only")
-        return {}, Breakdown()
+        return {}, Breakdown(), {}
     golden = [kept[i] for i in scored], [rows[i] for i in scored]
     metrics, breakdown = task.scoring.metrics(*golden, state), task.scoring.breakdown(*golden, state)
+    found = task.scoring.published.metrics(*golden, state, asked.options)
+    found = {name: found[name] for name in asked.names}
     counts = {"rows": len(rows), f"rows_without_{task.data.gold}": len(rows) - len(scored)}
-    record = {**metrics, **counts, **{key: value for key, value in asdict(breakdown).items() if value}, **facts}
+    parts = {key: value for key, value in asdict(breakdown).items() if value}
+    record = {**found, **metrics, **counts, **parts, **facts}
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     say("  ".join(f"{name} {shown(value)}" for name, value in metrics.items()))
-    return metrics, breakdown
+    if asked.options or len(asked.names) < len(task.scoring.published.names):
+        say("as evaluation_config asks: " + "  ".join(f"{name} {shown(value)}" for name, value in found.items()))
+    return metrics, breakdown, found
 
 
 def shown(value: float) -> str:

@@ -35,7 +35,7 @@ TOKENIZER = (
 def main(argv: list[str]) -> None:
     task_name, settled = settle_task(argv, "model_import", "finetune.model_selector")
     params: ModelImportParams = settled.params
-    start("model import")
+    start("model import", settled.notes)
     with claimed(outputs_of(params)):
         import_model(params, task_name)
 

@@ -33,7 +33,7 @@ SPLIT_SEED = 0  # the split of the same file is the same for every run and every
 def main(argv: list[str]) -> None:
     task_name, settled = settle_task(argv, "datapreprocess", "finetune.preprocess")
     params = settled.params
-    start("preprocess")
+    start("preprocess", settled.notes)
     with claimed(outputs_of(params)):
         preprocess(params, task_name)
 

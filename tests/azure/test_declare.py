@@ -19,7 +19,10 @@ from tests.conftest import ROOT
 COMPONENTS = ("model_import", "datapreprocess", "finetune", "evaluation")
 FINETUNE = "components/question_answering/finetune.yaml"
 # The pipeline scores the split that preprocess made, in 32 bits.
-LEFT_ALONE = {"evaluation": {"test_data", "pytorch_model_folder", "precision", "seed", "null_threshold"}}
+LEFT_ALONE = {
+    "model_import": {"validation_output"},
+    "evaluation": {"test_data", "pytorch_model_folder", "precision", "seed", "null_threshold"},
+}
 
 
 def component(name: str) -> dict[str, Any]:
@@ -148,3 +151,11 @@ def test_unexpected_words(checkout: Path) -> None:
     result = declare(checkout, "--chekc")
     assert result.returncode == 2
     assert "fix: finetune declare [--check]" in result.stderr
+
+
+def test_the_gpu_image_has_the_cuda_of_torch() -> None:
+    """PyPI's torch is built for CUDA 12 up to 2.10, for 13 from 2.11 on."""
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    newer = tuple(int(part) for part in pins["torch"].split(".")[:2]) >= (2, 11)
+    image = yaml.safe_load((ROOT / "environments" / "gpu" / "environment.yaml").read_text())["image"]
+    assert re.search(r"-cuda(\d+)\.", image)[1] == ("13" if newer else "12")  # type: ignore[index]

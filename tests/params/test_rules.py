@@ -72,6 +72,7 @@ OWN: dict[str, tuple[tuple[str, str, Any, tuple[str, ...]], ...]] = {
         ("metric_for_best_model", "string", "loss", ("loss", "f1", "exact")),
     ),
     "token_classification": (
+        ("eval_accumulation_steps", "integer", -1, ()),
         ("metric_for_best_model", "string", "loss", ("loss", "f1", "accuracy", "precision", "recall")),
     ),
 }
@@ -105,7 +106,6 @@ def test_every_shared_input_in_the_order_of_the_spec() -> None:
 
 
 def test_nothing_besides_the_spec() -> None:
-    """eval_accumulation_steps is an input of question answering alone."""
     names = {name for name, *_ in SHARED} | BEYOND
     for task, own in OWN.items():
         assert set(component(task)["inputs"]) - names == {name for name, *_ in own}
@@ -192,6 +192,10 @@ def scored(model: ModelFacts | None = None, **given: Any) -> Case[Any]:
 # For each row of the table, in its order: a case of it alone, and what is said.
 SAMPLES: tuple[tuple[Case[Any], str], ...] = (
     (Case(ModelImportParams(output_dir=OUT)), "no model is given"),
+    (
+        Case(ModelImportParams(output_dir=OUT, pytorch_model_path=OUT, validation_output=OUT)),
+        "validation_output has no effect: a model is looked at here",
+    ),
     (Case(QuestionAnsweringPreprocessParams(model_selector_output=OUT, output_dir=OUT)), "there are no training rows"),
     (scored(mlflow_model_folder=OUT), "no --preprocess_output or --test_data"),
     (
@@ -199,6 +203,11 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
         "--mlflow_model_folder and --pytorch_model_folder are both given",
     ),
     (scored(replace(BERT, model_type="deberta"), precision="bf16"), "--precision bf16 for a deberta"),
+    (tuned(eval_accumulation_steps=0), "--eval_accumulation_steps 0"),
+    (
+        scored(test_data=OUT, mlflow_model_folder=OUT, eval_accumulation_steps=0),
+        "--eval_accumulation_steps 0",
+    ),
     (tuned(**STEPS, eval_steps=-1), "--evaluation_strategy steps needs --eval_steps of at least 1, not -1"),
     (tuned(lr_scheduler_type="polynomial", learning_rate=0.0), "--lr_scheduler_type polynomial falls from"),
     (tuned(Machine(2), apply_deepspeed=True, apply_fsdp=True), "--apply_deepspeed true and --apply_fsdp true are two"),

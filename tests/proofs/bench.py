@@ -53,6 +53,7 @@ class Bench:
             column = SPANS.get(p.name, p.default)
             for name, part in (texts if p.name in SPANS else rows).items():
                 write_jsonl(folder / p.name / f"{name}.jsonl", [renamed(row, column) for row in part])
+        (folder / "evaluation_config.json").write_text('{"metrics": ["exact_match", "f1_score_macro"]}')
         broken = [dict.fromkeys(row) if i % 4 == 0 else row for i, row in enumerate(rows["train"])]
         write_jsonl(folder / "broken.jsonl", broken)
         (folder / "MLTable").write_text("paths:\n  - file: ./other.jsonl\ntransformations:\n  - read_json_lines\n")

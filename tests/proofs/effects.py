@@ -234,6 +234,25 @@ def moved_to_the_cpu_together(batches: int) -> Effect:
     return effect
 
 
+def all_moved_to_the_cpu_together(parameter: str, base: Run, run: Run) -> None:
+    """The results of an evaluation."""
+    size = int(run.words["per_device_eval_batch_size"])
+    assert max(base.moved) == size < 3 * size < max(run.moved)
+
+
+def has_published_metrics(count: int) -> Effect:
+    """So many; the run that it is compared with has another number."""
+
+    def effect(parameter: str, base: Run, run: Run) -> None:
+        found = []
+        for one in (base, run):
+            names = json.loads((one.folder / "metrics.json").read_text())
+            found.append(len([name for name in names if name == "exact_match" or "_score" in name]))
+        assert found[1] == count != found[0]
+
+    return effect
+
+
 def trains_adapters_and_head(parameter: str, base: Run, run: Run) -> None:
     trained = {name for step in run.steps for name in step.after}
     head = {name for name in trained if "qa_outputs" in name or "classifier" in name}

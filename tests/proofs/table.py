@@ -342,8 +342,14 @@ FINETUNE = (
         "the results of so many batches of an evaluation move to the CPU together",
         {"eval_accumulation_steps": 3},
         see.moved_to_the_cpu_together(3),
-        {"per_device_eval_batch_size": 2},
-        tasks=(QA,),
+        {"per_device_eval_batch_size": 2, "eval_accumulation_steps": 1},
+    ),
+    Proof(
+        "eval_accumulation_steps",
+        "the results of all batches of an evaluation move to the CPU together",
+        {"eval_accumulation_steps": -1},
+        see.all_moved_to_the_cpu_together,
+        {"per_device_eval_batch_size": 2, "eval_accumulation_steps": 1},
     ),
     Proof(
         "resume_from_checkpoint",
@@ -476,6 +482,12 @@ MODEL_IMPORT = (
         "the imported weights are those inside the MLflow model",
         {"mlflow_model_path": "{trained}/mlflow", "pytorch_model_path": None},
         see.imports_its_weights,
+    ),
+    Proof(
+        "validation_output",
+        "said to have no effect",
+        {"validation_output": "{files}"},
+        see.says_so("validation_output has no effect"),
     ),
     Proof(
         "output_dir",
@@ -629,8 +641,21 @@ EVALUATION = (
         "the results of so many batches move to the CPU together",
         {"eval_accumulation_steps": 3},
         see.moved_to_the_cpu_together(3),
-        tasks=(QA,),
     ),
+    Proof(
+        "evaluation_config",
+        "metrics by published names are those that the file asks for",
+        {"evaluation_config": "{files}/evaluation_config.json"},
+        see.has_published_metrics(1),
+    ),
+    Proof(
+        "evaluation_config_params",
+        "metrics by published names are those that the text asks for, not the file",
+        {"evaluation_config_params": '{"metrics": ["exact_match", "f1_score", "f1_score_micro", "f1_score_macro"]}'},
+        see.has_published_metrics(2),
+        {"evaluation_config": "{files}/evaluation_config.json"},
+    ),
+    Proof("task_name", "another one is refused", {"task_name": "Translation"}, refused=(2, "must be one of")),
     Proof(
         "null_threshold",
         "every answer is withheld, and none with the opposite value",

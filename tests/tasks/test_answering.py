@@ -73,7 +73,7 @@ def writing(tokenizer: Any) -> Any:
         ),
         objective=OBJECTIVE,
         answer=answer,
-        decoding=replace(QUESTIONS.decoding, decode=decode, keep_batches=lambda _params: 1),
+        decoding=replace(QUESTIONS.decoding, decode=decode),
     )
 
 

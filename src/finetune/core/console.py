@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 SHOWN = 8  # names in a line
 
 
-def start(component: str) -> None:
-    """Print which component runs."""
+def start(component: str, notes: Sequence[str] = ()) -> None:
+    """Print which component runs, and the notes on its command line."""
     say(f"[{component}]")
+    for note in notes:
+        say(f"note: {note}")
 
 
 def quiet_libraries() -> None:

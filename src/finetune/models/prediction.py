@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from finetune.core.memory import return_freed_memory
@@ -31,8 +32,8 @@ def predict(
     """Return the reduced outputs as NumPy arrays, and the mean loss over items, or None where batches have no labels.
 
     The outputs of a batch, (B, L), live as long as the batch. What is kept of it is small; that of `keep_batches`
-    batches stays on the device before it moves to the CPU together. `gather` collects over processes. "loss" and
-    "items" are (N,): the summed loss and the items of each of N windows.
+    batches, of all if it is -1, stays on the device before it moves to the CPU together. `gather` collects over
+    processes. "loss" and "items" are (N,): the summed loss and the items of each of N windows.
     """
     model.eval()
     kept: list[Reduced] = []
@@ -50,7 +51,15 @@ def predict(
 
 
 def _concatenate(kept: Sequence[Reduced]) -> Reduced:
-    return {name: torch.cat([part[name] for part in kept]).cpu().numpy() for name in kept[0]}
+    """Return the rows of all batches on the CPU; those of shorter batches are padded with -1."""
+    return {name: torch.cat(_equally_wide([part[name] for part in kept])).cpu().numpy() for name in kept[0]}
+
+
+def _equally_wide(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    if tensors[0].dim() < 2:
+        return list(tensors)
+    width = max(tensor.shape[1] for tensor in tensors)
+    return [pad(tensor, (0, width - tensor.shape[1]), value=-1) for tensor in tensors]
 
 
 def predict_parts(

@@ -22,11 +22,11 @@ class ComputeParams:
     compute_model_import: str = param("serverless", "Compute of the model import step.")
     compute_preprocess: str = param("serverless", "Compute of the preprocess step.")
     compute_finetune: str = param("serverless", "Compute of the finetune step.")
-    compute_evaluation: str = param("serverless", "Compute of the evaluation step.")
+    compute_model_evaluation: str = param("serverless", "Compute of the evaluation step.")
     instance_type_model_import: str = param(CPU_INSTANCE, "Machine of the model import step on serverless compute.")
     instance_type_preprocess: str = param(CPU_INSTANCE, "Machine of the preprocess step on serverless compute.")
     instance_type_finetune: str = param(GPU_INSTANCE, "Machine of the finetune step on serverless compute.")
-    instance_type_evaluation: str = param(GPU_INSTANCE, "Machine of the evaluation step on serverless compute.")
+    instance_type_model_evaluation: str = param(GPU_INSTANCE, "Machine of the evaluation step on serverless compute.")
     shm_size_finetune: str = param("5g", "Shared memory of the finetune step.")
     num_nodes_finetune: int = param(1, "Machines of the finetune step.", min=1)
     number_of_gpu_to_use_finetuning: int = param(

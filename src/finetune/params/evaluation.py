@@ -10,6 +10,7 @@ from finetune.params.datapreprocess import (
 )
 from finetune.params.schema import param, port
 
+TASK_NAME = "The task, as the published components name it: there is no other value."
 EVALUATED = ("metrics.json", "predictions.jsonl", "report.html")
 
 
@@ -33,7 +34,20 @@ class EvaluationParams:
     )
     per_device_eval_batch_size: int = param(16, "Windows scored at a time.", min=1)
     precision: Literal["32", "bf16"] = param("32", "Numbers used in the forward pass.")
+    eval_accumulation_steps: int = param(
+        1,
+        "Batches whose results, the best spans or tags, stay on the device before they move to the CPU. -1 keeps those of all.",
+        min=-1,
+    )
     seed: int = param(42, "Seed of the head, where the model has none yet.", min=0, max=2**32 - 1)
+    evaluation_config: Path | None = port(
+        "uri_file",
+        "JSON as for the published evaluation component: metrics, a list of its names, and how it compares texts. Metrics by its names are then those of this config.",
+        optional=True,
+    )
+    evaluation_config_params: str | None = param(
+        None, "The same as JSON text, whose values win over those of evaluation_config."
+    )
     evaluation_result: Path = port(
         "uri_folder",
         "metrics.json, predictions.jsonl and report.html.",
@@ -46,9 +60,7 @@ class EvaluationParams:
 class QuestionAnsweringEvaluationParams(EvaluationParams, QuestionAnsweringColumns):
     """Question answering."""
 
-    eval_accumulation_steps: int = param(
-        1, "Batches whose best spans stay on the device before they move to the CPU.", min=1
-    )
+    task_name: Literal["QuestionAnswering"] = param("QuestionAnswering", TASK_NAME)
 
     null_threshold: float | None = param(
         None,
@@ -58,4 +70,6 @@ class QuestionAnsweringEvaluationParams(EvaluationParams, QuestionAnsweringColum
 
 @dataclass(frozen=True, kw_only=True)
 class TokenClassificationEvaluationParams(EvaluationParams, TokenClassificationColumns):
-    """Folders."""
+    """Token classification."""
+
+    task_name: Literal["NamedEntityRecognition"] = param("NamedEntityRecognition", TASK_NAME)

@@ -162,6 +162,11 @@ class Evaluation:
     eval_steps: int = param(500, "With strategy steps: evaluate after this many steps, at least 1.")
     logging_strategy: Literal["epoch", "steps"] = param("epoch", "When to log the training loss.")
     logging_steps: int = param(500, "With strategy steps: log after this many steps.", min=1)
+    eval_accumulation_steps: int = param(
+        1,
+        "Evaluation batches whose results, the best spans or tags, stay on the device before they move to the CPU. -1 keeps those of all.",
+        min=-1,
+    )
     metric_for_best_model: Literal["loss"] = param(
         "loss", "Metric by which the best checkpoint is chosen: the lowest loss, the highest of any other."
     )
@@ -255,9 +260,6 @@ class QuestionAnsweringParams(FinetuneParams):
     metric_for_best_model: Literal["loss", "f1", "exact"] = param(
         "loss", "Metric by which the best checkpoint is chosen: the lowest loss, the highest f1 or exact."
     )  # type: ignore[assignment]
-    eval_accumulation_steps: int = param(
-        1, "Evaluation batches whose best spans stay on the device before they move to the CPU.", min=1
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,6 +270,11 @@ class TokenClassificationParams(FinetuneParams):
         "loss",
         "Metric by which the best checkpoint is chosen: the lowest loss, the highest f1, accuracy, precision or recall.",
     )  # type: ignore[assignment]
+    eval_accumulation_steps: int = param(
+        -1,
+        "Evaluation batches whose best tags stay on the device before they move to the CPU. -1 keeps those of all.",
+        min=-1,
+    )
     class_weights: Literal["none", "balanced", "sqrt"] = param(
         "none",
         "What a word counts in the training loss: 1; balanced, words / (classes x words of its class), so that all classes count alike; sqrt, the square root of that. The evaluation loss stays without.",

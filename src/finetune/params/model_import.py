@@ -26,6 +26,11 @@ class ModelImportParams:
         "An MLflow model folder: its weights, config and tokenizer are copied, none of its code is run. Wins over huggingface_id.",
         optional=True,
     )
+    validation_output: Path | None = port(
+        "uri_folder",
+        "Output of Azure's validation component, which the published model import waits for. Not read: finetune check and each component look for themselves.",
+        optional=True,
+    )
     output_dir: Path = port(
         "uri_folder",
         "The model folder and model_selector_args.json.",

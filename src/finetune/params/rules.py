@@ -87,6 +87,18 @@ def _one_of(first: str, second: str) -> Rule[EvaluationParams]:
     )
 
 
+def _nothing_accumulated() -> Iterator[Rule[Any]]:
+    for of in (FinetuneParams, EvaluationParams):
+        yield Rule(
+            of,
+            lambda case: case.params.eval_accumulation_steps == 0,
+            "--eval_accumulation_steps 0",
+            "results move to the CPU after so many batches",
+            "--eval_accumulation_steps 1, or -1 for all at once",
+            ParameterError,
+        )
+
+
 def _no_16_bits(of: type[Any]) -> Rule[Any]:
     """Return a row for a family that transformers can't compute in 16 bits."""
     return Rule(
@@ -123,6 +135,12 @@ RULES: tuple[Rule[Any], ...] = (
         kind=ParameterError,
     ),
     Rule(
+        ModelImportParams,
+        lambda case: case.params.validation_output is not None,
+        "validation_output has no effect: a model is looked at here",
+        kind=None,
+    ),
+    Rule(
         DataFiles,
         lambda case: not (case.params.train_file_path or case.params.train_mltable_path or case.params.dataset_name),
         "there are no training rows",
@@ -132,6 +150,7 @@ RULES: tuple[Rule[Any], ...] = (
     _one_of("preprocess_output", "test_data"),
     _one_of("mlflow_model_folder", "pytorch_model_folder"),
     _no_16_bits(EvaluationParams),
+    *_nothing_accumulated(),
     # --- finetune: what contradicts itself ---
     Rule(
         FinetuneParams,

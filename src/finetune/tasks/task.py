@@ -179,9 +179,6 @@ class Decoding(Generic[S]):
     compact: Callable[[Reduced], Reduced]
     """Given reduced results as NumPy arrays, return the same without padding."""
 
-    keep_batches: Callable[[Params], int]
-    """Given parameters of finetune or evaluation, return how many batches' reduced results move to the CPU together."""
-
     decode: Callable[[Reduced, Rows, S], list[Prediction]]
     """Given (compact reduced, rows, state), return one prediction for each row, an empty one if it has no window."""
 
@@ -190,6 +187,19 @@ class Decoding(Generic[S]):
 
     request_fields: tuple[str, ...]
     """The fields of the state that a request to the served model, or the evaluation component, may override."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published(Generic[S]):
+    """The metrics of Azure's published evaluation component, by whose names users find their runs."""
+
+    metrics: Callable[[Sequence[Prediction], Rows, S, Json], dict[str, float]]
+    """Given (predictions, rows, state, options), return all metrics by their published names."""
+
+    names: tuple[str, ...]
+
+    options: dict[str, type]
+    """The keys of evaluation_config, besides metrics, and the types of their values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,8 +217,10 @@ class Scoring(Generic[S]):
     breakdown: Callable[[Sequence[Prediction], Rows, S], Breakdown]
     """Given (predictions, rows, state), return the metrics of each class."""
 
+    published: Published[S]
+
     needed: Callable[[Prediction], Prediction]
-    """Return what `metrics` and `breakdown` read of a prediction: all that evaluation keeps of it."""
+    """Return what `metrics`, `published` and `breakdown` read of a prediction: all that evaluation keeps of it."""
 
     main_metric: Callable[[S], str]
     """Given the state, return the metric to show first."""

@@ -162,7 +162,7 @@ def build(
         validation_rows=read_rows(Preprocessed.rows_file(params.preprocess_output, "validation")),
         tokenizer=load_tokenizer(Preprocessed.tokenizer_folder(params.preprocess_output), task),
         steps=steps,
-        keep_batches=task.decoding.keep_batches(params),
+        keep_batches=params.eval_accumulation_steps,
         save_steps=params.save_steps,
         save_total_limit=params.save_total_limit,
         marker=resume.Marker.of(params, wanted, steps, len(data["train"]), gathering.sharding(params, deepspeed)),

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from transformers import TrainerCallback, TrainerState
 
 from finetune.core.console import progress, say
+from finetune.core.errors import first_line
 from finetune.core.launch import is_main_process
 from finetune.distributed import preemption
 from finetune.params.finetune import FinetuneParams
@@ -91,6 +92,22 @@ class MlflowMetrics(TrainerCallback):
     ) -> None:
         numbers = {name: float(value) for name, value in (logs or {}).items() if isinstance(value, int | float)}
         log_numbers(numbers, step=state.global_step)
+
+
+def log_evaluation(numbers: dict[str, float]) -> None:
+    """Log the metrics of the evaluation component to the run that Azure ML names, or to a new one of the pipeline's.
+
+    Nothing is logged where neither is there: the metrics are in metrics.json.
+    """
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        return
+    import mlflow
+
+    try:
+        with mlflow.start_run(run_name="evaluation", log_system_metrics=False):
+            log_numbers(numbers)
+    except mlflow.MlflowException as error:  # what was scored is written
+        say(f"warning: MLflow did not take the metrics: {first_line(error)}")
 
 
 def log_numbers(numbers: dict[str, float], step: int | None = None) -> None:

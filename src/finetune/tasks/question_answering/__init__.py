@@ -4,7 +4,19 @@ from transformers import MODEL_FOR_QUESTION_ANSWERING_MAPPING, AutoModelForQuest
 
 from finetune.tasks.answering import by_forward
 from finetune.tasks.question_answering import rows, spans, windows
-from finetune.tasks.task import Breakdown, Card, Data, Decoding, Model, Objective, Report, Scoring, Serving, Task
+from finetune.tasks.task import (
+    Breakdown,
+    Card,
+    Data,
+    Decoding,
+    Model,
+    Objective,
+    Published,
+    Report,
+    Scoring,
+    Serving,
+    Task,
+)
 
 USAGE = """\
 inputs = tokenizer("Who wrote the report?", "The report was written by Ada Lovelace in 1843.", return_tensors="pt")
@@ -49,7 +61,6 @@ TASK = Task(
     answer=by_forward(INPUTS, OBJECTIVE, spans.reduce),
     decoding=Decoding(
         compact=lambda reduced: reduced,
-        keep_batches=lambda params: int(params.eval_accumulation_steps),
         decode=spans.decode,
         calibrate=spans.calibrate,
         request_fields=("null_threshold",),
@@ -59,6 +70,14 @@ TASK = Task(
         lacking=lambda _rows, _state: {},
         metrics=spans.metrics,
         breakdown=lambda _predictions, _rows, _state: Breakdown(),
+        published=Published(
+            metrics=spans.published,
+            names=("exact_match", "f1_score"),
+            options={
+                "regexes_to_ignore": list,
+                **dict.fromkeys(("ignore_case", "ignore_numbers", "ignore_punctuation", "ignore_punctuations"), bool),
+            },
+        ),
         needed=lambda prediction: {key: prediction[key] for key in ("text", "span_text", "null_score")},
         main_metric=lambda _state: "f1",
         hub_metrics={"exact": "exact_match", "f1": "f1"},

@@ -16,6 +16,7 @@ from finetune.core.types import Json
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+_DIGITS = str.maketrans("", "", string.digits)
 BEYOND = 1.0  # logits between a threshold and the last value, where it lets all answers through or none
 
 
@@ -41,6 +42,27 @@ def squad_scores(golds: Sequence[str], predicted: str) -> tuple[float, float]:
     """Return exact and F1 of a prediction, the best over its gold texts. No gold text means that there is no answer."""
     texts = [gold for gold in golds if normalize_answer(gold)] or [""]
     return max(exact_score(t, predicted) for t in texts), max(f1_score(t, predicted) for t in texts)
+
+
+def published(predicted: Sequence[str], golds: Sequence[Sequence[str]], options: Json) -> dict[str, float]:
+    """Return exact_match and f1_score, 0 to 1, as azureml-metrics computes them, each the best over the gold texts.
+
+    Its exact_match compares texts as they are, but for what the options leave out; its f1_score is that of SQuAD.
+    """
+    pairs = [(text, list(texts) or [""]) for text, texts in zip(predicted, golds, strict=True)]
+    exact = [max(_left(gold, options) == _left(text, options) for gold in texts) for text, texts in pairs]
+    f1 = [max(f1_score(gold, text) for gold in texts) for text, texts in pairs]
+    return {"exact_match": sum(exact) / len(exact), "f1_score": sum(f1) / len(f1)}
+
+
+def _left(text: str, options: Json) -> str:
+    """Return what is left of a text to compare."""
+    for pattern in options.get("regexes_to_ignore") or ():
+        text = re.sub(pattern, "", text)
+    text = text.lower() if options.get("ignore_case") else text
+    if options.get("ignore_punctuation") or options.get("ignore_punctuations"):
+        text = text.translate(_PUNCTUATION)
+    return text.translate(_DIGITS) if options.get("ignore_numbers") else text
 
 
 def best_threshold(

@@ -139,6 +139,13 @@ def metrics(predictions: Sequence[Prediction], rows: Sequence[Row], _state: Stat
     return result
 
 
+def published(predictions: Sequence[Prediction], rows: Sequence[Row], _state: State, options: Json) -> dict[str, float]:
+    """Return exact_match and f1_score as the published evaluation component has them."""
+    from finetune.tasks.question_answering import metrics as of_texts
+
+    return of_texts.published([p["text"] for p in predictions], [row["answers"]["text"] for row in rows], options)
+
+
 def calibrate(metrics: dict[str, float], state: State) -> State:
     """Return the state with the threshold of the best F1 on validation, where the data hold unanswerable questions."""
     return replace(state, null_threshold=metrics.get("calibrated_threshold", state.null_threshold))

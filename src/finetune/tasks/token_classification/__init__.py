@@ -3,7 +3,7 @@
 from transformers import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING, AutoModelForTokenClassification
 
 from finetune.tasks.answering import by_forward
-from finetune.tasks.task import Card, Data, Decoding, Model, Report, Scoring, Serving, Task
+from finetune.tasks.task import Card, Data, Decoding, Model, Published, Report, Scoring, Serving, Task
 from finetune.tasks.token_classification import heads, rows, tags, weights, windows
 
 heads.register()
@@ -56,7 +56,6 @@ TASK = Task(
     answer=by_forward(INPUTS, OBJECTIVE, tags.reduce),
     decoding=Decoding(
         compact=tags.compact,
-        keep_batches=lambda _params: 1,
         decode=tags.decode,
         calibrate=lambda _metrics, state: state,
         request_fields=(),
@@ -66,6 +65,7 @@ TASK = Task(
         lacking=windows.lacking,
         metrics=tags.metrics,
         breakdown=tags.breakdown,
+        published=Published(metrics=tags.published, names=tags.PUBLISHED, options={}),
         needed=lambda prediction: {"tags": prediction["tags"]},
         main_metric=lambda state: "f1" if state.scheme else "accuracy",
         hub_metrics={"f1": "f1", "precision": "precision", "recall": "recall", "accuracy": "accuracy"},

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 
 import datasets
 import evaluate
@@ -53,6 +54,29 @@ class Tagging(evaluate.Metric):  # type: ignore[misc]
             "recall": recall,
         }
         return {name: float(value) for name, value in scores.items()}
+
+
+AVERAGES = ("micro", "macro", "weighted")
+
+
+def published(
+    predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]], entities: bool
+) -> dict[str, float]:
+    """Return the metrics of azureml-metrics: of entities by seqeval, of tags that mark none by scikit-learn.
+
+    It asks seqeval for both, which takes N and V for entities of one type.
+    """
+    from seqeval.metrics import sequence_labeling
+    from sklearn.metrics import precision_recall_fscore_support
+
+    result = {"accuracy": float(sequence_labeling.accuracy_score(references, predictions))}
+    score = sequence_labeling.precision_recall_fscore_support if entities else precision_recall_fscore_support
+    pairs = (references, predictions) if entities else ([*chain(*references)], [*chain(*predictions)])
+    for average in AVERAGES:
+        precision, recall, f1, _ = score(*pairs, average=average, zero_division=0)
+        found = {"precision": precision, "recall": recall, "f1": f1}
+        result |= {f"{name}_score_{average}": float(value) for name, value in found.items()}
+    return result
 
 
 def _of_tags(description: str) -> evaluate.MetricInfo:

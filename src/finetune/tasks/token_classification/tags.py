@@ -114,13 +114,34 @@ def metrics(predictions: Sequence[Prediction], rows: Sequence[Row], state: State
     """Return precision, recall, f1, accuracy, of entities by seqeval, or of tags that mark none (macro averages)."""
     from finetune.tasks.token_classification.metrics import Seqeval, Tagging
 
-    pairs = [compared(prediction, row, state) for prediction, row in zip(predictions, rows, strict=True)]
+    predicted, wanted = _both_sides(predictions, rows, state)
     metric = Seqeval(config_name=state.scheme) if state.scheme else Tagging()
-    result: dict[str, float] = metric.compute(
-        predictions=[as_iobes(pair.predicted, state.scheme) for pair in pairs],
-        references=[as_iobes(pair.gold, state.scheme) for pair in pairs],
-    )
+    result: dict[str, float] = metric.compute(predictions=predicted, references=wanted)
     return result
+
+
+PUBLISHED = (
+    "accuracy",
+    *(f"{name}_score_{of}" for name in ("precision", "recall", "f1") for of in ("micro", "macro", "weighted")),
+)
+
+
+def published(predictions: Sequence[Prediction], rows: Sequence[Row], state: State, _options: Json) -> dict[str, float]:
+    """Return the metrics as the published evaluation component has them."""
+    from finetune.tasks.token_classification import metrics as of_tags
+
+    return of_tags.published(*_both_sides(predictions, rows, state), entities=bool(state.scheme))
+
+
+def _both_sides(
+    predictions: Sequence[Prediction], rows: Sequence[Row], state: State
+) -> tuple[list[list[str]], list[list[str]]]:
+    """Return the predicted and the gold tags of each row, in the letters that the metrics know."""
+    pairs = [compared(prediction, row, state) for prediction, row in zip(predictions, rows, strict=True)]
+    return (
+        [as_iobes(pair.predicted, state.scheme) for pair in pairs],
+        [as_iobes(pair.gold, state.scheme) for pair in pairs],
+    )
 
 
 def breakdown(predictions: Sequence[Prediction], rows: Sequence[Row], state: State) -> Breakdown:
