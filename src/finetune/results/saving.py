@@ -74,11 +74,13 @@ def save_mlflow(
 ) -> None:
     """Save the MLflow model, first elsewhere: MLflow refuses a folder that holds anything, as a mounted output may."""
     import mlflow
+    import pandas as pd
     from mlflow.models import ModelSignature
     from mlflow.types import ParamSchema, ParamSpec
 
     defaults = {name: vars(state)[name] for name in task.decoding.request_fields}
     specs = [ParamSpec(name, MLFLOW_TYPES[type(value)], value) for name, value in defaults.items()]
+    example = pd.DataFrame([task.serving.example])  # Azure ML's scoring script starts on no other
     with tempfile.TemporaryDirectory() as temporary:
         weights, staged = Path(temporary) / "model", Path(temporary) / "mlflow"
         save_pytorch(model, tokenizer, weights)
@@ -93,20 +95,34 @@ def save_mlflow(
             code_paths=[str(code)],
             conda_env=conda_env(),
             signature=ModelSignature(
-                inputs=_schema(task.serving.inputs),
-                outputs=_schema(task.serving.outputs),
+                inputs=_inputs(task),
+                outputs=_outputs(task),
                 params=ParamSchema(specs) if specs else None,
             ),
-            input_example=([task.serving.example], defaults) if specs else [task.serving.example],
+            input_example=example,
             metadata={STATE_KEY: {"task": task.name, "version": __version__}},
         )
         bring_in(staged, folder)
 
 
-def _schema(types: dict[str, Json]) -> "Schema":
+def _inputs(task: Task[State]) -> "Schema":
+    """Return the input columns; where one may have another name, neither is required."""
     from mlflow.types import ColSpec, Schema
 
-    return Schema([ColSpec.from_json_dict(name=name, required=True, **kind) for name, kind in types.items()])
+    own, others = task.serving.inputs, task.serving.others
+    types = own | {name: own[meant] for name, meant in others.items()}
+    needed = own.keys() - {*others.values()}
+    return Schema([ColSpec.from_json_dict(name=name, required=name in needed, **kind) for name, kind in types.items()])
+
+
+def _outputs(task: Task[State]) -> "Schema | None":
+    """Return the output columns; None where pandas has no type for one, on which Azure ML's scoring script ends."""
+    from mlflow.types import ColSpec, Schema
+
+    kinds = task.serving.outputs
+    if any(kind["type"] in ("array", "any") for kind in kinds.values()):
+        return None
+    return Schema([ColSpec.from_json_dict(name=name, required=True, **kind) for name, kind in kinds.items()])
 
 
 def conda_env() -> Json:

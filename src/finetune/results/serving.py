@@ -8,12 +8,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import pandas as pd
 
 from finetune.core.types import Json
+
+if TYPE_CHECKING:
+    from finetune.tasks.task import Serving
 
 BATCH_SIZE = 8
 SHOWN = 5  # faulty values in an error
@@ -49,7 +52,7 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         """
         from finetune.models.prediction import predict_rows
 
-        records = in_rows(model_input, as_given()).to_dict("records")
+        records = records_of(model_input, as_given(), self.task.serving)
         refuse_others(records, self.task.serving)
         state = replace(self.state, **{name: value for name, value in (params or {}).items() if value is not None})
         rows = self.task.serving.rows(records)
@@ -71,17 +74,40 @@ def as_given() -> object:
     return frame and frame.f_locals.get("data")
 
 
-def in_rows(model_input: pd.DataFrame, given: object) -> pd.DataFrame:
-    """Return a row for each element where lists were given by column: MLflow puts texts into one row.
+def records_of(model_input: pd.DataFrame, given: object, served: "Serving[Any]") -> list[Json]:
+    """Return a record of the task's input columns for each row, whatever name a column has in the request.
 
-    Lists of different lengths stay in that row, as no task accepts them.
+    Raises: MlflowException if a row has none of the names of a column, or two.
     """
+    records: list[Json] = in_rows(model_input, given, served).to_dict("records")
+    for name in dict.fromkeys(served.others.values()):
+        names = (name, *(other for other, meant in served.others.items() if meant == name))
+        for i, record in enumerate(records):
+            found = [one for one in names if record.get(one) is not None]
+            if len(found) > 1:
+                what = f"row {i} has {' and '.join(found)}, which mean the same; {served.forms}"
+                raise mlflow.MlflowException.invalid_parameter_value(what)
+            record[name] = record[found[0]] if found else None
+    return records
+
+
+def in_rows(model_input: pd.DataFrame, given: object, served: "Serving[Any]") -> pd.DataFrame:
+    """Return a row for each element where lists were given, by column or alone: MLflow puts texts into one row, or
+    where a column may have two names, into none.
+
+    Lists of different lengths stay in that row, as no task accepts them. Raises: MlflowException if there is no column.
+    """
+    if isinstance(given, list) and not model_input.columns.size and not any(isinstance(one, dict) for one in given):
+        return pd.DataFrame({next(iter(served.inputs)): given})
     columns = {name: given[name] for name in model_input.columns} if isinstance(given, dict) else {}
+    if not model_input.columns.size:
+        named = " or ".join((*served.inputs, *served.others))
+        raise mlflow.MlflowException.invalid_parameter_value(f"missing inputs: no column {named}; {served.forms}")
     lengths = {len(values) for values in columns.values() if isinstance(values, list)}
     return pd.DataFrame(columns) if len(lengths) == 1 else model_input
 
 
-def refuse_others(records: Sequence[Json], served: Any) -> None:
+def refuse_others(records: Sequence[Json], served: "Serving[Any]") -> None:
     """Raise MlflowException, which a server answers with status 400, if the task doesn't accept a value."""
     wrong = [(i, name) for i, r in enumerate(records) for name in served.inputs if not served.accepts(r[name])]
     if wrong:

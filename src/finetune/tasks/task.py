@@ -239,6 +239,9 @@ class Serving(Generic[S]):
     inputs: dict[str, Json]
     """The types of the input columns, as in MLflow's JSON."""
 
+    others: dict[str, str]
+    """Other names that an input column may have in a request, each with its own."""
+
     outputs: dict[str, Json]
     """The types of the output columns, as in MLflow's JSON."""
 

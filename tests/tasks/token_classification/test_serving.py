@@ -69,6 +69,8 @@ def test_where_finetune_is_not_installed(trained: Path, expected: list[dict[str,
         "nothing": ([{"input_string": ""}, {"input_string": []}], None),
         "others": ([{"input_string": None}, {"input_string": ["a", 3]}, {"input_string": "a"}], None),
         "missing column": ([{"text": "a"}], None),
+        "two names": ([{"input_string": "a", "tokens": ["a"]}], None),
+        "other name": ([{"tokens": ["Ada"]}, {"tokens": "Bob."}, {"input_string": "Ada"}], None),
     }
     words = [sys.executable, "-I", "-c", ASK, str(trained / "mlflow")]
     ran = subprocess.run(words, input=json.dumps(asked), capture_output=True, text=True, cwd=trained, check=False)
@@ -91,18 +93,17 @@ def test_where_finetune_is_not_installed(trained: Path, expected: list[dict[str,
     assert served["others"].startswith(
         "not text or a list of words: input_string of row 0 is None, input_string of row 1 is ['a', 3]; several"
     )
-    assert "missing inputs ['input_string']" in served["missing column"]
-    assert served["example"][0].keys() == {"input_string"}
+    assert "missing inputs: no column input_string or tokens" in served["missing column"]
+    assert served["two names"].startswith("row 0 has input_string and tokens, which mean the same")
+    assert [answer["words"] for answer in served["other name"]] == [["Ada"], ["Bob", "."], ["Ada"]]
 
 
 @pytest.mark.slow
 def test_signature(trained: Path) -> None:
     signature = mlflow.models.get_model_info(str(trained / "mlflow")).signature
-    assert [(c["name"], c["type"]) for c in signature.inputs.to_dict()] == [("input_string", "any")]
-    names = ["words", "tags", "scores", "spans", "entities"]
-    assert [(c["name"], c["type"]) for c in signature.outputs.to_dict()] == [
-        *((name, "array") for name in names[:-1]), ("entities", "any"),
-    ]  # fmt: skip
+    found = [(c["name"], c["type"], c["required"]) for c in signature.inputs.to_dict()]
+    assert found == [("input_string", "any", False), ("tokens", "any", False)]
+    assert signature.outputs is None
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +150,7 @@ FORMS = {
     "instances": lambda given: {"instances": given},
     "instances by row": lambda given: {"instances": [{"input_string": one} for one in given]},
     "records": lambda given: {"dataframe_records": [{"input_string": one} for one in given]},
+    "tokens": lambda given: {"dataframe_records": [{"tokens": one} for one in given]},
     "split": lambda given: {"dataframe_split": {"columns": ["input_string"], "data": [[one] for one in given]}},
 }
 UNEVEN = "instances by row", (RAGGED, MIXED)  # of which MLflow makes an array
@@ -202,5 +204,6 @@ def test_forms_of_python(model: Any) -> None:
         column = {"input_string": words[0]}
         for given in (column, pd.DataFrame(column), [{"input_string": some} for some in words[0]]):
             assert model.predict(given)["words"].tolist() == words[1]
-    with pytest.raises(mlflow.MlflowException, match="missing inputs"):
-        model.predict(TEXTS[0])
+            assert model.predict(words[0])["words"].tolist() == words[1]
+    assert model.predict(TEXTS[0])["words"].tolist() == TEXTS[1]
+    assert [*model.predict(TEXTS[0]).columns] == ["tags", "words", "scores", "spans", "entities"]

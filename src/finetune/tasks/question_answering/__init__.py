@@ -85,6 +85,7 @@ TASK = Task(
     ),
     serving=Serving(
         inputs={"question": {"type": "string"}, "context": {"type": "string"}},
+        others={},
         outputs={
             "answer": {"type": "string"},
             "score": {"type": "double"},

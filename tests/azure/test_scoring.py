@@ -1,0 +1,96 @@
+"""What Azure ML's no-code deployment reads of a model: it starts, and answers the requests of the public examples.
+
+Its scoring script (assets/inference/environments/mlflow-py312-inference of Azure/azureml-assets) is run itself where
+AZURE_SCORING_SCRIPT names it and inference-schema and azureml-ai-monitoring are installed.
+"""
+
+import importlib.util
+import json
+import os
+import sys
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+from mlflow.models import Model
+from mlflow.pyfunc.scoring_server import _get_jsonable_obj
+
+from finetune import run
+from tests.conftest import finetune_words
+
+SCRIPT = os.environ.get("AZURE_SCORING_SCRIPT", "")
+QUESTIONS = {"columns": ["question", "context"], "index": [0, 1], "data": [["Who?", "Ada did."], ["When?", "In 1843."]]}
+SENTENCES = [["Ada", "lives", "in", "Oslo"], ["Bob"]]
+WORDS = {"columns": ["tokens"], "index": [0, 1], "data": [[words] for words in SENTENCES]}
+# Of each task: the request of the public notebook, and what the first column of the answer is.
+REQUESTS = {"question_answering": (QUESTIONS, "answer"), "token_classification": (WORDS, "tags")}
+
+
+@pytest.fixture(scope="module", params=REQUESTS)
+def trained(
+    request: pytest.FixtureRequest, prepared: Path, prepared_tags: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
+    """A task, and a run of it."""
+    source = {"question_answering": prepared, "token_classification": prepared_tags}[request.param]
+    folder = tmp_path_factory.mktemp("scored")
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    run.main(finetune_words(source, folder, max_steps=1, per_device_train_batch_size=8))
+    return request.param, folder / "mlflow"
+
+
+@pytest.mark.slow
+def test_what_the_scoring_script_asks_of_a_model(trained: tuple[str, Path]) -> None:
+    """Without a DataFrame for example it makes NumPy arrays of the values, and of each output an empty column."""
+    task, folder = trained
+    stored = Model.load(str(folder))
+    assert stored.saved_input_example_info["type"] == "dataframe"
+    example = json.loads((folder / stored.saved_input_example_info["artifact_path"]).read_text())
+    assert "columns" in example  # it then reads it in the split orient
+    read = pd.read_json(StringIO(json.dumps(example)), orient="split", dtype=False)
+    assert stored.signature is not None
+    if stored.signature.outputs is not None:
+        pd.DataFrame(columns=stored.signature.outputs.input_names()).astype(
+            dict(zip(stored.signature.outputs.input_names(), stored.signature.outputs.pandas_types(), strict=True))
+        )
+    model = mlflow.pyfunc.load_model(str(folder))
+    request, first = REQUESTS[task]
+    for frame in (read, pd.read_json(StringIO(json.dumps(request)), orient="split", dtype=False)):
+        answers = _get_jsonable_obj(model.predict(frame, params=None), pandas_orient="records")
+        assert len(answers) == len(frame) and next(iter(answers[0])) == first
+        json.dumps(answers)
+
+
+@pytest.fixture
+def script(trained: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> tuple[str, ModuleType]:
+    """A task, and Azure's own scoring script that has started with its model."""
+    if not SCRIPT or find_spec("inference_schema") is None:
+        pytest.skip("AZURE_SCORING_SCRIPT doesn't name the script, or inference-schema is not installed")
+    task, folder = trained
+    monkeypatch.setenv("AZUREML_MODEL_DIR", str(folder.parent))
+    monkeypatch.setenv("MLFLOW_MODEL_FOLDER", folder.name)
+    spec = importlib.util.spec_from_file_location(f"azure_scoring_of_{task}", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    module.init()
+    return task, module
+
+
+@pytest.mark.slow
+def test_azures_own_script_answers_the_notebooks_requests(script: tuple[str, Any]) -> None:
+    task, module = script
+    request, first = REQUESTS[task]
+    answers = module.run(input_data=request)
+    assert len(answers) == 2 and next(iter(answers[0])) == first
+    if task == "token_classification":
+        assert [answer["words"] for answer in answers] == SENTENCES
+        texts = {"columns": ["input_string"], "index": [0, 1], "data": [["Ada lives."], ["Bob"]]}
+        assert [a["words"] for a in module.run(input_data=texts)] == [["Ada", "lives", "."], ["Bob"]]
+    else:
+        assert module.run(input_data=request, params={"null_threshold": 3.0}) == answers
