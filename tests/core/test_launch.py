@@ -104,3 +104,21 @@ def test_torchrun_under_mpirun(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     launch.adopt_launcher([])
     assert (launch.rank(), launch.world_size()) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("variables", "one"),
+    [
+        ({"LOCAL_WORLD_SIZE": "2"}, True),
+        ({"LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "here.example.com"}, True),
+        ({"LOCAL_WORLD_SIZE": "1"}, False),
+        ({}, False),  # Azure ML doesn't promise LOCAL_WORLD_SIZE
+        ({"MASTER_ADDR": "127.0.0.1"}, True),
+        ({"MASTER_ADDR": "localhost", "LOCAL_WORLD_SIZE": "1"}, True),  # several torchruns here
+        ({"MASTER_ADDR": "::1"}, True),
+    ],
+)
+def test_one_machine(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], one: bool) -> None:
+    for name, value in {**AZURE, **variables}.items():
+        monkeypatch.setenv(name, value)
+    assert launch.on_one_machine() == one

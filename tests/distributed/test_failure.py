@@ -4,16 +4,19 @@ import json
 import shutil
 import signal
 import socket
+import sys
 import time
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
-from torch.distributed import HashStore
+from torch.distributed import PrefixStore, TCPStore
 
 from finetune.core.errors import HandoffError, PeerError
-from finetune.distributed import failure
+from finetune.distributed import channel
 from tests.conftest import finetune_words
-from tests.launching import launch
+from tests.launching import Launched, launch, port
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 PAUSE = 40  # seconds
@@ -186,30 +189,48 @@ def test_an_output_folder_that_no_process_can_write(prepared: Path, tmp_path: Pa
     assert ours.count("\nstorage error: ") == 1 and "exitcode  : 8" in theirs
 
 
-@pytest.mark.parametrize("greeting", [b"", b"hello\n", b"x" * 5000, b"\xff 1 here\n", b" 1 here\n", b"\n"])
-def test_strangers_at_the_door(monkeypatch: pytest.MonkeyPatch, greeting: bytes) -> None:
-    """They are turned away, and keep no process of the run out."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    main, store = failure.Peers(), HashStore()
-    main.listen(store)
-    port, token, _ = json.loads(store.get("peers"))
-    with (
-        socket.create_connection(("127.0.0.1", port)) as stranger,
-        socket.create_connection(("127.0.0.1", port)) as one,
-    ):
-        stranger.sendall(greeting)
-        one.sendall(f"{token} 1 here\n".encode())
-        until = time.monotonic() + 5
-        while not main.connections and time.monotonic() < until:
-            time.sleep(0.01)
-        assert [*main.connections] == [1]
-        one.sendall(b"null\n")
+MEMBER = """
+import sys
+from pathlib import Path
+from finetune.core import process, timing
+from finetune.distributed.failure import joined
+
+timing.LEAVE = 0.1
+
+def main(argv):
+    with joined(Path(sys.argv[1])):
+        pass
+
+process.run_main(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("told", "code", "said"),
+    [
+        ({"text": "all is well", "code": 0}, PeerError.exit_code, "was lost without an error message"),
+        ({"text": "all is well", "code": 256}, PeerError.exit_code, "was lost without an error message"),
+        ({"text": "\x1b[2J\u202egone", "code": 3}, 3, "failed: \\x1b[2J\\u202egone"),
+    ],
+)
+def test_one_that_knows_the_secret_makes_no_success(tmp_path: Path, told: dict[str, Any], code: int, said: str) -> None:
+    """Whoever reads it in PyTorch's store can end a run, which the store allows anyway, but only as one that failed."""
+    chosen = port()
+    variables = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": chosen}
+    run = Launched(tmp_path, [[sys.executable, "-c", MEMBER, str(tmp_path)]], [variables])
+    store = TCPStore("127.0.0.1", chosen, 2, is_master=False, timeout=timedelta(seconds=60))
+    address, door, secret, _ = json.loads(PrefixStore("finetune", store).get("peers"))
+    with socket.create_connection((address, door)) as connection:
+        insider = channel.greet(connection, bytes.fromhex(secret), 1, "here", time.monotonic() + 10)
+        insider.send(json.dumps({"rank": 1, "host": "here", **told}).encode())
+        assert run.codes(30) == [code]
+    assert said in run.said() and "\x1b" not in run.said() and "\u202e" not in run.said()
 
 
 def test_a_port_that_is_taken(prepared: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        variables = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        taken = server.getsockname()[1]
+        variables = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": taken}
         run = launch(tmp_path, finetune_words(prepared, tmp_path), "alone", **variables)
         assert run.codes(60) == [PeerError.exit_code]
-    assert f"127.0.0.1:{port}" in run.said() and "Traceback" not in run.said()
+    assert f"127.0.0.1:{taken}" in run.said() and "Traceback" not in run.said()

@@ -51,6 +51,11 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f", … {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
+def printable(text: str) -> str:
+    """Return a text of others with signs for what a terminal would obey or not show, but for the ends of lines."""
+    return "".join(c if c == "\n" or c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class _Output:
     """The place where this process prints."""
 

@@ -15,6 +15,7 @@ OPEN_MPI = {
     "WORLD_SIZE": "OMPI_COMM_WORLD_SIZE",
     "LOCAL_WORLD_SIZE": "OMPI_COMM_WORLD_LOCAL_SIZE",
 }
+LOOPBACK = "127.0.0.1"  # which other machines don't reach
 AZURE_MPI_MASTER = "AZ_BATCH_MASTER_NODE"  # HOST:PORT of the machine of rank 0, in Azure ML's MPI jobs
 
 
@@ -43,6 +44,13 @@ def shares_terminal() -> bool:
     return world_size() > 1 and ("TORCHELASTIC_RUN_ID" in os.environ or OPEN_MPI["RANK"] in os.environ)
 
 
+def on_one_machine() -> bool:
+    """Return whether all processes of the run are on this machine, by the variables of its launcher."""
+    address = os.environ.get("MASTER_ADDR", "")
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
+    return local == world_size() or address in ("localhost", "::1") or address.startswith("127.")
+
+
 def adopt_launcher(argv: Sequence[str]) -> list[str]:
     """Set the environment variables that PyTorch reads, whoever started the process.
 
@@ -68,12 +76,12 @@ def found_group_of_one() -> None:
     if world_size() == 1:
         alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "LOCAL_WORLD_SIZE": 1}
         os.environ |= {name: str(value) for name, value in alone.items()}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        os.environ |= {"MASTER_ADDR": LOOPBACK, "MASTER_PORT": str(free_port())}
 
 
 def free_port() -> int:
     with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
+        server.bind((LOOPBACK, 0))
         return int(server.getsockname()[1])
 
 
@@ -102,7 +110,7 @@ def _adopt_open_mpi() -> None:
     if "MASTER_ADDR" not in os.environ:
         azure = os.environ.get(AZURE_MPI_MASTER, "").partition(":")[0]
         if os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]:
-            os.environ["MASTER_ADDR"] = "127.0.0.1"
+            os.environ["MASTER_ADDR"] = LOOPBACK
         elif azure:
             os.environ["MASTER_ADDR"] = azure
         else:

@@ -15,23 +15,37 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from finetune.core import timing
-from finetune.core.console import back_to_terminal, log_head, log_to, refuse_other_log
+from finetune.core.console import back_to_terminal, log_head, log_to, printable, refuse_other_log
 from finetune.core.errors import Fault, FinetuneError, PeerError, StoppedError, first_line, storage_error
-from finetune.core.launch import is_main_process, local_rank, rank, shares_terminal, world_size
+from finetune.core.launch import (
+    LOOPBACK,
+    is_main_process,
+    local_rank,
+    on_one_machine,
+    rank,
+    shares_terminal,
+    world_size,
+)
+from finetune.distributed.channel import MESSAGE, Channel, admit, greet
 from finetune.distributed.preemption import ignored
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
-LINE = 1000  # bytes of a greeting at most
 LOGS = "logs"
+STRANGERS = 64  # that may be connected at once, besides the processes of the run
+DONE = b"done"
+TEXT = 8_000  # characters of an error that the others are told; all of it stands in the log of the process
+INTERRUPTED = 130
+# No other code is believed: 0 would make a success of a failed run.
+CODES = {INTERRUPTED, FinetuneError.exit_code, *(kind.exit_code for kind in FinetuneError.__subclasses__())}
 
 
 @dataclass(frozen=True)
@@ -43,11 +57,29 @@ class Ending:
     text: str = ""  # its error; '' if it was lost
     code: int = PeerError.exit_code
 
+    @classmethod
+    def read(cls, message: bytes, ranks: Collection[int]) -> "Ending":
+        """Return what a process tells, which may speak for the ranks. Raises: ValueError if it is no such ending."""
+        try:
+            values = json.loads(message)
+        except RecursionError:
+            values = None
+        match values:
+            case {"rank": int(rank), "host": str(host), "text": str(text), "code": int(code)} if rank in ranks:
+                if code in CODES:
+                    return cls(rank, host, text, code)
+        raise ValueError("this is no ending of a process")
+
+    def written(self) -> bytes:
+        """Return the message that `read` reads."""
+        text = self.text if len(self.text) <= TEXT else f"{self.text[:TEXT]} …"
+        return json.dumps({**asdict(self), "text": text}).encode()
+
     def error(self) -> PeerError:
         """Return the error that the others leave with."""
-        who = f"process {self.rank} of {world_size()}, on {self.host},"
+        who = f"process {self.rank} of {world_size()}, on {printable(self.host)},"
         if self.text:
-            return PeerError(Fault(f"{who} failed: {self.text}"), code=self.code)
+            return PeerError(Fault(f"{who} failed: {printable(self.text)}"), code=self.code)
         why = "it was killed from outside, ran out of memory, or its machine is gone"
         fix = "look at the system log of that machine, then run the same command with --resume_from_checkpoint true"
         return PeerError(Fault(f"{who} was lost without an error message", why=why, fix=fix))
@@ -57,69 +89,86 @@ class Peers:
     """The connections between the main process and the others, and the first ending that became known."""
 
     def __init__(self) -> None:
-        self.connections: dict[int, socket.socket] = {}  # by rank
+        self.connections: dict[int, Channel] = {}  # by rank
+        self.strangers: list[socket.socket] = []  # that have not shown yet who they are, the oldest first
         self.ending: Ending | None = None
         self.known = threading.Event()
         self.leaving = False
         self.lock = threading.Lock()
 
     def listen(self, store: "Store") -> None:
-        """Wait, on the main process, for the others, which know the token from the store."""
-        dual = socket.has_dualstack_ipv6()
+        """Wait, on the main process, for the others, which find address and secret in the store."""
+        address = LOOPBACK if on_one_machine() else ""
+        dual = not address and socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if dual else socket.AF_INET
-        server = socket.create_server(("", 0), family=family, dualstack_ipv6=dual, backlog=world_size())
-        token = secrets.token_hex(16)
-        store.set("peers", json.dumps([server.getsockname()[1], token, platform.node()]))
-        threading.Thread(target=self._accept, args=(server, token.encode()), daemon=True).start()
+        backlog = world_size() + STRANGERS
+        server = socket.create_server((address, 0), family=family, dualstack_ipv6=dual, backlog=backlog)
+        secret = secrets.token_bytes(32)
+        store.set("peers", json.dumps([address, server.getsockname()[1], secret.hex(), platform.node()]))
+        threading.Thread(target=self._accept, args=(server, secret), daemon=True).start()
 
     def connect(self, store: "Store") -> None:
         """Connect another process to the main one. If the network forbids it, only timeouts of collectives are left."""
-        port, token, host = json.loads(store.get("peers"))
+        address, port, secret, host = json.loads(store.get("peers"))
+        until = time.monotonic() + timing.CONNECT
         try:
-            main = socket.create_connection((os.environ["MASTER_ADDR"], port), timeout=timing.CONNECT)
-            main.sendall(f"{token} {rank()} {platform.node()}\n".encode())
-            lines = main.makefile("rb")
-            lines.readline()  # from here on the main process tells this one of any error
+            connection = socket.create_connection((address or os.environ["MASTER_ADDR"], port), timeout=timing.CONNECT)
+            main = greet(connection, bytes.fromhex(secret), rank(), platform.node(), until)
         except OSError as error:
             print(f"note: no connection to process 0, whose loss will be noticed late: {error}", file=sys.stderr)
             return
-        self.connections[0] = main
-        threading.Thread(target=self._follow, args=(main, lines, 0, host), daemon=True).start()
+        self.connections[0] = main  # from here on the main process tells this one of any error
+        threading.Thread(target=self._follow, args=(main, 0, host), daemon=True).start()
 
-    def _accept(self, server: socket.socket, token: bytes) -> None:
+    def _accept(self, server: socket.socket, secret: bytes) -> None:
+        """Let the processes in. Strangers are turned away, and of many that keep silent, the oldest."""
         server.settimeout(1.0)
-        while len(self.connections) < world_size() - 1:
-            with contextlib.suppress(OSError):
-                threading.Thread(target=self._admit, args=(server.accept()[0], token), daemon=True).start()
+        until = time.monotonic() + timing.JOIN
+        while len(self.connections) < world_size() - 1 and time.monotonic() < until:
+            try:
+                stranger = server.accept()[0]
+            except OSError:
+                continue
+            with self.lock, contextlib.suppress(OSError):
+                self.strangers.append(stranger)
+                if len(self.strangers) > world_size() + STRANGERS:
+                    self.strangers.pop(0).shutdown(socket.SHUT_RDWR)
+            threading.Thread(target=self._admit, args=(stranger, secret), daemon=True).start()
         server.close()
 
-    def _admit(self, peer: socket.socket, token: bytes) -> None:
-        """Admit a peer that greets with the token: a stranger must neither keep the processes out nor harm this one."""
-        peer.settimeout(timing.GREETING)
-        lines = peer.makefile("rb")
-        greeting = [b""]
-        with contextlib.suppress(OSError):
-            greeting = lines.readline(LINE).split(b" ", 2)
-        if not secrets.compare_digest(greeting[0], token):
-            peer.close()
-            return
-        self.connections[int(greeting[1])] = peer
-        self._send(peer, "welcome")
-        self._follow(peer, lines, int(greeting[1]), greeting[2].decode().strip())
+    def _admit(self, stranger: socket.socket, secret: bytes) -> None:
+        """Follow a process that has shown that it is of the run, and isn't here yet."""
+        try:
+            guest = admit(stranger, secret, time.monotonic() + timing.GREETING)
+        except OSError:
+            guest = None
+        with self.lock:
+            if stranger in self.strangers:
+                self.strangers.remove(stranger)
+            missing = set(range(1, world_size())) - {*self.connections}
+            if guest is None or guest.rank not in missing:
+                stranger.close()
+                return
+            self._send(guest.channel, b"welcome")
+            self.connections[guest.rank] = guest.channel
+            ending = self.ending
+        if ending:
+            self._send(guest.channel, ending.written())
+        self._follow(guest.channel, guest.rank, guest.host)
 
-    def _follow(self, peer: socket.socket, lines: BinaryIO, other: int, host: str) -> None:
+    def _follow(self, peer: Channel, other: int, host: str) -> None:
         """Follow the other process until it says that it is done, tells of an ending, or is lost."""
-        peer.settimeout(None)
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a machine without power closes nothing
+        peer.connection.settimeout(None)
+        peer.connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a machine without power closes nothing
         options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
         for option, value in zip(options, timing.KEEPALIVE, strict=True):
-            peer.setsockopt(socket.IPPROTO_TCP, option, value)
+            peer.connection.setsockopt(socket.IPPROTO_TCP, option, value)
         ending = Ending(other, host)
         with contextlib.suppress(OSError, ValueError):
-            told = json.loads(lines.readline())
-            if told is None:
+            told = peer.receive(MESSAGE)
+            if told == DONE:
                 return
-            ending = Ending(**told)
+            ending = Ending.read(told, {other} if is_main_process() else range(world_size()))
         self.conclude(ending)
 
     def conclude(self, ending: Ending) -> None:
@@ -139,23 +188,22 @@ class Peers:
 
     def tell(self, ending: Ending | None) -> None:
         """Send the ending to the processes that this one is connected with; None means that all is done."""
-        for peer in list(self.connections.values()):
-            self._send(peer, json.dumps(ending and asdict(ending)))
+        with self.lock:  # one that is just being welcomed relies on it
+            peers = list(self.connections.values())
+        for peer in peers:
+            self._send(peer, ending.written() if ending else DONE)
 
     def leave(self, own: Ending | None) -> None:
         """Tell the others that all is done, or what failed here; the main process, which speaks for all, ends first."""
         self.leaving = True
         self.tell(own)
         if own and not is_main_process() and 0 in self.connections:
-            self.connections[0].settimeout(timing.SPEAK)
-            with contextlib.suppress(OSError):
-                while self.connections[0].recv(4096):
-                    pass
+            self.connections[0].drain(time.monotonic() + timing.SPEAK)
 
     @staticmethod
-    def _send(peer: socket.socket, line: str) -> None:
+    def _send(peer: Channel, message: bytes) -> None:
         with contextlib.suppress(OSError):
-            peer.sendall(f"{line}\n".encode())
+            peer.send(message)
 
 
 @contextmanager
@@ -198,7 +246,7 @@ def end_together(peers: Peers, error: BaseException, folder: Path) -> NoReturn:
     else:
         of_disk = storage_error(error) if isinstance(error, Exception) else None
         known = error if expected else of_disk or unexpected(error, folder)
-        code = known.exit_code if isinstance(known, FinetuneError) else 130
+        code = known.exit_code if isinstance(known, FinetuneError) else INTERRUPTED
         peers.leave(Ending(rank(), platform.node(), str(known) or "interrupted", code))
     if isinstance(known, FinetuneError):
         known.known_to_all = True
