@@ -18,6 +18,7 @@ from finetune.core.outputs import MANIFEST, Manifest, Output, bring_in, claimed,
 from finetune.params.components import TASKS
 from finetune.params.schema import params_of
 from finetune.pipeline import main as run_pipeline
+from finetune.training import checkpoints
 from tests.conftest import finetune_words, sample_rows, write_jsonl
 
 TASK = ["--task", "question_answering"]
@@ -235,6 +236,46 @@ def test_what_took_the_place_of_ours(tmp_path: Path, make: Callable[[Path], None
     make(tmp_path / "one")
     with pytest.raises(ParameterError, match=f"did not write: {said}"), claimed([out]):
         pass
+
+
+def test_a_link_is_not_ours_where_a_run_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "mine").write_text("mine")
+    Manifest(frozenset(), ("one",)).write(tmp_path / "out")
+    (tmp_path / "out" / "one").symlink_to("../mine")
+    with (
+        pytest.raises(ParameterError, match=r"did not write: one \(a link\)"),
+        claimed([output(tmp_path / "out", "one")]),
+    ):
+        pass
+
+
+def test_a_link_in_the_place_of_a_checkpoint(tmp_path: Path) -> None:
+    """Though an incomplete checkpoint is there: that of another run, perhaps."""
+    (tmp_path / "other").mkdir()
+    for name in (checkpoints.WRITING, "model.safetensors"):
+        (tmp_path / "other" / name).touch()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "checkpoint-5").symlink_to("../other")
+    out = Output("--out", tmp_path / "out", ("checkpoint-#/",), checkpoints.known(tmp_path / "out"))
+    with pytest.raises(ParameterError, match=r"did not write: checkpoint-5 \(a link\)"), claimed([out]):
+        checkpoints.newest_complete(tmp_path / "out")
+    assert (tmp_path / "other" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["one", "made", "made/a"])
+def test_a_link_that_comes_meanwhile_is_not_written_through(tmp_path: Path, name: str) -> None:
+    out = output(tmp_path / "out", "one", "made/")
+    with claimed([out]):
+        (tmp_path / "out" / "made").mkdir()
+        (tmp_path / "out" / "made" / "a").write_text("ours")
+    place = tmp_path / "out" / name
+    with pytest.raises(StorageError, match=rf"did not write: {name} \(a link\)"), claimed([out]):
+        if os.path.lexists(place):
+            place.rename(tmp_path / "moved")
+        place.symlink_to(tmp_path)
+        clear(tmp_path / "out", out.names)
+    assert place.is_symlink()
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"files": ["a"]}', '{"files": ["a"], "unfinished": ["../b"]}', "mine"])

@@ -20,6 +20,7 @@ from finetune.core.errors import Fault, ParameterError, StorageError
 from finetune.core.lock import held, refuse_if_lost
 
 MANIFEST = "written_by_finetune.json"
+LINK = " (a link)"  # behind the name of one: we make none, so that it is never ours
 
 
 @dataclass(frozen=True)
@@ -160,9 +161,15 @@ def _made(folders: Sequence[Path]) -> Iterator[None]:
 
 
 def clear(folder: Path, names: Sequence[str]) -> None:
-    """Remove what earlier runs wrote under the names, in their order, by the manifest of a folder that is claimed."""
+    """Remove what earlier runs wrote under the names, in their order, by the manifest of a folder that is claimed.
+
+    Raises: StorageError, before that, if something else came there meanwhile: a link, say, that writes would follow.
+    """
     refuse_if_lost(folder)
     ours = Manifest.read(folder).files
+    others = sorted(_entries(folder, names) - ours)
+    if others:
+        raise StorageError(Fault(f"{folder} holds what this program did not write: {some(others)}", fix="move it away"))
     for pattern in names:
         gone = _entries(folder, [pattern]) & ours
         for name in gone:
@@ -192,7 +199,7 @@ def entries(place: Path, name: str) -> Iterator[str]:
     while waiting:
         path, said = waiting.pop()
         if path.is_symlink():
-            yield f"{said} (a link)"  # we make none
+            yield f"{said}{LINK}"
         elif not path.is_dir():
             yield said
         else:
@@ -221,7 +228,8 @@ def _entries(folder: Path, names: Sequence[str]) -> set[str]:
 def _ours(output: Output) -> frozenset[str]:
     before = Manifest.read(output.folder)
     there = {name for name in before.files if os.path.lexists(output.folder / name)}
-    return frozenset(there | _entries(output.folder, before.unfinished) | output.known)
+    ours = there | _entries(output.folder, before.unfinished) | output.known
+    return frozenset(name for name in ours if not name.endswith(LINK))
 
 
 def _settle(output: Output) -> None:
