@@ -54,7 +54,7 @@ for name, (data, params) in json.load(sys.stdin).items():
 
 import finetune
 loaded = sorted(sys.modules.keys() & {"datasets", "evaluate", "peft"})
-print(json.dumps({**answers, "code": finetune.__file__, "loaded": loaded, "example": model.input_example}))
+print(json.dumps({**answers, "code": finetune.__file__, "loaded": loaded, "example": model.input_example.to_dict("records")}))
 """
 
 

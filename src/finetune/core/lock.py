@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
-
 from finetune.core import timing
 from finetune.core.console import say
 from finetune.core.errors import Fault, StorageError
@@ -44,6 +42,8 @@ class Holder:
     @classmethod
     def here(cls) -> "Holder":
         """Return this process."""
+        import psutil  # what serves a model has none, and imports this module's neighbours
+
         boot = _BOOT.read_text().strip() if _BOOT.exists() else str(round(psutil.boot_time()))
         namespace = str(_NAMESPACE.readlink()) if _NAMESPACE.is_symlink() else ""
         return cls(
@@ -76,6 +76,8 @@ class Holder:
         """Return whether the process still runs; None where that can't be seen from here."""
         if self.machine != Holder.here().machine:
             return None
+        import psutil
+
         try:
             return bool(abs(psutil.Process(self.process).create_time() - self.begun) < 2)  # the clock may have been set
         except psutil.Error:

@@ -7,6 +7,7 @@ import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,12 +84,17 @@ def records_of(model_input: pd.DataFrame, given: object, served: "Serving[Any]")
     for name in dict.fromkeys(served.others.values()):
         names = (name, *(other for other, meant in served.others.items() if meant == name))
         for i, record in enumerate(records):
-            found = [one for one in names if record.get(one) is not None]
+            found = [one for one in names if not _is_absent(record.get(one))]
             if len(found) > 1:
                 what = f"row {i} has {' and '.join(found)}, which mean the same; {served.forms}"
                 raise mlflow.MlflowException.invalid_parameter_value(what)
             record[name] = record[found[0]] if found else None
     return records
+
+
+def _is_absent(value: object) -> bool:
+    """Return whether this stands where a record of a DataFrame has no value; an empty text is one."""
+    return value is None or (isinstance(value, float) and isnan(value))
 
 
 def in_rows(model_input: pd.DataFrame, given: object, served: "Serving[Any]") -> pd.DataFrame:
