@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from finetune.core.errors import ParameterError
 from finetune.tasks.token_classification.schemes import detect, entities
 from tests.conftest import ROOT, sample_rows
 
@@ -23,6 +24,17 @@ def test_submit_builds_a_job() -> None:
     job = runpy.run_path(str(ROOT / "examples" / "submit.py"))["build"]()
     assert job._validate().passed
     assert set(job.outputs) == {"model", "scores"}
+
+
+@pytest.mark.slow
+def test_submit_refuses_what_azure_ml_would_not_carry() -> None:
+    from azure.ai.ml import Input
+
+    submit = runpy.run_path(str(ROOT / "examples" / "submit.py"))
+    hostile = {"huggingface_id": "it's", "train_file_path": Input(type="uri_file", path="/data/o'brien.jsonl")}
+    with pytest.raises(ParameterError) as caught:
+        submit["build"]({**submit["INPUTS"], **hostile})
+    assert {fault.what.partition(":")[0] for fault in caught.value.faults} == hostile.keys()
 
 
 def test_sample_of_words_and_tags() -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finetune.azure import plan
 from finetune.azure.declare import COMPONENTS
-from finetune.azure.pipeline_yaml import load_pipeline
+from finetune.azure.pipeline_yaml import load_pipeline, unfit_for_azure
 from finetune.cli import settle_task
 from finetune.core.console import quiet_libraries, say, start
 from finetune.core.errors import Fault, ParameterError, UnsupportedError
@@ -41,8 +41,11 @@ def main(argv: list[str]) -> None:
         return
     with tempfile.TemporaryDirectory() as nowhere:
         words = plan.read_words(argv, output=Path(nowhere))
-        prepared, faults = plan.prepare(load_pipeline(words.file), words.values, words.output)
+        pipeline = load_pipeline(words.file)
+        prepared, faults = plan.prepare(pipeline, words.values, words.output)
     check(commands_of(prepared), faults)
+    for fault in unfit_for_azure(pipeline, words.values):
+        say(f"note: it runs here, but {fault.what}: {fault.why}")
 
 
 def commands_of(prepared: Sequence[plan.Prepared]) -> list[tuple[str, World]]:
@@ -93,10 +96,11 @@ def settle_steps(commands: Sequence[tuple[str, World]], before: Sequence[Fault])
     steps: dict[str, Settlement] = {}
     found: list[ParameterError | UnsupportedError] = [ParameterError(*before)]
     for command, world in commands:
-        words = shlex.split(command)
-        component = MODULES.get(words[2]) if words[:2] == ["python", "-m"] else None
+        begins = command.split(maxsplit=3)
+        component = MODULES.get(begins[2]) if begins[:2] == ["python", "-m"] and len(begins) > 2 else None
         if component is None:
             continue
+        words = shlex.split(command)
         try:
             steps[component] = Settlement(*settle_task(words[3:], component, words[2], world), world)
         except (ParameterError, UnsupportedError) as error:

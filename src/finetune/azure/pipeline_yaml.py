@@ -5,15 +5,14 @@ a word; here each is a fault, and all of them are reported at once.
 """
 
 import re
-import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import yaml
 
-from finetune.azure import snapshot
+from finetune.azure import quoting, snapshot
 from finetune.azure.interface import from_yaml
 from finetune.core.errors import Fault, ParameterError
 from finetune.core.types import Json
@@ -23,7 +22,6 @@ _PARENT_INPUT = re.compile(r"\$\{\{\s*parent\.inputs\.(\w+)\s*\}\}")
 _PARENT_OUTPUT = re.compile(r"\$\{\{\s*parent\.outputs\.(\w+)\s*\}\}")
 _JOB_OUTPUT = re.compile(r"\$\{\{\s*parent\.jobs\.(\w+)\.outputs\.(\w+)\s*\}\}")
 _REFERENCE = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")  # any, in a command
-_QUOTED_REFERENCE = re.compile(r"(['\"]?)\$\{\{\s*(.*?)\s*\}\}\1")
 _GROUP = re.compile(r"\$\[\[(.*?)\]\]", re.S)
 # kind of a source -> kinds of inputs that take it, besides its own
 _TAKEN_BY: dict[str, tuple[str, ...]] = {
@@ -81,6 +79,8 @@ def load_pipeline(path: Path) -> Pipeline:
     faults = broken + [
         Fault(what, where=f"{path.name}, {where}") for where, what in _faults(inputs, outputs, steps, set(jobs))
     ]
+    defaults = {name: p.default_text for name, p in inputs.items()}
+    faults += unfit_for_azure(Pipeline(path, inputs, outputs, tuple(steps.values())), defaults)
     if not jobs:
         faults.append(Fault(f"{path} has no jobs", fix="give a YAML of `type: pipeline`"))
     if faults:
@@ -157,12 +157,48 @@ def _faults(
         yield "jobs", f"they wait for each other: {' -> '.join(error.args[1])}"
 
 
+def unfit_for_azure(pipeline: Pipeline, given: Mapping[str, str | None]) -> list[Fault]:
+    """Return a fault for each value that would not be itself in the quotes in which a command has it.
+
+    Azure ML puts values in as they are. `given` are values of the pipeline's inputs.
+    """
+    faults = []
+    for step in pipeline.steps:
+        for reference in quoting.references(_GROUP.sub(r"\1", step.component["command"])):
+            name = reference.name.removeprefix("inputs.")
+            if name not in step.inputs:
+                continue
+            shown, value = _known_value(step, step.inputs[name], given)
+            if signs := quoting.read_otherwise(value, reference.place):
+                what = f"{shown}: {value!r} can't be given to {step.name} by Azure ML"
+                why = f"it is put into the command as it is, between {reference.place}, where a shell reads {signs}"
+                faults.append(Fault(what, where=pipeline.path.name, why=why, fix=f"a value without {' '.join(signs)}"))
+    return list(dict.fromkeys(faults))
+
+
+def _known_value(step: Step, param: Param, given: Mapping[str, str | None]) -> tuple[str, str]:
+    """Return where a step's input has its value from, and the value as Azure ML puts it in; '' if that isn't known.
+
+    A folder's path is Azure ML's own, and a file keeps its name.
+    """
+    text = step.bound_inputs.get(param.name)
+    match = _PARENT_INPUT.fullmatch(text or "")
+    value = given.get(match[1]) if match else param.default_text if text is None else text
+    shown = match[1] if match else f"{step.name}.inputs.{param.name}"
+    if value is None or "${{" in value or (param.is_port and param.kind != "uri_file"):
+        return shown, ""
+    return shown, Path(value).name if param.is_port else value
+
+
 def _command_faults(step: Step) -> Iterator[str]:
     command = step.component["command"]
     known = {f"inputs.{name}" for name in step.inputs} | {f"outputs.{name}" for name in step.outputs}
     for name in _REFERENCE.findall(command):
         if name not in known:
             yield f"${{{{{name}}}}} is not an input or output of the component{did_you_mean(name, sorted(known))}"
+    for reference in quoting.references(_GROUP.sub(r"\1", command)):
+        if reference.place == "refused":
+            yield f"${{{{{reference.name}}}}} {quoting.REFUSED}"
     outside = _REFERENCE.findall(_GROUP.sub("", command))
     for name, param in step.inputs.items():
         if f"inputs.{name}" in outside and not param.required and param.default is None:
@@ -246,10 +282,13 @@ def parent_output(text: str) -> str | None:
 
 
 def fill_command(command: str, inputs: dict[str, str | None], outputs: dict[str, str]) -> str:
-    """Return the command with its values, as Azure ML does: a $[[ ]] group goes where one of its inputs is absent."""
+    """Return the command with its values, as Azure ML does: a $[[ ]] group goes where one of its inputs is absent.
+
+    Raises: ParameterError if a value can't be put in.
+    """
     values = {f"inputs.{name}": text for name, text in inputs.items()} | {f"outputs.{n}": t for n, t in outputs.items()}
 
     def group(match: re.Match[str]) -> str:
         return "" if any(values[name] is None for name in _REFERENCE.findall(match[1])) else match[1]
 
-    return _QUOTED_REFERENCE.sub(lambda match: shlex.quote(str(values[match[2]])), _GROUP.sub(group, command))
+    return quoting.filled(_GROUP.sub(group, command), {name: str(text) for name, text in values.items()})
