@@ -114,7 +114,7 @@ def test_metadata_that_the_hub_reads(tmp_path: Path) -> None:
     assert {(r.metric_type, r.metric_value) for r in hub.data.eval_results} == {("exact_match", 50.0), ("f1", 61.25)}
     local = written(TRAINED, tmp_path)
     assert local.data.base_model is None and "/somewhere" not in local.content
-    assert "- train: dropped 2: no <b>question</b> (rows 3, 4)" in local.content
+    assert "- train: dropped 2: no &#60;b&#62;question&#60;/b&#62; (rows 3, 4)" in local.content
 
 
 def test_limits_name_the_threshold(tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 """The model card: README.md beside the weights, with the metadata that the Hugging Face hub reads."""
 
+import math
 from pathlib import Path
 
+import yaml
 from huggingface_hub import EvalResult, ModelCardData
+from markupsafe import Markup
 from transformers import CONFIG_MAPPING
 
 from finetune.data.folders import Trained
@@ -19,7 +22,7 @@ def write(folder: Path, task: Task[State], state: State, trained: Trained, unmer
     name = f"{trained.base_name}-{task.card.pipeline_tag}"
     text = fill(
         "card.md.j2",
-        metadata=metadata(name, task, trained, unmerged).to_yaml().strip(),
+        metadata=Markup(front_matter(metadata(name, task, trained, unmerged))),
         name=name,
         title=TASKS[task.name].title.lower(),
         task=task,
@@ -64,3 +67,16 @@ def metadata(name: str, task: Task[State], trained: Trained, unmerged: bool) -> 
         model_name=name,
         eval_results=results or None,
     )
+
+
+def front_matter(data: ModelCardData) -> str:
+    """Return the YAML, a line for each value: what ends a line somewhere (also U+0085) is written as an escape."""
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    def scalar(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
+    Dumper.add_representer(str, scalar)
+    return yaml.dump(data.to_dict(), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=math.inf).rstrip()

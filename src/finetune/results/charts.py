@@ -29,6 +29,7 @@ STYLE = {
     "figure.constrained_layout.use": True,
     "font.size": 9,
     "text.color": INK,
+    "text.parse_math": False,  # a $ in a name is a $
     "axes.labelcolor": QUIET,
     "axes.edgecolor": LINE,
     "axes.facecolor": "none",

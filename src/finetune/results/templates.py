@@ -1,17 +1,32 @@
 """Fill in the templates beside this file."""
 
+import re
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup
 
 from finetune.params.schema import to_text
 
+# What Markdown would read as more than text: signs anywhere (_ at the edge of a word), what ends a line, what is made a
+# link without signs; at the edges of a value, white space and what makes a rule, an underline or a list.
+_MARKUP = re.compile(
+    r"""[\\`*\[\]<>&|~\#$@{}\t\n\r\u2028\u2029]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.
+    |\A\s|\s\Z|\A[-+=](?=[-+=\s]|\Z)|\A[0-9](?=[0-9]*[.)](?:\s|\Z))""",
+    re.X,
+)
+
 
 def fill(template: str, **values: object) -> str:
-    """Return the text of a page. In HTML, values that aren't Markup are escaped; a name without value is an error."""
+    """Return the text of a page. Values that aren't Markup are shown as they are, whatever they hold.
+
+    A name without value is an error.
+    """
+    html = ".html" in template
     pages = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=".html" in template,
+        autoescape=html,
+        finalize=None if html else markdown,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -19,6 +34,14 @@ def fill(template: str, **values: object) -> str:
     )
     pages.filters |= {"number": number, "label": label, "plain": to_text}
     return pages.get_template(template).render(**values)
+
+
+def markdown(value: object) -> str:
+    """Return Markdown, for anywhere but code, that shows the value's text; Markup is returned as it is."""
+    if isinstance(value, Markup):
+        return value
+    text = re.sub("[\ud800-\udfff]", "\ufffd", str(value))  # half a surrogate pair, which no file can hold
+    return _MARKUP.sub(lambda found: f"&#{ord(found[0])};", text)
 
 
 def number(value: float) -> str:

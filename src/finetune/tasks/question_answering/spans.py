@@ -199,7 +199,7 @@ def limits(state: State) -> list[str]:
     return [
         *lines,
         f"An answer is withheld where the null answer beats it by more than {state.null_threshold:.4g}. That is the "
-        "threshold with the best F1 on validation, `best_f1`; `exact` and `f1` were measured with threshold 0.",
+        "threshold with the best F1 on validation, best_f1; exact and f1 were measured with threshold 0.",
     ]
 
 
