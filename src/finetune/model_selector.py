@@ -4,6 +4,7 @@ python -m finetune.model_selector --task question_answering --pytorch_model_path
 """
 
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,8 @@ def import_model(params: ModelImportParams, task_name: str) -> None:
     from finetune.tasks import load_task
 
     task = load_task(task_name)
-    folder = fetch(name) if source == "huggingface_id" and not Path(name).is_dir() else Path(name)
+    of_hub = source == "huggingface_id" and not Path(name).is_dir()
+    folder = fetch(name) if of_hub else Path(name)
     target = SelectedModel.model_folder(params.output_dir)
     clear(params.output_dir, SELECTED)
     if (folder / "adapter_config.json").is_file():
@@ -66,7 +68,8 @@ def import_model(params: ModelImportParams, task_name: str) -> None:
     say(f"{source} {name}: {config.model_type}, {model.num_parameters() / 1e6:.1f} million parameters, as {chosen}")
     for line in describe_new(model, new, config.architectures):
         say(line)
-    selected = SelectedModel(task_name, source, name, config.model_type, chosen, tuple(new))
+    known_as = name if of_hub else os.path.abspath(name)  # noqa: PTH100  (its own name, not that of a link's target)
+    selected = SelectedModel(task_name, source, known_as, config.model_type, chosen, tuple(new))
     selected.write(params.output_dir)
 
 

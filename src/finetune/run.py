@@ -120,10 +120,11 @@ def account(
 ) -> Trained:
     """Return what is known of the model when training ends, for its card and its report."""
     params, trainer = attempt.params, attempt.trainer
+    of_hub = selected.source == "huggingface_id"
     return Trained(
         task=selected.task,
-        base_model=selected.source_name,
-        source=selected.source,
+        base_model=selected.hub_id or Path(selected.source_name).name,
+        source="pytorch_model_path" if of_hub and selected.hub_id is None else selected.source,
         model_type=selected.model_type,
         metric=params.metric_for_best_model,
         greater_is_better=bool(trainer.args.greater_is_better),

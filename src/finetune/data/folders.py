@@ -18,7 +18,7 @@ class SelectedModel:
 
     task: str
     source: str  # huggingface_id, pytorch_model_path or mlflow_model_path
-    source_name: str
+    source_name: str  # an id of the hub, or the absolute path of a folder
     model_type: str
     architecture: str  # the class that finetuning will load
     new_weights: tuple[str, ...]  # names of weights that the source lacks and that start at random
@@ -31,6 +31,13 @@ class SelectedModel:
         """Return what the folder holds. Raises: HandoffError if it can't be used for the task."""
         values = _read(folder / "model_selector_args.json", task, "model_selector_output", "model_selector")
         return cls(**{**values, "new_weights": tuple(values["new_weights"])})
+
+    @property
+    def hub_id(self) -> str | None:
+        """The id of the model, where it comes from the Hugging Face hub."""
+        name = self.source_name
+        local = self.source != "huggingface_id" or Path(name).is_absolute() or Path(name).is_dir()
+        return None if local else name
 
     @staticmethod
     def model_folder(folder: Path) -> Path:
@@ -94,8 +101,8 @@ class Trained:
     """The training.json beside the weights of a finetuned model: where they come from and how training went."""
 
     task: str
-    base_model: str  # as it was given to model import
-    source: str  # huggingface_id, pytorch_model_path or mlflow_model_path
+    base_model: str  # an id of the hub, or the name of a folder, without where it lies
+    source: str  # huggingface_id for an id of the hub, pytorch_model_path or mlflow_model_path
     model_type: str
     metric: str  # the best model has its lowest or highest value
     greater_is_better: bool
@@ -130,7 +137,7 @@ class Trained:
     @property
     def hub_id(self) -> str | None:
         """The id of the base model, where it comes from the Hugging Face hub."""
-        return self.base_model if self.source == "huggingface_id" and not Path(self.base_model).is_dir() else None
+        return self.base_model if self.source == "huggingface_id" and not Path(self.base_model).is_absolute() else None
 
     @property
     def base_name(self) -> str:

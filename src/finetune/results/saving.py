@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from finetune import __version__
@@ -17,6 +18,7 @@ from finetune.core.outputs import bring_in
 from finetune.core.types import Json
 from finetune.data.folders import Trained
 from finetune.models.loading import BASE_MODEL, STATE_KEY
+from finetune.models.places import leave_out_places, leave_out_remarks
 from finetune.results import card
 from finetune.tasks.task import State, Task
 
@@ -41,6 +43,8 @@ def save_adapter(adapted: "PeftModel", base: Path, tokenizer: PreTrainedTokenize
     """Save an unmerged LoRA folder: the adapter and its head, and beside them the frozen model that it belongs to."""
     with _brought_into(folder) as staged:
         shutil.copytree(base, staged / BASE_MODEL)
+        for weights in (staged / BASE_MODEL).glob("*.safetensors"):
+            leave_out_remarks(weights)
         for config in adapted.peft_config.values():
             config.base_model_name_or_path = BASE_MODEL  # not where it lay on this machine
         adapted.save_pretrained(staged, save_embedding_layers=False)
@@ -54,6 +58,7 @@ def _brought_into(folder: Path) -> Iterator[Path]:
     staged = folder / ".saving"
     staged.mkdir(parents=True)
     yield staged
+    leave_out_places(staged)
     bring_in(staged, folder)
     staged.rmdir()
 
@@ -102,7 +107,18 @@ def save_mlflow(
             input_example=example,
             metadata={STATE_KEY: {"task": task.name, "version": __version__}},
         )
+        _leave_out_sources(staged / "MLmodel")
         bring_in(staged, folder)
+
+
+def _leave_out_sources(description: Path) -> None:
+    """Leave out of an MLmodel file where its parts lay on this machine: they are loaded from their places beside it."""
+    values = yaml.safe_load(description.read_text(encoding="utf-8"))
+    flavor = values["flavors"]["python_function"]
+    flavor["model_code_path"] = Path(flavor["model_code_path"]).name
+    for artifact in flavor["artifacts"].values():
+        artifact["uri"] = artifact["path"]
+    description.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
 
 
 def _inputs(task: Task[State]) -> "Schema":

@@ -10,6 +10,7 @@ from pathlib import Path
 from finetune.core.console import say
 from finetune.core.outputs import entries
 from finetune.core.types import Json
+from finetune.models.places import leave_out_places
 
 WRITING = "incomplete"  # there while the checkpoint is written
 COMPLETE = "complete"  # written last: what the run was, and the size of every file
@@ -23,6 +24,17 @@ def begin(checkpoint: Path) -> None:
         say(f"{checkpoint.name} was written by another program: moved to {target.name}/")
     checkpoint.mkdir(parents=True, exist_ok=True)
     _empty(checkpoint)
+
+
+def leave_out_this_machine(checkpoint: Path) -> None:
+    """Leave out of what the Trainer wrote where it lies: a checkpoint may be moved, or published with the model."""
+    for name in ("training_args.bin", "README.md"):  # nobody reads them; peft's card names the path of its base model
+        (checkpoint / name).unlink(missing_ok=True)
+    leave_out_places(checkpoint)
+    state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    if state["best_model_checkpoint"]:
+        state["best_model_checkpoint"] = Path(state["best_model_checkpoint"]).name
+        (checkpoint / STATE).write_text(json.dumps(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def flush(checkpoint: Path, rank: int) -> dict[str, int]:

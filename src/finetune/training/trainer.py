@@ -165,6 +165,7 @@ class FinetuneTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             if is_main_process():
                 self.model.config.save_pretrained(checkpoint)  # an adapter is saved without it
+                checkpoints.leave_out_this_machine(checkpoint)
             written = process_group.gather_to_main(checkpoints.flush(checkpoint, rank()))
             if is_main_process():
                 sizes = {name: size for files in written for name, size in files.items()}
