@@ -9,6 +9,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from finetune import check
 from finetune.azure import quoting
 from finetune.azure.pipeline_yaml import load_pipeline, unfit_for_azure
 from finetune.core.errors import ParameterError
@@ -185,6 +186,14 @@ def test_a_default_that_azure_ml_would_not_carry_is_refused(command: str, value:
     with pytest.raises(ParameterError, match=r"x: .* can't be given to one by Azure ML"):
         load_pipeline(write_step(tmp_path, command, default=value))
     assert load_pipeline(write_step(tmp_path, f"echo {X}", default=value))
+
+
+def test_the_check_notes_what_azure_ml_would_not_carry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write_step(tmp_path, f"echo '{X}' # don't\n")
+    check.main([str(file), "--set", "x=its"])
+    assert capsys.readouterr().out == ""
+    check.main([str(file), "--set", "x=it's"])
+    assert "note: it runs here, but x: \"it's\" can't be given to one by Azure ML" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "components").glob("*/pipeline.yaml")), ids=lambda p: p.parent.name)

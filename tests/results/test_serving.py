@@ -54,7 +54,8 @@ for name, (data, params) in json.load(sys.stdin).items():
 
 import finetune
 loaded = sorted(sys.modules.keys() & {"datasets", "evaluate", "peft"})
-print(json.dumps({**answers, "code": finetune.__file__, "loaded": loaded, "example": model.input_example.to_dict("records")}))
+example = model.input_example.to_dict("records")
+print(json.dumps({**answers, "code": finetune.__file__, "loaded": loaded, "example": example}))
 """
 
 
