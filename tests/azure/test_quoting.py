@@ -34,6 +34,7 @@ CARRIED = {
     f'"$EMPTY${{EMPTY}}"{X}': ("", ""),
     f"{X} # it's no comment that matters": ("", ""),
     f"{X}#b": ("", "#b"),
+    f"$EMPTY{X}~": ("", "~"),
 }
 REFUSED = (
     f"a # {X}",
@@ -57,6 +58,7 @@ REFUSED = (
     f"a && if true; then eval printf {X}; fi",
     f'a; bash -c "printf {X}"',
     f"a; sh -eu -o pipefail -c 'printf {X}'",
+    f"a; bash -c -o pipefail 'printf {X}'",
     f"a; trap 'printf {X}' EXIT",
     f"a; python3 -c 'print(\"{X}\")'",
 )
@@ -74,6 +76,7 @@ VALUES = (
     "E\ntouch owned\nE",
     "-n ${HOME} * ~ ! {a,b} ${{inputs.x}}",
     "Zürich 東京 🙂\r\n\t",
+    "plain",
     "",
 )
 
@@ -131,6 +134,7 @@ PIECES = st.lists(
 @example(pieces=["# ", X], value="\ntouch owned\n")
 @example(pieces=["\\ #'", X, "'"], value=";touch owned;")
 @example(pieces=["a\r#'", X, "'"], value=";touch owned;")
+@example(pieces=["sh -x' -c a' ", X], value=";touch owned;")
 def test_any_command_prints_a_value_as_it_prints_a_plain_word(
     pieces: list[str], value: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -6,7 +6,6 @@ with its words afterwards is its own affair.
 """
 
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
@@ -34,8 +33,8 @@ _UNQUOTED = re.compile(
     | (?P<comment>(?:^|(?<=[ \t\n;&|(]))\#[^\n]*)
     | (?P<skip>\$\{{\w+\}} | <<< | \\(?!\$\{{\{{)[\s\S](?!\#))
     | (?P<unclear>{_UNCLEAR} | \(\( | << | \$['"] | \\[\s\S](?=\#) | (?:(?<=[<>)])|(?<=[^\S \t\n]))\#)
-    | (?P<code>(?<![\w.-])(?:\w*sh\s+(?:[-+]\S+\s+(?:\w+\s+)?)*?-\w*c
-        | python[\d.]*\s+(?:-[a-ln-zA-Z]+\s+)*?-[a-ln-zA-Z]*c | (?:perl|ruby|node)\s+-e)\s+)
+    | (?P<code>(?<![\w.-])(?:\w*sh\s+(?:[-+][\w-]+\s+(?:\w+\s+)?){{0,9}}?-\w*c(?:\s+[-+](?:o\s+\w+|[\w-]+)){{0,9}}
+        | python[\d.]*\s+(?:-[a-ln-zA-Z]+\s+){{0,9}}?-[a-ln-zA-Z]*c | (?:perl|ruby|node)\s+-e)\s+)
     | (?P<again>(?<![\w./-])(?:eval|let|trap)(?![\w./-]))
     | (?P<case>(?<![\w./-])case(?![\w./-]))
     | (?P<open>\$?\() | (?P<close>\)) | (?P<quote>['"]) | (?P<end>[;&|\n]) | (?P<space>[ \t])""",
@@ -51,6 +50,7 @@ _PATTERNS = {"'": _SINGLE, '"': _DOUBLE}  # what is open -> what matters in it
 _CLOSED_BY = {"end": ("again", "code"), "space": ("code",)}
 _BEGINS_COMMAND = re.compile(r"(?:\A|[;&|({!\n]|\b(?:then|do|else|time|command|builtin|exec))[ \t]*\Z")
 _NEAR = 40  # characters in which the beginning of a command is looked for
+_BARE = re.compile(r"[\w./:,@%+-]+", re.A)  # what may go without quotes
 _READ_IN = {"'": "'", '"': '"$`\\'}  # what a shell reads as more than itself in these quotes
 
 
@@ -112,18 +112,23 @@ def filled(command: str, values: Mapping[str, str]) -> str:
             faults.append(Fault(f"${{{{{name}}}}} {REFUSED}", fix=FIX))
         if "\0" in values[name]:
             faults.append(Fault(f"{name} holds the character NUL", why="no process can be given it"))
-        parts += [command[last:start], quoted(values[name], place)]
+        alone = re.search(r"(?:\A|(?<!\\)\s)\Z", command[max(0, start - 2) : start]) is not None
+        parts += [command[last:start], quoted(values[name], place, alone)]
         last = end
     if faults:
         raise ParameterError(*faults)
     return "".join([*parts, command[last:]])
 
 
-def quoted(value: str, place: Place) -> str:
-    """Return what stands for the value at the place."""
+def quoted(value: str, place: Place, alone: bool) -> str:
+    """Return what stands for the value at the place; `alone` is whether a word begins there, and not in its middle."""
+    inside = value.replace("'", "'\"'\"'")
     if place == "'":
-        return value.replace("'", "'\"'\"'")
-    return f'"{shlex.quote(value)}"' if place == '"' else shlex.quote(value)
+        return inside
+    if place == '"':
+        return f"\"'{inside}'\""
+    # Behind $HOME or ~ a bare word would be of its name, and with a = it may be an assignment.
+    return value if alone and _BARE.fullmatch(value) else f"'{inside}'"
 
 
 def read_otherwise(value: str, place: Place) -> str:
