@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from huggingface_hub import ModelCard
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -192,6 +193,17 @@ def test_any_text_is_shown_as_it_is(text: str) -> None:
             text,
             text.strip("\n"),
         )
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1) | st.sampled_from(NAMES))
+@example("\x85\u2028\ufeff\x07\0: &'\"!!python/name:os.system")
+def test_metadata_reads_back_as_it_was(name: str) -> None:
+    trained = replace(TRAINED, source="huggingface_id", base_model=f"x{name}")
+    data = card.metadata(name, load_task("question_answering"), trained, unmerged=False)
+    text = card.front_matter(data)
+    assert yaml.safe_load(text) == data.to_dict()
+    read = ModelCard(f"---\n{text}\n---\n\nText.").data
+    assert (read.model_name, read.base_model) == (name, f"x{name}")
 
 
 def test_charts_show_a_dollar_as_a_dollar() -> None:
