@@ -219,8 +219,8 @@ def broken(tiny_model: Path, folder: Path, name: str, content: bytes | None) -> 
         ("config.json", json.dumps({"model_type": "unheard-of"}).encode(), "unheard-of"),
         ("config.json", json.dumps({"model_type": "vit"}).encode(), "model type vit can't be finetuned"),
         ("model.safetensors", None, "has no weights"),
-        ("model.safetensors", b"", "can't be loaded"),
-        ("model.safetensors", b"\x10\0\0\0\0\0\0\0{}", "can't be loaded"),
+        ("model.safetensors", b"", "cut off"),
+        ("model.safetensors", b"\x10\0\0\0\0\0\0\0{}", "cut off"),
         ("tokenizer.json", b"{", "tokenizer"),
     ],
 )

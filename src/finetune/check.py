@@ -119,16 +119,17 @@ def described(steps: Sequence[Settled[Any]]) -> list[str]:
 
 def import_tokenizer(params: ModelImportParams, task: "Task[State]", folder: Path) -> tuple[Any, Any]:
     """Return the config and tokenizer of the model that will be imported. Raises: ParameterError or ModelError."""
-    from finetune.model_selector import choose_source, fetch, find_files
-    from finetune.models.loading import load_config, refuse_adapter_alone
+    from finetune.model_selector import choose_source, fetch, find_files, refuse_broken_source
+    from finetune.models import intact
+    from finetune.models.loading import load_config
     from finetune.models.tokenizers import load_tokenizer
 
     source, name = choose_source(params)
     if source == "huggingface_id" and not Path(name).is_dir():
         found = fetch(name, weights=False)
         return load_config(found), load_tokenizer(found, task)
-    if (Path(name) / "adapter_config.json").is_file():
-        refuse_adapter_alone(Path(name))
+    refuse_broken_source(Path(name))
+    if (Path(name) / intact.ADAPTER_CONFIG).is_file():
         return load_config(Path(name)), load_tokenizer(Path(name), task)
     files = find_files(Path(name))
     for path in (files.config, *files.tokenizer):

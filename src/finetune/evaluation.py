@@ -21,6 +21,7 @@ from finetune.data.folders import SPLITS, Preprocessed, Trained, read_rows
 from finetune.data.readers import read_table
 from finetune.data.table import Audit, Row
 from finetune.distributed.settlement import Settled, check_model
+from finetune.models import intact
 from finetune.params.evaluation import EVALUATED
 from finetune.params.schema import non_default, outputs_of
 
@@ -41,6 +42,9 @@ def evaluate(settled: Settled[Any], task_name: str) -> None:
     """Read rows and model, and write the predictions, the metrics and the report."""
     params = settled.params
     preprocessed = Preprocessed.read(params.preprocess_output, task_name) if params.preprocess_output else None
+    mlflow = params.mlflow_model_folder
+    folder = intact.mlflow_weights(mlflow) if mlflow else params.pytorch_model_folder
+    intact.refuse_broken(folder)
 
     quiet_libraries()
     import torch
@@ -51,14 +55,12 @@ def evaluate(settled: Settled[Any], task_name: str) -> None:
     from finetune.models.prediction import compute_in, predict_parts
     from finetune.models.tokenizers import load_tokenizer
     from finetune.results import published, report
-    from finetune.results.saving import mlflow_weights
     from finetune.tasks import load_task
     from finetune.training.tracking import log_evaluation
 
     task = load_task(task_name)
     asked = published.asked(params, task.scoring.published)
     rows, audit = read_test_rows(params, task, preprocessed)
-    folder = mlflow_weights(params.mlflow_model_folder) if params.mlflow_model_folder else params.pytorch_model_folder
     check_model(settled, World.here(), facts_of(empty_model(load_config(folder), task)))
     trained = Trained.read(folder, task_name)
     state = state_of(params, folder, task, preprocessed)

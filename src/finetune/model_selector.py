@@ -17,6 +17,7 @@ from finetune.core.outputs import claimed, clear
 from finetune.core.process import run_main
 from finetune.core.types import Json
 from finetune.data.folders import SelectedModel
+from finetune.models import intact
 from finetune.params.model_import import SELECTED, ModelImportParams
 from finetune.params.schema import outputs_of
 
@@ -44,6 +45,9 @@ def main(argv: list[str]) -> None:
 def import_model(params: ModelImportParams, task_name: str) -> None:
     """Write the model, and last what is known of it."""
     source, name = choose_source(params)
+    local = source != "huggingface_id" or Path(name).is_dir()
+    if local:
+        refuse_broken_source(Path(name))
 
     quiet_libraries()
     from finetune.models.head import describe_new
@@ -52,11 +56,11 @@ def import_model(params: ModelImportParams, task_name: str) -> None:
     from finetune.tasks import load_task
 
     task = load_task(task_name)
-    of_hub = source == "huggingface_id" and not Path(name).is_dir()
-    folder = fetch(name) if of_hub else Path(name)
+    folder = Path(name) if local else fetch(name)
+    refuse_broken_source(folder)
     target = SelectedModel.model_folder(params.output_dir)
     clear(params.output_dir, SELECTED)
-    if (folder / "adapter_config.json").is_file():
+    if (folder / intact.ADAPTER_CONFIG).is_file():
         merge_adapter(folder, target)
     else:
         copy_model(find_files(folder), target)
@@ -68,7 +72,7 @@ def import_model(params: ModelImportParams, task_name: str) -> None:
     say(f"{source} {name}: {config.model_type}, {model.num_parameters() / 1e6:.1f} million parameters, as {chosen}")
     for line in describe_new(model, new, config.architectures):
         say(line)
-    known_as = name if of_hub else os.path.abspath(name)  # noqa: PTH100  (its own name, not that of a link's target)
+    known_as = os.path.abspath(name) if local else name  # noqa: PTH100  (its own name, not that of a link's target)
     selected = SelectedModel(task_name, source, known_as, config.model_type, chosen, tuple(new))
     selected.write(params.output_dir)
 
@@ -77,6 +81,22 @@ def choose_source(params: ModelImportParams) -> tuple[str, str]:
     """Return the parameter that wins, and its value; a rule sees to it that one is given."""
     names = ("pytorch_model_path", "mlflow_model_path", "huggingface_id")
     return next((name, str(value)) for name in names if (value := vars(params)[name]) is not None)
+
+
+def refuse_broken_source(folder: Path) -> None:
+    """Raise ModelError, before anything is copied or loaded, if the source holds no whole model."""
+    if (folder / intact.ADAPTER_CONFIG).is_file():
+        intact.refuse_adapter_alone(folder)
+        intact.refuse_broken(folder)
+        return
+    files = find_files(folder)
+    faults = intact.config_faults(files.config.parent)
+    for path in files.weights:
+        if path.name.endswith(".index.json"):
+            faults += intact.index_faults(path)
+        elif path.suffix == ".safetensors":
+            faults += intact.header_faults(path)
+    intact.raise_all(faults)
 
 
 def fetch(huggingface_id: str, weights: bool = True) -> Path:
@@ -190,11 +210,11 @@ def merge_adapter(folder: Path, target: Path) -> None:
     """
     from safetensors.torch import load_file
 
-    from finetune.models.loading import BASE_MODEL, load_model, refuse_adapter_alone, stored_task
+    from finetune.models.loading import load_model, stored_task
     from finetune.models.tokenizers import load_tokenizer
     from finetune.tasks import load_task
 
-    refuse_adapter_alone(folder)
+    intact.refuse_adapter_alone(folder)
     name = stored_task(folder)
     if name is None:
         why = "its config.json doesn't say for which task it was trained"
@@ -207,7 +227,7 @@ def merge_adapter(folder: Path, target: Path) -> None:
     # What the task's class has no use for: the next task may need T5's decoder, which a tagger lacks.
     rest = {
         name: tensor
-        for path in sorted((folder / BASE_MODEL).glob("*.safetensors"))
+        for path in sorted((folder / intact.BASE_MODEL).glob("*.safetensors"))
         for name, tensor in load_file(path).items()
         if name.removeprefix(prefix) not in weights
     }

@@ -18,6 +18,7 @@ from finetune.data.folders import SPLITS, Preprocessed, SelectedModel, SplitRepo
 from finetune.data.mltable import read_mltable
 from finetune.data.readers import read_table
 from finetune.data.table import Audit, Row
+from finetune.models import intact
 from finetune.params.datapreprocess import PREPROCESSED, DataFiles
 from finetune.params.schema import outputs_of
 
@@ -41,6 +42,8 @@ def main(argv: list[str]) -> None:
 def preprocess(params: Any, task_name: str) -> None:
     """Read the rows, encode them, and write last the account of them."""
     selected = SelectedModel.read(params.model_selector_output, task_name)
+    model_folder = SelectedModel.model_folder(params.model_selector_output)
+    intact.refuse_broken(model_folder)
 
     quiet_libraries()
     from finetune.models.loading import load_config
@@ -48,7 +51,6 @@ def preprocess(params: Any, task_name: str) -> None:
     from finetune.tasks import load_task
 
     task = load_task(task_name)
-    model_folder = SelectedModel.model_folder(params.model_selector_output)
     tokenizer = load_tokenizer(model_folder, task)
     model_length = longest_window(load_config(model_folder), tokenizer)
 

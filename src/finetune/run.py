@@ -22,6 +22,7 @@ from finetune.data.folders import Preprocessed, SelectedModel, Trained
 from finetune.distributed import preemption
 from finetune.distributed.failure import joined
 from finetune.distributed.settlement import Settled, check_model
+from finetune.models import intact
 from finetune.params.finetune import MLFLOW_MODEL, PYTORCH_MODEL, FinetuneParams
 from finetune.params.schema import non_default, outputs_of
 from finetune.training.schedule import schedule, without_effect_here
@@ -62,6 +63,7 @@ def finetune(task_name: str, settled: Settled[FinetuneParams]) -> None:
     selected = SelectedModel.read(params.model_selector_output, task_name)
     preprocessed = Preprocessed.read(params.preprocess_output, task_name)
     refuse_other_model(selected, preprocessed)
+    intact.refuse_broken(SelectedModel.model_folder(params.model_selector_output))
     steps = schedule(params, preprocessed.splits["train"].windows, world_size())
     for line in (*settled.notes, *without_effect_here(params, steps)):
         say(f"note: {line}")

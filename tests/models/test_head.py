@@ -50,7 +50,7 @@ def test_the_head_is_what_the_body_lacks(task: Any) -> None:
                     setattr(config, name, 2)
             with torch.device("meta"):
                 model, body = empty_model(config, task), AutoModel.from_config(config)
-        except (AttributeError, ImportError, TypeError, ValueError):
+        except (AttributeError, ImportError, ModelError, TypeError, ValueError):
             continue  # needs values or packages of its own
         of_body = {name for name, _ in body.named_parameters()}
         lacking = [

@@ -105,8 +105,10 @@ class PeerError(FinetuneError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of another library's message, which may go on for pages."""
-    return next(iter(str(error).splitlines()), "")
+    """Return the first line with words of another library's message, which may go on for pages; two if it ends in a
+    colon."""
+    first, second = ([line.strip() for line in str(error).splitlines() if line.strip()] + ["", ""])[:2]
+    return f"{first} {second}".strip() if first.endswith(":") else first
 
 
 # What safetensors, SQLite and torch.save say where there is no room.

@@ -1,6 +1,6 @@
 """Load models from local folders. Code that comes with a model is never run."""
 
-import json
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,24 +10,28 @@ import transformers
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from finetune.core.console import some
 from finetune.core.errors import Fault, ModelError, UnsupportedError, first_line
 from finetune.core.types import Json
+from finetune.models import intact
 from finetune.models.head import fit_head, head_parameters, of_another_task
+from finetune.models.intact import BASE_MODEL, CONFIG
 from finetune.tasks.task import State, Task
 
 STATE_KEY = "finetune"  # entry of config.json that holds {"task": …, "state": …}
-BASE_MODEL = "base_model"  # sub-folder of an unmerged LoRA model that holds the frozen weights
 
 
 def load_config(folder: Path) -> PreTrainedConfig:
-    """Return the config of the model in the folder. Raises: ModelError if it can't be read."""
+    """Return the config of the model in the folder. Raises: ModelError if it can't be read, or fits no model."""
+    intact.raise_all(intact.config_faults(folder))
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         return config
-    except (OSError, ValueError, KeyError) as error:
-        why = first_line(error)
+    except Exception as error:  # each family has its own code here, which takes what it finds
+        why = f"{type(error).__name__}: {first_line(error)}"
+        fix = "give the config.json that came with the model, of a model type that this version knows"
         raise ModelError(
-            Fault(f"{folder} has no config that transformers {transformers.__version__} knows", why=why)
+            Fault(f"{folder} has no config that transformers {transformers.__version__} knows", why=why, fix=fix)
         ) from None
 
 
@@ -45,21 +49,35 @@ def architecture(task: Task[State], config: PreTrainedConfig) -> str:
 def empty_model(config: PreTrainedConfig, task: Task[State], attn_implementation: str = "auto") -> PreTrainedModel:
     """Return the model without its weights: tensors that have shapes but no content.
 
-    Raises: ModelError if the family has no head for the task, UnsupportedError if it has no such attention.
+    Raises: ModelError if the family has no head for the task, or can't be built as the config says, UnsupportedError if
+    it has no such attention.
     """
     architecture(task, config)
     try:
-        with torch.device("meta"):
-            model: PreTrainedModel = task.model.auto_model.from_config(
-                config, attn_implementation=_asked(attn_implementation)
-            )
-            return model
+        return _built(config, task, attn_implementation)
     except (ImportError, ValueError) as error:
         if attn_implementation == "auto":
-            raise
+            raise _not_built(config, error) from None
+        empty_model(config, task)
         fix = "--attn_implementation auto"
         what = f"--attn_implementation {attn_implementation} for a {config.model_type}"
         raise UnsupportedError(Fault(what, why=first_line(error), fix=fix)) from None
+    except Exception as error:  # each family has its own code here, which takes what the config says
+        raise _not_built(config, error) from None
+
+
+def _built(config: PreTrainedConfig, task: Task[State], attn_implementation: str) -> PreTrainedModel:
+    with torch.device("meta"):
+        model: PreTrainedModel = task.model.auto_model.from_config(
+            config, attn_implementation=_asked(attn_implementation), trust_remote_code=False
+        )
+        return model
+
+
+def _not_built(config: PreTrainedConfig, error: Exception) -> ModelError:
+    why = f"{type(error).__name__}: {first_line(error)}"
+    fix = "give the config.json that came with the model"
+    return ModelError(Fault(f"no {config.model_type} can be built as its config says", why=why, fix=fix))
 
 
 def _asked(attn_implementation: str) -> str | None:
@@ -79,10 +97,11 @@ def load_model(
     that both have. The head of another task is replaced. An unmerged LoRA folder is loaded with its adapters merged.
     Raises: ModelError if the weights can't be loaded or don't fit the task.
     """
-    refuse_adapter_alone(folder)
+    intact.refuse_adapter_alone(folder)
     base = folder / BASE_MODEL
     source = base if base.is_dir() else folder
     config = load_config(folder)
+    intact.raise_all([*intact.weight_faults(source), *intact.adapter_faults(folder)])
     if base.is_dir() and stored_task(folder) != task.name:
         what = f"{folder} is an adapter for {stored_task(folder)}, with a head of that task"
         raise ModelError(Fault(what, fix=f"give it to the model import of {task.name} as --pytorch_model_path"))
@@ -91,28 +110,24 @@ def load_model(
     saved_from = next(iter(config.architectures or ()), None)
     head = task.model.head_config(state)
     config.update(head)
+    intact.refuse_larger(source, empty_model(deepcopy(config), task).num_parameters())
     try:
         model, info = task.model.auto_model.from_pretrained(
             source,
             config=config,
             dtype=torch.float32,  # the default is the file's own type
             use_safetensors=True,
+            local_files_only=True,
             trust_remote_code=False,
             attn_implementation=_asked(attn_implementation),
             ignore_mismatched_sizes=True,  # refused below, by name; an adapter brings its head
             output_loading_info=True,
         )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+    except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
         raise ModelError(Fault(f"{folder} can't be loaded", why=first_line(error) or type(error).__name__)) from None
-    if len(info["missing_keys"]) >= len(model.state_dict()):
-        why = "not one weight in it has a name of this model"
-        raise ModelError(
-            Fault(f"{folder} holds the weights of another model", why=why, fix="give a folder of one model")
-        )
+    refuse_other_weights(folder, model, set(info["missing_keys"]), {name for name, *_ in info["mismatched_keys"]})
     if base.is_dir():
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, folder).merge_and_unload()
+        model = merged(model, folder)
         model.config = config
         return model, []
     missing, mismatched = info["missing_keys"], {name: shapes for name, *shapes in info["mismatched_keys"]}
@@ -126,13 +141,33 @@ def load_model(
     return model, sorted(of_body | of_head)
 
 
-def refuse_adapter_alone(folder: Path) -> None:
-    """Raise ModelError if the folder holds an adapter without the model that it belongs to."""
-    whole = (folder / BASE_MODEL).is_dir() and (folder / "config.json").is_file()
-    if (folder / "adapter_config.json").is_file() and not whole:
-        why = f"it holds adapter_config.json, but no {BASE_MODEL}/ with the model that the adapter belongs to"
-        fix = "give the pytorch_model_folder of a run, not one of its checkpoints, or merge the adapter with peft"
-        raise ModelError(Fault(f"{folder} is an adapter alone", why=why, fix=fix))
+def refuse_other_weights(folder: Path, model: PreTrainedModel, missing: set[str], mismatched: set[str]) -> None:
+    """Raise ModelError if no weight of the pretrained body is in the folder by its name and size, or few are.
+
+    A table of words or positions may be of another size, but not most of the weights.
+    """
+    body = {name for name, _ in model.named_parameters()} - set(head_parameters(model))
+    if body <= missing | mismatched or 2 * len(body & mismatched) > len(body):
+        names = some(sorted(body & mismatched))
+        why = f"their sizes are not those of {CONFIG}: {names}" if names else "not one has a name of this model"
+        raise ModelError(
+            Fault(f"{folder} holds the weights of another model", why=why, fix="give a folder of one model")
+        )
+
+
+def merged(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Return the model with the adapter of the folder merged. Raises: ModelError if it doesn't fit."""
+    from peft import LoraConfig, PeftModel
+
+    config = LoraConfig(**intact.adapter_values(folder))
+    try:
+        whole: PreTrainedModel = PeftModel.from_pretrained(model, folder, config=config).merge_and_unload()
+        return whole
+    except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        fix = "give the pytorch_model_folder of a run, with all of its files"
+        raise ModelError(
+            Fault(f"the adapter of {folder} does not fit its model", why=first_line(error), fix=fix)
+        ) from None
 
 
 def _mismatched(shapes: dict[str, list[torch.Size]]) -> list[Fault]:
@@ -152,8 +187,18 @@ def store_state(model: PreTrainedModel, state: State, task: Task[State]) -> None
 
 
 def stored_state(folder: Path, task: Task[State]) -> State | None:
-    """Return the state that `store_state` left in config.json; None where we didn't finetune the model for the task."""
-    return task.state(**_stored(folder)["state"]) if stored_task(folder) == task.name else None
+    """Return the state that `store_state` left in config.json; None where we didn't finetune the model for the task.
+
+    Raises: ModelError if another version left it.
+    """
+    if stored_task(folder) != task.name:
+        return None
+    try:
+        return task.state(**_stored(folder)["state"])
+    except (KeyError, TypeError) as error:
+        what = f"{folder / CONFIG} does not say how its model is read"
+        fix = "give the model to model import, which reads it as any other"
+        raise ModelError(Fault(what, why=f"its entry {STATE_KEY!r} is of another version: {error}", fix=fix)) from None
 
 
 def stored_task(folder: Path) -> str | None:
@@ -162,5 +207,5 @@ def stored_task(folder: Path) -> str | None:
 
 
 def _stored(folder: Path) -> Json:
-    entry: Json = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(STATE_KEY) or {}
-    return entry
+    entry = intact.read_json(folder / CONFIG).get(STATE_KEY)
+    return entry if isinstance(entry, dict) else {}

@@ -7,6 +7,8 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
 from finetune.core.errors import Fault, ModelError, first_line
+from finetune.models import intact
+from finetune.models.intact import CONFIG
 from finetune.models.loading import architecture, load_config
 from finetune.tasks.task import State, Task
 from finetune.tasks.tokenizers import set_space_before_words
@@ -35,11 +37,18 @@ NO_LIMIT = 100_000  # tokenizers without a limit of their own say 1e30
 
 
 def load_tokenizer(folder: Path, task: Task[State]) -> PreTrainedTokenizerFast:
-    """Return a fast tokenizer. Raises: ModelError if there is none, or it can't map tokens to words and characters."""
+    """Return a fast tokenizer.
+
+    Raises: ModelError if there is none, or it can't map tokens to words and characters, or knows no word, or has tokens
+    that the model beside it has no embedding for.
+    """
+    intact.raise_all(intact.tokenizer_faults(folder))
+    config = load_config(folder) if (folder / CONFIG).is_file() else None  # which the tokenizer's class is looked up by
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(Fault(f"{folder} has no tokenizer that loads", why=first_line(error))) from None
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # each family has its own code here, which takes what it finds
+        why, fix = f"{type(error).__name__}: {first_line(error)}", "copy the tokenizer's files again"
+        raise ModelError(Fault(f"{folder} has no tokenizer that loads", why=why, fix=fix)) from None
     if not tokenizer.is_fast:
         why = "only fast tokenizers say which word and which characters a token stands for"
         raise ModelError(Fault(f"{folder}: {type(tokenizer).__name__} is not a fast tokenizer", why=why))
@@ -48,12 +57,23 @@ def load_tokenizer(folder: Path, task: Task[State]) -> PreTrainedTokenizerFast:
     if tokenizer.pad_token_id is None:
         # Masked, so that any token will do.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
-    if (folder / "config.json").is_file():
-        leave_out_token_types(tokenizer, load_config(folder), task)
+    refuse_misfit(folder, tokenizer, config)
+    if config is not None:
+        leave_out_token_types(tokenizer, config, task)
     if task.data.pretokenized:
         set_space_before_words(tokenizer)
     loaded: PreTrainedTokenizerFast = tokenizer
     return loaded
+
+
+def refuse_misfit(folder: Path, tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig | None) -> None:
+    """Raise ModelError if the tokenizer knows no word, or the model has no embedding for some of its tokens."""
+    special, vocabulary = set(tokenizer.all_special_tokens), tokenizer.get_vocab()
+    around = (tokenizer.cls_token, tokenizer.sep_token, tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token)
+    seen = {token: id_ for token, id_ in vocabulary.items() if token not in special}
+    seen |= {str(token): vocabulary[str(token)] for token in (*around, tokenizer.pad_token) if token in vocabulary}
+    rows = config.get_text_config().to_dict().get("vocab_size") if config is not None else None
+    intact.refuse_misfit(folder, seen, len(vocabulary.keys() - special - set(tokenizer.added_tokens_encoder)), rows)
 
 
 def leave_out_token_types(tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig, task: Task[State]) -> None:

@@ -13,11 +13,11 @@ import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from finetune import __version__
-from finetune.core.errors import Fault, ModelError
 from finetune.core.outputs import bring_in
 from finetune.core.types import Json
 from finetune.data.folders import Trained
-from finetune.models.loading import BASE_MODEL, STATE_KEY
+from finetune.models.intact import BASE_MODEL
+from finetune.models.loading import STATE_KEY
 from finetune.models.places import leave_out_places, leave_out_remarks
 from finetune.results import card
 from finetune.tasks.task import State, Task
@@ -146,16 +146,3 @@ def conda_env() -> Json:
     pins = [f"{name}=={version(name).partition('+')[0]}" for name in SERVING_PACKAGES]
     python = f"python={sys.version_info.major}.{sys.version_info.minor}"
     return {"name": "finetuned", "channels": ["conda-forge"], "dependencies": [python, "pip", {"pip": pins}]}
-
-
-def mlflow_weights(folder: Path) -> Path:
-    """Return the folder inside an MLflow model that holds its weights. Raises: ModelError if there is none."""
-    found = sorted(path.parent for path in folder.rglob("config.json") if list(path.parent.glob("*.safetensors")))
-    if len(found) != 1:
-        why = f"{len(found)} folders in it hold config.json and safetensors"
-        raise ModelError(
-            Fault(
-                f"{folder} is not the MLflow folder of one model", why=why, fix="give the mlflow_model_folder of a run"
-            )
-        )
-    return found[0]
