@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,13 @@ from typing import Any
 import pytest
 
 from finetune import check
+from finetune.azure.pipeline_yaml import load_pipeline
+from finetune.azure.plan import prepare, read_words
 from finetune.core.errors import DataError, FinetuneError, ParameterError, UnsupportedError
 from finetune.core.world import World
 from finetune.models import estimate
+from finetune.params.components import TASKS
+from finetune.params.schema import LOCAL_OR_HUB
 from finetune.pipeline import main as run_pipeline
 from tests.conftest import ROOT, SAMPLES, sample_rows, write_jsonl
 
@@ -43,6 +48,22 @@ def test_what_a_run_will_do(tiny_model: Path, capsys: pytest.CaptureFixture[str]
     assert "several windows" in shown
     assert "memory: about 0." in shown
     assert "time: about " in shown
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("value", ["--help", "-h", "--task=other", "-1"])
+def test_values_reach_the_steps_as_they_are(value: str, task: str, tiny_model: Path, tmp_path: Path) -> None:
+    """Whatever a text begins with, no step takes it for a parameter."""
+    pipeline = load_pipeline(ROOT / "components" / task / "pipeline.yaml")
+    own = {f"train_file_path={SAMPLES / task / 'train.jsonl'}", f"pytorch_model_path={tiny_model}"}
+    texts = {name for name, p in pipeline.inputs.items() if p.kind == "string" and not p.enum}
+    texts = {name for name in texts - {*LOCAL_OR_HUB, "shm_size_finetune"} if not name.startswith(("compute", "inst"))}
+    given = read_words(["x.yaml", "--set", *own, *(f"{name}={value}" for name in texts)], tmp_path / "out")
+    prepared, faults = prepare(pipeline, given.values, tmp_path / "out")
+    steps = check.settle_steps(check.commands_of(prepared), faults)
+    assert texts and steps.keys() == {"model_import", "datapreprocess", "finetune", "evaluation"}
+    seen = [vars(step.settled.params).get(name) for step in steps.values() for name in texts]
+    assert set(seen) == {None, value} and seen.count(value) >= len(texts)
 
 
 def test_steps_are_those_of_the_run(prepared: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,9 +145,13 @@ def test_a_deepspeed_config(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_weights_are_not_loaded(tiny_model: Path, tmp_path: Path) -> None:
-    """A model folder whose weights are junk passes."""
-    for path in tiny_model.iterdir():
-        (tmp_path / path.name).write_bytes(b"junk" if path.suffix == ".safetensors" else path.read_bytes())
+    """A model folder passes whose weights are junk below their header."""
+    shutil.copytree(tiny_model, tmp_path, dirs_exist_ok=True)
+    with (tmp_path / "model.safetensors").open("r+b") as file:
+        head = 8 + int.from_bytes(file.read(8), "little")
+        size = file.seek(0, 2)
+        file.seek(head)
+        file.write(b"\xff" * (size - head))
     check.main(words(tmp_path, max_seq_length=96))
 
 

@@ -63,11 +63,11 @@ def test_optional_inputs_and_no_others_stand_in_groups(name: str) -> None:
     for key, entry in spec["inputs"].items():
         # Azure ML puts values in as they are: what may hold a space is quoted.
         quote = "" if entry["type"] in ("integer", "number") or "enum" in entry else "'"
-        words = f"--{key} {quote}${{{{inputs.{key}}}}}{quote}"
+        words = f"--{key}={quote}${{{{inputs.{key}}}}}{quote}"
         assert spec["command"].count(words) == 1
         assert (f"$[[{words}]]" in spec["command"]) == entry.get("optional", False)
     for key in spec["outputs"]:
-        assert spec["command"].count(f" --{key} '${{{{outputs.{key}}}}}'") == 1
+        assert spec["command"].count(f" --{key}='${{{{outputs.{key}}}}}'") == 1
     assert len(re.findall(r" (?:\$\[\[)?--", spec["command"])) == 1 + len(spec["inputs"]) + len(spec["outputs"])
 
 

@@ -223,11 +223,25 @@ def test_yaml_entries() -> None:
 
 def test_command_line_is_one_line_with_optional_inputs_in_groups() -> None:
     assert command_line(Component, "package.module", "--task x") == (
-        "python -m package.module --task x $[[--name '${{inputs.name}}']] $[[--size ${{inputs.size}}]] "
-        "$[[--rate ${{inputs.rate}}]] $[[--warm ${{inputs.warm}}]] $[[--metric ${{inputs.metric}}]] "
-        "$[[--seed ${{inputs.seed}}]] --data '${{inputs.data}}' $[[--config '${{inputs.config}}']] "
-        "--result '${{outputs.result}}'"
+        "python -m package.module --task x $[[--name='${{inputs.name}}']] $[[--size=${{inputs.size}}]] "
+        "$[[--rate=${{inputs.rate}}]] $[[--warm=${{inputs.warm}}]] $[[--metric=${{inputs.metric}}]] "
+        "$[[--seed=${{inputs.seed}}]] --data='${{inputs.data}}' $[[--config='${{inputs.config}}']] "
+        "--result='${{outputs.result}}'"
     )
+
+
+@pytest.mark.parametrize("value", ["--help", "-h", "--size", "--size=3", "-5", "--", "-", "=", ""])
+def test_a_value_is_never_a_parameter(value: str) -> None:
+    """Written as one word with its parameter, whatever it begins with."""
+    assert parsed(f"--name={value}").name == value
+
+
+def test_help_is_where_a_parameter_could_be(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parsed("--name", "-h").name == "-h"
+    for words in (["-h"], ["--size", "3", "-h"], ["--size", "--help"], ["--size=3", "-h"], ["nonsense", "-h"]):
+        with pytest.raises(SystemExit):
+            parse(Component, words, "prog")
+        assert "--size INTEGER" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("cls", [*CLASSES, ComputeParams, Component], ids=lambda cls: cls.__name__)

@@ -42,11 +42,12 @@ def yaml_outputs(cls: type) -> dict[str, Json]:
 def command_line(cls: type, module: str, words: str = "") -> str:
     """Return the `command:` of the component YAML; every optional input stands in $[[ ]].
 
-    Azure ML puts values in as they are, so what may hold a space is quoted.
+    Azure ML puts values in as they are, so what may hold a space is quoted, and each is one word with its parameter: a
+    value that begins with - is no parameter.
     """
     lines = [f"python -m {module}{' ' + words if words else ''}"]
     for p in params_of(cls):
         quote = "" if p.kind in ("integer", "number", "boolean") or p.enum else "'"
-        group = f"--{p.name} {quote}${{{{{'outputs' if p.output else 'inputs'}.{p.name}}}}}{quote}"
+        group = f"--{p.name}={quote}${{{{{'outputs' if p.output else 'inputs'}.{p.name}}}}}{quote}"
         lines.append(group if p.required or p.output else f"$[[{group}]]")
     return " ".join(lines)  # one shell command: a line break would end it

@@ -184,12 +184,12 @@ def _describe(item: "Field[Any]", hint: Any, group: str) -> Param:
 
 
 def parse(cls: type[T], argv: Sequence[str], prog: str) -> T:
-    """Return a `cls` built from `--name value` words. With --help, print the help and exit.
+    """Return a `cls` built from `--name value` or `--name=value` words. With --help, print the help and exit.
 
     Raises: ParameterError, with every fault of the whole command line.
     """
     known = {p.name: p for p in params_of(cls)}
-    if "--help" in argv or "-h" in argv:
+    if _asks_for_help(argv):
         print(help_text(cls, prog))
         raise SystemExit(0)
     words, faults = _split(argv, known)
@@ -205,6 +205,15 @@ def parse(cls: type[T], argv: Sequence[str], prog: str) -> T:
     if faults:
         raise ParameterError(*faults)
     return cls(**values)
+
+
+def _asks_for_help(argv: Sequence[str]) -> bool:
+    """Return whether --help or -h stands where a parameter could; after one, -h is its value, as any other."""
+    before = ["", *argv]
+    return any(
+        word == "--help" or (word == "-h" and not (last.startswith("--") and "=" not in last))
+        for last, word in zip(before, argv, strict=False)
+    )
 
 
 def _split(argv: Sequence[str], known: dict[str, Param]) -> tuple[dict[str, str], list[Fault]]:
