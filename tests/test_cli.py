@@ -179,8 +179,11 @@ def test_an_unexpected_error_is_not_swallowed() -> None:
         ),
         (
             ["finetune.run", *TASK, *FOLDERS],
-            4,
-            ["hand-off error: m has no model_selector_args.json"],
+            2,
+            [
+                "parameter error: --preprocess_output p is not there",
+                "parameter error: --model_selector_output m is not there",
+            ],
         ),
         (
             ["finetune", "run", *TASK, *FOLDERS, "--apply_fsdp", "True"],
@@ -213,7 +216,10 @@ def test_traceback_on_request(tmp_path: Path) -> None:
         ["--seed=7", "--evaluation_result", "out", "--task", "question_answering"],
     ],
 )
-def test_task_may_stand_anywhere(words: list[str]) -> None:
+def test_task_may_stand_anywhere(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("test_data").touch()
+    Path("pytorch_model_folder").mkdir()
     given = {name: Path(name) for name in ("test_data", "pytorch_model_folder")}
     words += [word for name in given for word in (f"--{name}", name)]
     expected = QuestionAnsweringEvaluationParams(seed=7, evaluation_result=Path("out"), **given)

@@ -149,7 +149,7 @@ def test_wrong_values_are_reported_at_once(root: Path) -> None:
         "the pipeline has no input 'txet'; did you mean text?",
         "--set size=many must be an integer",
         "--set nodes=1.5 must be an integer",
-        "--set data=nowhere.csv: there is no such file or folder",
+        "--set data=nowhere.csv is not there",
     ]
     assert not (root / "o").exists()
 

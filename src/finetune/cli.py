@@ -36,9 +36,10 @@ def main(argv: list[str]) -> None:
 def settle_task(argv: list[str], component: str, module: str, world: World | None = None) -> tuple[str, Settled[Any]]:
     """Take `--task NAME` out of the words and settle the rest as the command line of that task's component.
 
-    The world is this one where none is given. Without --task, --help shows the first task. Raises: ParameterError or
-    UnsupportedError.
+    The world is this one where none is given: the component begins now, and its inputs have to be there. Without
+    --task, --help shows the first task. Raises: ParameterError or UnsupportedError.
     """
+    begins_now = world is None
     world = world or World.here()
     words = [word for pair in argv for word in (pair.split("=", 1) if pair.startswith("--task=") else [pair])]
     task, rest = None, words
@@ -46,18 +47,18 @@ def settle_task(argv: list[str], component: str, module: str, world: World | Non
         at = words.index("--task")
         task, rest = words[at + 1], words[:at] + words[at + 2 :]
     if task in TASKS:
-        return task, _settle(task, rest, component, module, world)
+        return task, _settle(task, rest, component, module, world, begins_now)
     first = next(iter(TASKS))
     faults = [Fault("--task is missing" if task is None else f"unknown task {task!r}{did_you_mean(task, list(TASKS))}")]
     try:
-        _settle(first, rest, component, module, world)
+        _settle(first, rest, component, module, world, begins_now)
     except (ParameterError, UnsupportedError) as error:
         faults += error.faults
     raise ParameterError(Fault(faults[0].what, fix=f"--task {' | '.join(TASKS)}"), *faults[1:])
 
 
-def _settle(task: str, words: list[str], component: str, module: str, world: World) -> Settled[Any]:
-    return settle(vars(TASKS[task])[component], words, world, f"python -m {module} --task {task}")
+def _settle(task: str, words: list[str], component: str, module: str, world: World, begins_now: bool) -> Settled[Any]:
+    return settle(vars(TASKS[task])[component], words, world, f"python -m {module} --task {task}", begins_now)
 
 
 def console_script() -> None:

@@ -10,6 +10,7 @@ from finetune.azure.pipeline_yaml import Pipeline, Step, fill_command, needs, pa
 from finetune.core.errors import Fault, ParameterError
 from finetune.core.outputs import overlaps
 from finetune.core.working_folder import LOST, is_lost
+from finetune.params.paths import missing
 from finetune.params.schema import LOCAL_OR_HUB, did_you_mean
 
 USAGE = """usage: finetune pipeline FILE --output FOLDER [--set NAME=VALUE ...] [--force]
@@ -81,10 +82,8 @@ def pipeline_inputs(pipeline: Pipeline, values: dict[str, str]) -> tuple[dict[st
         texts[name] = str(Path(text).resolve()) if name in LOCAL_OR_HUB and Path(text).is_dir() else text
         if pipeline.inputs[name].is_port:
             texts[name] = str(Path(text).resolve())
-            if not Path(text).exists():
-                faults.append(
-                    Fault(f"--set {name}={text}: there is no such file or folder", where=str(Path(text).resolve()))
-                )
+        if lost := missing(pipeline.inputs[name], text, f"--set {name}="):
+            faults.append(lost)
     for name, p in pipeline.inputs.items():
         if p.required and texts[name] is None:
             faults.append(Fault(f"input {name} is missing", why=p.doc, fix=f"--set {name}=<{p.kind}>"))

@@ -53,10 +53,12 @@ def _with_names(row: Row, names: dict[str, list[str]]) -> Row:
 def read_hub(name: str, config: str | None) -> dict[str, Table]:
     """Return the splits of a Hugging Face data set, or of a local folder that `datasets` can load.
 
-    Raises: DataError if it can't be read.
+    A local folder is read from this machine alone. Raises: DataError if it can't be read.
     """
     import datasets
 
+    if Path(name).is_dir():
+        _refuse_remote_files(Path(name))
     with tempfile.TemporaryDirectory() as fresh:
         # The shared cache knows a folder whose README names configurations by its last name alone: it would give the
         # rows of another folder, or those that the files held before.
@@ -71,7 +73,40 @@ def read_hub(name: str, config: str | None) -> dict[str, Table]:
         tables = {}
         for split, rows in splits.items():
             names = _class_names(rows.features.to_dict())
-            made = [_with_names(row, names) for row in rows]
+            # As they are stored: to decode an image or a sound is to fetch what its path names.
+            stored = rows.with_format("arrow").iter(1000)
+            made = [_with_names(row, names) for part in stored for row in part.to_pylist()]
             numbers = list(range(1, len(made) + 1))
             tables[str(split)] = Table(f"{name} ({split})", tuple(rows.column_names), made, numbers)
     return tables
+
+
+def _refuse_remote_files(folder: Path) -> None:
+    """Raise DataError if the description of a local data set names files elsewhere, which `datasets` would fetch."""
+    import yaml
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+    card, plain = folder / "README.md", folder / ".huggingface.yaml"
+    texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in (card, plain) if path.is_file()}
+    if card in texts:
+        head = REGEX_YAML_BLOCK.search(texts[card])
+        texts[card] = head[2] if head else ""
+    for path, text in texts.items():
+        try:
+            described = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise DataError(Fault(f"the description in {path} is not YAML", why=str(error), fix="mend it")) from None
+        configs = described.get("configs") if isinstance(described, dict) else None
+        files = [value for value in _texts(configs) if "://" in value]
+        if files:
+            why = "a local folder is read from this machine alone"
+            fix = "download them into the folder, and name them there"
+            raise DataError(Fault(f"{path} names files elsewhere: {', '.join(files)}", why=why, fix=fix))
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)

@@ -13,6 +13,7 @@ from finetune.core.world import World
 from finetune.distributed import zero_config, zero_schema
 from finetune.params.case import Case, ModelFacts
 from finetune.params.finetune import FinetuneParams
+from finetune.params.paths import missing_of
 from finetune.params.presets import with_preset
 from finetune.params.provenance import Derived
 from finetune.params.rules import errors, notes
@@ -34,9 +35,12 @@ class Settled(Generic[P]):
     notes: tuple[str, ...]  # what has no effect
 
 
-def settle(component: type[P], argv: Sequence[str], world: World, prog: str = "") -> Settled[P]:
+def settle(
+    component: type[P], argv: Sequence[str], world: World, prog: str = "", begins_now: bool = False
+) -> Settled[P]:
     """Parse the words of a component and see that they go together in this world.
 
+    With `begins_now` its inputs have to be there; those of a step in a pipeline are written by the steps before it.
     Raises: ParameterError or UnsupportedError, with everything that is wrong.
     """
     asked = parse(component, argv, prog)
@@ -56,6 +60,7 @@ def settle(component: type[P], argv: Sequence[str], world: World, prog: str = ""
             given.append(Derived("apply_ort", False, NO_ORT))
     case = Case(params, world, None if config is None else zero_schema.stage(config))
     raise_together([*errors(case), *found, ParameterError(*overlaps_of(params))])
+    raise_together([ParameterError(*missing_of(params))] if begins_now else [])
     return Settled(asked, params, tuple(given), config, tuple(notes(case)))
 
 
