@@ -1,8 +1,9 @@
-"""Gather the weights of a model that DeepSpeed has sharded."""
+"""Gather the weights of a model that DeepSpeed has sharded, and read its shards as data."""
 
 import contextlib
 import os
 import time
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,15 @@ def gather(model: PreTrainedModel) -> dict[str, torch.Tensor]:
             if main:
                 found[name] = (parameter if whole is None else whole).detach().float().cpu().clone()
     return found
+
+
+def classes_of_shards() -> list[Callable[..., object] | tuple[Callable[..., object], str]]:
+    """Return the classes that DeepSpeed's checkpoints hold besides tensors, numbers and text."""
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    return [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
 
 
 def forget() -> None:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, set_seed
 from transformers.trainer_pt_utils import get_model_param_count
 
 from finetune.core.console import say, some
-from finetune.core.errors import Fault, ModelError
+from finetune.core.errors import Fault, HandoffError, ModelError, first_line
 from finetune.core.launch import is_main_process, world_size
 from finetune.core.memory import out_of_memory, return_freed_memory
 from finetune.core.types import Json
@@ -217,14 +217,15 @@ def fit(attempt: Attempt, checkpoint: Path | None) -> dict[str, float]:
     params, steps, trainer = attempt.params, attempt.steps, attempt.trainer
     if checkpoint:
         resume.refuse_other_run(checkpoint, trainer.marker)
-    if checkpoint and (why := resume.why_over(checkpoint, params, steps)):
-        say(f"nothing is left to train after {checkpoint.name}: {why}")
-        trainer.restore_best(checkpoint)
-        speed = {}
-    else:
-        with noted():
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        speed = speed_of(trainer)
+    with resume.reading_data_alone(checkpoint, params.apply_deepspeed):
+        if checkpoint and (why := resume.why_over(checkpoint, params, steps)):
+            say(f"nothing is left to train after {checkpoint.name}: {why}")
+            trainer.restore_best(checkpoint)
+            speed = {}
+        else:
+            with noted():
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            speed = speed_of(trainer)
     if not all(torch.isfinite(p).all() for p in trainer.model.parameters()):
         raise gathering.diverged()
     state = trainer.state
@@ -250,7 +251,13 @@ def speed_of(trainer: FinetuneTrainer) -> dict[str, float]:
 
 
 def load_windows(params: FinetuneParams) -> Json:
-    """Return the encoded training and validation rows, memory-mapped."""
-    folder = params.preprocess_output
-    splits = ("train", "validation")
-    return {name: load_from_disk(Preprocessed.windows_folder(folder, name)).with_format("numpy") for name in splits}
+    """Return the encoded training and validation rows, memory-mapped. Raises: HandoffError if they can't be read."""
+    found: Json = {}
+    for name in ("train", "validation"):
+        folder = Preprocessed.windows_folder(params.preprocess_output, name)
+        try:
+            found[name] = load_from_disk(folder).with_format("numpy")
+        except Exception as error:  # its JSON may say anything, and datasets takes what it finds
+            why = f"{type(error).__name__}: {first_line(error)}"
+            raise HandoffError(Fault(f"{folder} is damaged", why=why, fix="run preprocess again")) from None
+    return found

@@ -2,21 +2,31 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+import os
+import pickle
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from finetune.core.console import say
-from finetune.core.errors import Fault, ParameterError
+from torch import serialization
+from transformers.trainer_pt_utils import safe_globals
+
+from finetune.core.console import say, some
+from finetune.core.errors import Fault, ModelError, ParameterError, first_line
 from finetune.core.launch import world_size
 from finetune.core.types import Json
 from finetune.data.folders import Preprocessed, SelectedModel
+from finetune.distributed import zero_engine
 from finetune.params.finetune import FIXED_ON_RESUME, FinetuneParams
 from finetune.params.schema import to_text
 from finetune.training.checkpoints import COMPLETE, STATE
 from finetune.training.schedule import Schedule
 
 MEGABYTE = 2**20
+NOT_READ = "training_args.bin"  # the Trainer writes it for people
+# PyTorch's own switches: pickles are read as data, whatever the caller asks for.
+DATA_ALONE, ANYTHING = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
 @dataclass(frozen=True)
@@ -117,6 +127,52 @@ def refuse_other_run(checkpoint: Path, now: Marker) -> None:
 
 def _shown(engine: Json) -> str:
     return ", ".join(f"{name} {value}" for name, value in engine.items()) or "nothing"
+
+
+@contextmanager
+def reading_data_alone(checkpoint: Path | None, of_deepspeed: bool) -> Iterator[None]:
+    """Let nothing be unpickled but data: DeepSpeed would run whatever a replaced file says.
+
+    Raises: ModelError, before anything is read of the checkpoint, with each file of it that holds more.
+    """
+    before = {name: os.environ.pop(name, None) for name in (DATA_ALONE, ANYTHING)}
+    os.environ[DATA_ALONE] = "1"
+    try:
+        with serialization.safe_globals(zero_engine.classes_of_shards() if of_deepspeed else []):
+            if checkpoint:
+                refuse_code(checkpoint)
+            yield
+    except pickle.UnpicklingError as error:  # names that are put together while it is read
+        raise ModelError(_not_data(checkpoint or Path("a checkpoint"), first_line(error))) from None
+    finally:
+        del os.environ[DATA_ALONE]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+def refuse_code(checkpoint: Path) -> None:
+    """Raise ModelError if a file of the checkpoint, or of the best one up to it, is no pickle of data alone."""
+    step = json.loads((checkpoint / STATE).read_text(encoding="utf-8")).get("best_global_step")
+    faults = []
+    for folder in dict.fromkeys((checkpoint, checkpoint.with_name(f"checkpoint-{step}"))):
+        for path in sorted(path for ending in ("pt", "pth", "bin") for path in folder.rglob(f"*.{ending}")):
+            if path.name != NOT_READ and (why := _why_not_data(path)):
+                faults.append(_not_data(path, why))
+    if faults:
+        raise ModelError(*faults)
+
+
+def _why_not_data(path: Path) -> str:
+    try:
+        with safe_globals():  # NumPy's arrays, in random states
+            called = serialization.get_unsafe_globals_in_checkpoint(str(path))
+    except Exception as error:  # a broken pickle can raise anything
+        return first_line(error) or type(error).__name__
+    return f"reading it would call {some(sorted(called))}" if called else ""
+
+
+def _not_data(path: Path, why: str) -> Fault:
+    fix = "remove that checkpoint, and the run goes on from the one before; or --resume_from_checkpoint false"
+    return Fault(f"{path} is damaged, or holds more than data", why=why, fix=fix)
 
 
 def why_over(checkpoint: Path, params: FinetuneParams, steps: Schedule) -> str:
