@@ -4,6 +4,7 @@
         --pytorch_model_folder OUT/pytorch --mlflow_model_folder OUT/mlflow
 """
 
+import json
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -97,20 +98,33 @@ def refuse_other_model(selected: SelectedModel, preprocessed: Preprocessed) -> N
 
 
 def checkpoint_to_resume(params: FinetuneParams) -> Path | None:
-    """Return the newest complete checkpoint if asked for; else move old ones out of the way."""
+    """Return the newest complete checkpoint if asked for, or if this same command was interrupted; else move old ones
+    out of the way."""
     from finetune.distributed import process_group
-    from finetune.training import checkpoints
+    from finetune.training import checkpoints, resume
 
     folder = params.pytorch_model_folder
     process_group.refuse_other_folders(folder)
     if not params.resume_from_checkpoint:
-        if is_main_process():
-            checkpoints.move_aside(folder)
-        return None
+        same: Path | None = process_group.broadcast_from_main(lambda: resume.interrupted(params, saved_run(folder)))
+        if same is None:
+            if is_main_process():
+                checkpoints.move_aside(folder)
+            return None
+        say(f"this run was interrupted after {same.name} (to start anew, give another --pytorch_model_folder)")
     newest: Path | None = process_group.broadcast_from_main(lambda: checkpoints.newest_complete(folder))
     nothing = "resume_from_checkpoint is true, but there is no complete checkpoint: starting anew"
     say(f"going on from {newest.name}" if newest else nothing)
     return newest
+
+
+def saved_run(folder: Path) -> str | None:
+    """Return the name of the run whose model lies in the folder; None if that can't be known."""
+    try:
+        values = json.loads((folder / Trained.FILE).read_text(encoding="utf-8"))
+        return str(values["run"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
 
 
 def account(
@@ -138,6 +152,7 @@ def account(
         splits=preprocessed.splits,
         parameters=non_default(params),
         versions={"finetune": __version__, **{name: version(name) for name in ("torch", "transformers")}},
+        run=trainer.marker.name,
     )
 
 

@@ -40,6 +40,20 @@ def complete(folder: Path) -> list[int]:
     return sorted(int(path.parent.name.removeprefix("checkpoint-")) for path in folder.glob("checkpoint-*/complete"))
 
 
+def killed(argv: list[str], after: int) -> list[str]:
+    """What a run has said when it is killed, once it has logged a step beyond this one."""
+    command = [sys.executable, "-m", "finetune.run", *argv]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert process.stdout is not None
+    lines: list[str] = []
+    for line in process.stdout:
+        lines.append(line)
+        if steps([line]) and steps([line])[0][0] > after:
+            process.kill()
+    assert process.wait() == -9, "".join(lines)
+    return lines
+
+
 def test_killed_in_mid_epoch(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with one_thread():
         run.main(words(prepared, tmp_path / "unbroken"))
@@ -47,15 +61,7 @@ def test_killed_in_mid_epoch(prepared: Path, tmp_path: Path, capsys: pytest.Capt
     (_, total), *_ = reached = steps(said.splitlines())
     assert len(reached) == total and total // 2 > 2 * CADENCE
 
-    command = [sys.executable, "-m", "finetune.run", *words(prepared, tmp_path / "broken")]
-    broken = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert broken.stdout is not None
-    lines: list[str] = []
-    for line in broken.stdout:
-        lines.append(line)
-        if steps([line]) and steps([line])[0][0] > CADENCE + 2:  # far from the next checkpoint
-            broken.kill()
-    assert broken.wait() == -9, "".join(lines)
+    lines = killed(words(prepared, tmp_path / "broken"), CADENCE + 2)  # far from the next checkpoint
     folder = tmp_path / "broken" / "pytorch"
     last = steps(lines)[-1][0]
     assert complete(folder) == [CADENCE] and CADENCE < last < 2 * CADENCE < total // 2
@@ -69,3 +75,31 @@ def test_killed_in_mid_epoch(prepared: Path, tmp_path: Path, capsys: pytest.Capt
     for name in ("model.safetensors", f"checkpoint-{max(complete(folder))}/model.safetensors"):
         wanted, got = ((tmp_path / run / "pytorch" / name).read_bytes() for run in ("unbroken", "broken"))
         assert got == wanted, name
+
+
+def test_the_same_command_thrice_killed_twice(
+    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a platform runs it again after each eviction, with nothing said about going on."""
+    argv = words(prepared, tmp_path / "evicted")
+    assert "was interrupted" not in "".join(killed(argv, CADENCE + 2))
+    again = killed(argv, 2 * CADENCE + 2)
+    assert f"this run was interrupted after checkpoint-{CADENCE} " in "".join(again)
+    assert steps(again)[0][0] == CADENCE + 1
+    with one_thread():
+        run.main(argv)
+        said = capsys.readouterr().out
+        assert f"this run was interrupted after checkpoint-{2 * CADENCE} " in said
+        assert steps(said.splitlines())[0][0] == 2 * CADENCE + 1
+        run.main(words(prepared, tmp_path / "unbroken"))
+    weights = [(tmp_path / name / "pytorch" / "model.safetensors").read_bytes() for name in ("evicted", "unbroken")]
+    assert weights[0] == weights[1]
+
+
+def test_another_command_starts_anew(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quick = {**STEPS, "max_steps": 2, "eval_steps": 1}
+    killed(words(prepared, tmp_path), CADENCE)  # its first checkpoint has just been written, or will be in a moment
+    for changed in ({}, {}, {"logging_steps": 2}):  # another, the same once it has ended, one that differs a little
+        run.main(finetune_words(prepared, tmp_path, **{**quick, **changed}))
+        said = capsys.readouterr().out
+        assert "interrupted" not in said and "moved to earlier-run" in said

@@ -114,6 +114,7 @@ class Trained:
     splits: dict[str, SplitReport]
     parameters: Json  # those away from their defaults
     versions: dict[str, str]  # package -> version
+    run: str = ""  # the name that its checkpoints have for it
 
     FILE = "training.json"
 

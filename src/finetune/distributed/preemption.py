@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from finetune.core.errors import Fault, StoppedError
 
-AGAIN = "the same command with --resume_from_checkpoint true"
+AGAIN = "the same command again, which goes on from the newest checkpoint"
 
 
 class _Sigterm:

@@ -176,7 +176,10 @@ class Evaluation:
 class Checkpoints:
     """Checkpoints."""
 
-    resume_from_checkpoint: bool = param(False, "Go on from the newest complete checkpoint in pytorch_model_folder.")
+    resume_from_checkpoint: bool = param(
+        False,
+        "Go on from the newest complete checkpoint in pytorch_model_folder. A run that was interrupted goes on without it when the same command is given again.",
+    )
     save_total_limit: int = param(
         -1,
         "Checkpoints kept, the newest and always the best. 1 keeps the best alone when training ends. -1 keeps all.",

@@ -6,7 +6,7 @@ import os
 import pickle
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from torch import serialization
@@ -19,8 +19,8 @@ from finetune.core.types import Json
 from finetune.data.folders import Preprocessed, SelectedModel
 from finetune.distributed import zero_engine
 from finetune.params.finetune import FIXED_ON_RESUME, FinetuneParams
-from finetune.params.schema import to_text
-from finetune.training.checkpoints import COMPLETE, STATE
+from finetune.params.schema import params_of, to_text
+from finetune.training.checkpoints import COMPLETE, STATE, checkpoints, why_incomplete
 from finetune.training.schedule import Schedule
 
 MEGABYTE = 2**20
@@ -43,17 +43,23 @@ class Marker:
     processes: int  # may be others: a note says what that means
     engine: Json  # how ZeRO or FSDP shards the run
     parameters: Json  # those of FIXED_ON_RESUME
+    command: Json  # all of them, but for folders and for whether to go on
+
+    @property
+    def name(self) -> str:
+        """A name of the run, the same for every process and for each time that its command is given."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def of(
         cls, params: FinetuneParams, wanted: FinetuneParams, steps: Schedule, windows: int, engine: Json
     ) -> "Marker":
         """Return the marker of a run with `params`, whose batch may be smaller than wanted."""
-        model = SelectedModel.model_folder(params.model_selector_output)
+        data, model = _inputs(params)
         return cls(
             windows=windows,
-            data=fingerprint(Preprocessed.windows_folder(params.preprocess_output, "train").glob("*.arrow")),
-            model=fingerprint(model.rglob("*.safetensors"), ends=True),
+            data=data,
+            model=model,
             global_batch=steps.global_batch,
             total_steps=steps.total_steps,
             batch=_batch(params),
@@ -61,6 +67,7 @@ class Marker:
             processes=world_size(),
             engine=engine,
             parameters={name: vars(params).get(name) for name in FIXED_ON_RESUME},  # None: the task lacks it
+            command=_command(wanted),
         )
 
     @classmethod
@@ -72,6 +79,34 @@ class Marker:
             what = f"{checkpoint.name} was left by another version of finetune"
             raise ParameterError(Fault(what, where=str(checkpoint), fix="--resume_from_checkpoint false"))
         return cls(**values)
+
+
+def _inputs(params: FinetuneParams) -> tuple[str, str]:
+    """Return fingerprints of the training windows and of the imported weights."""
+    model = SelectedModel.model_folder(params.model_selector_output)
+    data = Preprocessed.windows_folder(params.preprocess_output, "train")
+    return fingerprint(data.glob("*.arrow")), fingerprint(model.rglob("*.safetensors"), ends=True)
+
+
+def _command(params: FinetuneParams) -> Json:
+    given = [p.name for p in params_of(type(params)) if not p.is_port and p.name != "resume_from_checkpoint"]
+    return {name: vars(params)[name] for name in given}
+
+
+def interrupted(params: FinetuneParams, saved: str | None) -> Path | None:
+    """Return the newest complete checkpoint if this same command left it, and was interrupted: platforms run it again.
+
+    `saved` names the run whose model lies in the folder. From there it ends with the weights of a run begun anew.
+    """
+    newest = next((path for path in checkpoints(params.pytorch_model_folder) if not why_incomplete(path)), None)
+    if newest is None:
+        return None
+    try:
+        was = Marker.read(newest)
+    except ParameterError:
+        return None
+    same = (was.command, was.processes) == (_command(params), world_size()) and was.name != saved
+    return newest if same and (was.data, was.model) == _inputs(params) else None
 
 
 def _batch(params: FinetuneParams) -> list[int]:
