@@ -156,6 +156,35 @@ def test_mlflow_folder(tiny_model: Path, tmp_path: Path) -> None:
     assert selected.source == "mlflow_model_path"
 
 
+# Where MLflow models of Azure's registry and of its published finetuning keep their parts: weights, tokenizer, and
+# each config, by flavor.
+LAYOUTS = {
+    "transformers": ("model", "components/tokenizer", ("model",)),
+    "hftransformers": ("data/model", "data/tokenizer", ("data/model", "data/config")),
+    "hftransformersv2": ("data/model", "data/tokenizer", ("data/model", "data/config")),
+    "config apart": ("data/model", "data/tokenizer", ("data/config",)),
+    "tokenizer twice": ("data/model", "data/model", ("data/model",)),
+}
+
+
+@pytest.mark.parametrize("flavor", LAYOUTS)
+def test_layouts_of_azures_registry(flavor: str, tiny_model: Path, tmp_path: Path) -> None:
+    weights, tokenizer, configs = LAYOUTS[flavor]
+    source = tmp_path / "registered" / "mlflow_model_folder"
+    parts = [(weights, "model.safetensors"), *((place, "config.json") for place in configs)]
+    for place, name in (*parts, *((tokenizer, name) for name in TOKENIZER_FILES)):
+        (source / place).mkdir(parents=True, exist_ok=True)
+        shutil.copy(tiny_model / name, source / place / name)
+    (source / "MLmodel").write_text(f"flavors:\n  {flavor.split(maxsplit=1)[0]}: {{task_type: fill-mask}}\n")
+    if flavor == "tokenizer twice":  # the one beside the weights is whole, the other is a remnant
+        (source / "data" / "tokenizer").mkdir()
+        (source / "data" / "tokenizer" / "tokenizer_config.json").write_text('{"model_max_length": 7}')
+    select(tmp_path / "out", mlflow_model_path=tmp_path / "registered")
+    works(tiny_model, tmp_path / "out")
+    copied = tmp_path / "out" / "model" / "tokenizer_config.json"
+    assert copied.read_bytes() == (tiny_model / "tokenizer_config.json").read_bytes()
+
+
 def test_mlflow_folder_of_ours(tiny_model: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_model, tmp_path / "mlflow" / "artifacts" / "model")
     select(tmp_path / "out", mlflow_model_path=tmp_path / "mlflow")
@@ -265,7 +294,7 @@ def test_weights_of_another_model(tiny_model: Path, tmp_path: Path) -> None:
 
 def test_unknown_hub_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert os.environ["HF_HUB_OFFLINE"] == "1"
-    for name in ("nobody/no-such-model", "no such/id at/all"):
+    for name in ("nobody/no-such-model", "no such/id"):
         with pytest.raises(ModelError, match="can't be fetched"):
             select(tmp_path / "out", huggingface_id=name)
     with pytest.raises(SystemExit) as ended:

@@ -127,7 +127,8 @@ class ModelFiles:
 def find_files(folder: Path) -> ModelFiles:
     """Return the config, tokenizer and weights of a Hugging Face folder, or from anywhere inside an MLflow model.
 
-    Raises: ModelError if there is no config or no weights.
+    Azure's models have the config twice, beside the weights and in a folder of its own. Raises: ModelError if there is
+    no config, no weights or no tokenizer, or more than one.
     """
     if not folder.is_dir():
         raise ModelError(Fault(f"{folder} is not a folder", fix="give the folder that holds config.json"))
@@ -140,6 +141,9 @@ def find_files(folder: Path) -> ModelFiles:
         ("weights", weights, WEIGHTS),
         ("tokenizer", tokenizer, TOKENIZER),
     )
+    places = {path.parent for path in weights}
+    config = [path for path in config if path.parent in places] or config
+    tokenizer = _of_one_folder(tokenizer, places)
     fix = "give the folder of a transformers model"
     faults = [
         Fault(f"{folder} has no {name}", why=f"none of {', '.join(patterns)} is there", fix=fix)
@@ -152,6 +156,14 @@ def find_files(folder: Path) -> ModelFiles:
     if faults:
         raise ModelError(*faults)
     return ModelFiles(config[0], tokenizer, weights)
+
+
+def _of_one_folder(files: list[Path], places: set[Path]) -> list[Path]:
+    """Return the files of a tokenizer that lie beside the weights if there is a vocabulary among them, else of another
+    folder with one."""
+    whole = {path.parent for path in files if path.name in intact.VOCABULARIES}
+    beside = sorted(whole & places) or sorted(whole)
+    return [path for path in files if path.parent == beside[0]] if beside else files
 
 
 def _matching(folder: Path, patterns: tuple[str, ...], top: bool) -> list[Path]:
