@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune.core.errors import shortened
 from finetune.core.launch import is_main_process, shares_terminal
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 SHOWN = 8  # names in a line
+NAME, LINE = 80, 4000  # characters of a name, and of a line
 
 
 def start(component: str, notes: Sequence[str] = ()) -> None:
@@ -47,8 +49,9 @@ def quiet_libraries() -> None:
 
 
 def some(names: Sequence[str]) -> str:
-    """Return the names, or the first SHOWN of many."""
-    return ", ".join(names[:SHOWN]) + (f", … {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    """Return the names, or the first SHOWN of many; each at most NAME characters long."""
+    shown = ", ".join(shortened(name, NAME) for name in names[:SHOWN])
+    return shown + (f", … {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")
 
 
 def printable(text: str) -> str:
@@ -98,7 +101,7 @@ def back_to_terminal() -> None:
 def say(line: str) -> None:
     """Print one line for the user, from the main process alone."""
     if is_main_process():
-        print(line, flush=True)
+        print(shortened(line, LINE), flush=True)
 
 
 def progress(total: int, what: str) -> "tqdm":

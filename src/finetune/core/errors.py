@@ -3,6 +3,18 @@
 import errno
 from dataclasses import dataclass
 
+LONGEST = 800  # characters of each part of a fault
+FAULTS = 20  # shown of an error
+
+
+def shortened(text: str, most: int = LONGEST) -> str:
+    """Return the text, or its beginning and its end: a value that a user gives may be of any length."""
+    if len(text) <= most:
+        return text
+    tail = most // 5
+    head = most - tail - 30  # of which is said how many are left out
+    return f"{text[:head]}… ({len(text) - head - tail:,} characters) …{text[-tail:]}"
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -14,8 +26,8 @@ class Fault:
     fix: str = ""
 
     def __str__(self) -> str:
-        lines = [self.what]
-        lines += [f"  {label}: {text}" for label, text in self._details() if text]
+        lines = [shortened(self.what)]
+        lines += [f"  {label}: {shortened(text)}" for label, text in self._details() if text]
         return "\n".join(lines)
 
     def _details(self) -> tuple[tuple[str, str], ...]:
@@ -34,7 +46,10 @@ class FinetuneError(Exception):
         self.faults = faults
 
     def __str__(self) -> str:
-        return "\n".join(f"{self.title}: {fault}" for fault in self.faults)
+        lines = [f"{self.title}: {fault}" for fault in self.faults[:FAULTS]]
+        if (more := len(self.faults) - FAULTS) > 0:
+            lines.append(f"{self.title}: … {more:,} more like these")
+        return "\n".join(lines)
 
 
 class ParameterError(FinetuneError):
@@ -108,7 +123,7 @@ def first_line(error: BaseException) -> str:
     """Return the first line with words of another library's message, which may go on for pages; two if it ends in a
     colon."""
     first, second = ([line.strip() for line in str(error).splitlines() if line.strip()] + ["", ""])[:2]
-    return f"{first} {second}".strip() if first.endswith(":") else first
+    return shortened(f"{first} {second}".strip() if first.endswith(":") else first)
 
 
 # What safetensors, SQLite and torch.save say where there is no room.

@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import gc
+import io
 import json
 import os
 import sys
@@ -27,6 +28,8 @@ def run_main(main: Callable[[list[str]], None], argv: list[str] | None = None) -
     # torch and transformers make a million objects on import, among which Python would look for cycles again and again.
     gc.set_threshold(50_000, 20, 100)
     code = 0
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names in files may hold what no terminal shows
+        sys.stdout.reconfigure(errors="backslashreplace")
     leave_if_gone()
     try:
         main(sys.argv[1:] if argv is None else argv)

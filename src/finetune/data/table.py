@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from finetune.core.console import some
 from finetune.core.errors import DataError, Fault
 from finetune.core.types import Json
 from finetune.params.schema import did_you_mean
@@ -10,6 +11,7 @@ Row = Json
 
 
 FIRST_ROWS_SHOWN = 5
+REASONS_SHOWN = 30
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Table:
         for parameter, column in columns.items():
             if column not in self.columns:
                 what = f"no column {column!r}{did_you_mean(column, self.columns)}"
-                fix = f"--{parameter} with one of: {', '.join(self.columns)}"
+                fix = f"--{parameter} with one of: {some(self.columns)}"
                 faults.append(Fault(what, where=self.name, why="; ".join(self.notes), fix=fix))
         if faults:
             raise DataError(*faults)
@@ -61,10 +63,12 @@ class Audit:
         return sum(p["count"] for p in self.problems.values() if p["action"] == "dropped")
 
     def lines(self) -> list[str]:
-        """Return one line for each reason, for the log."""
-        return [
+        """Return one line for each reason, for the log; of very many reasons the first."""
+        lines = [
             f"{p['action']} {p['count']}: {reason} ("
             f"{'' if p['action'] == 'passed over' else 'rows '}{', '.join(map(str, p['rows']))}"
             f"{', …' if p['count'] > len(p['rows']) else ''})"
-            for reason, p in self.problems.items()
+            for reason, p in list(self.problems.items())[:REASONS_SHOWN]
         ]
+        more = len(self.problems) - REASONS_SHOWN
+        return lines if more <= 0 else [*lines, f"… {more:,} more reasons"]
