@@ -123,6 +123,8 @@ def requests(threshold: float) -> dict[str, tuple[Any, Any]]:
         "missing column": ([{"question": "Who?"}], None),
         "null": ([ROWS[0], null, {"question": "Who?"}], None),
         "many nulls": ([null] * 9, None),
+        "too long": ([{"question": "Who?", "context": "Ada. " * 200_000}], None),
+        "many rows": ([{"question": "", "context": ""}] * 10_001, {"max_request_rows": 20_000}),
     }
 
 
@@ -175,6 +177,25 @@ def test_rows_without_text(served: dict[str, Any]) -> None:
     assert served["two contexts"].startswith("not text: context of row 0 is ['Ada.', 'Bob.']; one question and its ")
     assert served["null"].startswith("not text: question of row 1 is None, context of row 2 is nan; one question ")
     assert "question of row 4 is None and 4 more; " in served["many nulls"]
+
+
+def test_what_is_too_much(served: dict[str, Any]) -> None:
+    """It is refused at once; a request can't raise the limit."""
+    said = "the request has 1,000,004 characters, where max_request_characters is 1,000,000; send less at a time, or "
+    assert served["too long"].startswith(said)
+    assert served["many rows"].startswith("the request has 10,001 rows, where max_request_rows is 10,000; send less")
+
+
+def test_limits_are_saved_with_the_model_and_set_by_who_serves_it(trained: Path) -> None:
+    import mlflow
+
+    flavor = mlflow.models.Model.load(str(trained / "mlflow")).flavors["python_function"]
+    assert flavor["config"] == {"max_request_rows": 10_000, "max_request_characters": 1_000_000}
+    model = mlflow.pyfunc.load_model(str(trained / "mlflow"), model_config={"max_request_rows": 2})
+    assert len(model.predict(ROWS[:2])) == 2
+    with pytest.raises(mlflow.MlflowException, match="3 rows, where max_request_rows is 2") as caught:
+        model.predict(ROWS[:3])
+    assert caught.value.get_http_status_code() == 413
 
 
 def test_signature_and_example(trained: Path, served: dict[str, Any]) -> None:
@@ -317,10 +338,15 @@ def test_server_in_its_own_environment(trained: Path, environment: Path, expecte
             assert_same(reply["predictions"], wanted)
         example = json.loads((trained / "mlflow" / "serving_input_example.json").read_text())
         assert ask(address, example)[0] == 200
-        for body, said in (
-            ({"dataframe_records": [{"question": "Who?"}]}, "missing inputs ['context']"),
-            ({"dataframe_records": [{**ROWS[0], "question": None}]}, "not text: question of row 0 is None"),
-            ({"dataframe_records": ROWS[:1], "params": {"null_threshold": "high"}}, "Invalid parameters"),
+        for body, refused, said in (
+            ({"dataframe_records": [{"question": "Who?"}]}, 400, "missing inputs ['context']"),
+            ({"dataframe_records": [{**ROWS[0], "question": None}]}, 400, "not text: question of row 0 is None"),
+            ({"dataframe_records": ROWS[:1], "params": {"null_threshold": "high"}}, 400, "Invalid parameters"),
+            (
+                {"dataframe_records": [{**ROWS[0], "context": "a" * 3_000_000}]},
+                413,
+                "max_request_characters is 1,000,000",
+            ),
         ):
             status, reply = ask(address, body)
-            assert status == 400 and said in reply["message"] and "stack_trace" not in reply, reply
+            assert status == refused and said in reply["message"] and "stack_trace" not in reply, reply

@@ -17,6 +17,7 @@ from finetune.data.table import Row
 from finetune.models.loading import load_model
 from finetune.models.prediction import predict_rows
 from finetune.models.tokenizers import load_tokenizer
+from finetune.results.limits import UNLIMITED
 from finetune.tasks.task import Prediction, State, Task
 
 ROWS, AT_MOST = 8, 12  # more than ROWS only where it takes more to have all kinds
@@ -101,7 +102,8 @@ def _served(folder: Path, rows: Sequence[Row], task: Task[State]) -> list[Json]:
     import pandas as pd
 
     records = pd.DataFrame([task.serving.request(row) for row in rows])
-    served: list[Json] = mlflow.pyfunc.load_model(str(folder)).predict(records).to_dict("records")
+    model = mlflow.pyfunc.load_model(str(folder), model_config=UNLIMITED)
+    served: list[Json] = model.predict(records).to_dict("records")
     return served
 
 

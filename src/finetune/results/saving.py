@@ -20,6 +20,7 @@ from finetune.models.intact import BASE_MODEL
 from finetune.models.loading import STATE_KEY
 from finetune.models.places import leave_out_places, leave_out_remarks
 from finetune.results import card
+from finetune.results.limits import LIMITS
 from finetune.tasks.task import State, Task
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def save_mlflow(
             artifacts={"model": str(weights)},
             code_paths=[str(code)],
             conda_env=conda_env(),
+            model_config=LIMITS,
             signature=ModelSignature(
                 inputs=_inputs(task),
                 outputs=_outputs(task),

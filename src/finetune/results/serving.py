@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import mlflow
 import pandas as pd
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
 from finetune.core.types import Json
+from finetune.results import limits
 
 if TYPE_CHECKING:
     from finetune.tasks.task import Serving
@@ -43,17 +45,20 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.task = load_task(stored["task"])
         self.state = self.task.state(**stored["state"])
         self.tokenizer = load_tokenizer(folder, self.task)
+        self.limits = {**limits.LIMITS, **(context.model_config or {})}  # models of earlier versions have none
         model, _ = load_model(folder, self.task, self.state)
         self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
 
     def predict(self, context: object, model_input: pd.DataFrame, params: Json | None = None) -> pd.DataFrame:
         """Return the predictions. `params` override fields of the stored state; None leaves a field as it is.
 
-        Raises: MlflowException if there is a value that the task doesn't accept.
+        Raises: MlflowException if there is a value that the task doesn't accept, TooLarge if there is too much.
         """
         from finetune.models.prediction import predict_rows
 
         records = records_of(model_input, as_given(), self.task.serving)
+        if what := limits.too_much(records, self.limits):
+            raise TooLarge(what, error_code=BAD_REQUEST)
         refuse_others(records, self.task.serving)
         state = replace(self.state, **{name: value for name, value in (params or {}).items() if value is not None})
         rows = self.task.serving.rows(records)
@@ -111,6 +116,14 @@ def in_rows(model_input: pd.DataFrame, given: object, served: "Serving[Any]") ->
         raise mlflow.MlflowException.invalid_parameter_value(f"missing inputs: no column {named}; {served.forms}")
     lengths = {len(values) for values in columns.values() if isinstance(values, list)}
     return pd.DataFrame(columns) if len(lengths) == 1 else model_input
+
+
+class TooLarge(mlflow.MlflowException):  # type: ignore[misc]
+    """A request that is larger than the model takes."""
+
+    def get_http_status_code(self) -> int:
+        """Return the status that a server answers with: MLflow has no error code for it, and 429 asks to try again."""
+        return 413
 
 
 def refuse_others(records: Sequence[Json], served: "Serving[Any]") -> None:
