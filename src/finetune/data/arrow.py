@@ -1,40 +1,81 @@
 """Read Parquet files and data sets of the hub, whose classes may be numbers with names."""
 
-import gzip
 import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from finetune.core.errors import DataError, Fault
+from finetune.core.errors import DataError, Fault, first_line
+from finetune.core.reading import misfit
 from finetune.core.types import Json
 from finetune.data.table import Row, Table
-from finetune.data.text import COPY_AGAIN
+from finetune.data.text import COPY_AGAIN, allowed, opened, too_large
+
+if TYPE_CHECKING:
+    from pyarrow import RecordBatch
+    from pyarrow.parquet import ParquetFile
+
+ROWS_AT_A_TIME = 200
+
+
+class _ClassLabel(TypedDict):
+    """A column of classes, as the datasets library describes it."""
+
+    _type: str
+    names: list[str]
 
 
 def parquet_rows(path: Path, _notes: list[str]) -> Iterator[tuple[int, Row]]:
     import pyarrow
     import pyarrow.parquet
 
-    raw = gzip.open(path, "rb").read() if path.suffix == ".gz" else path.read_bytes()
+    with opened(path) as packed:
+        raw = packed.read()
     try:
-        table = pyarrow.parquet.read_table(pyarrow.BufferReader(raw))
-    except (pyarrow.ArrowException, pyarrow.ArrowInvalid) as error:
+        file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(raw))
+        names = _class_names(_features(file.schema_arrow.metadata or {}))
+        rows = [row for batch in _bounded(file, path) for row in batch.to_pylist()]
+    except (pyarrow.ArrowException, ValueError, LookupError, ArithmeticError) as error:  # dates that Python has not
         if raw.startswith(b"PAR1") and not raw.endswith(b"PAR1"):
             why = "it begins as one, and its end is missing"
             raise DataError(Fault(f"{path} was cut off", why=why, fix=COPY_AGAIN)) from None
-        raise DataError(Fault(f"{path} is not a Parquet file", why=str(error).splitlines()[0])) from None
-    described = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-    names = _class_names(described.get("info", {}).get("features", {}))
-    for number, row in enumerate(table.to_pylist(), start=1):
+        raise DataError(Fault(f"{path} is not a Parquet file", why=first_line(error))) from None
+    for number, row in enumerate(rows, start=1):
         yield number, _with_names(row, names)
+
+
+def _bounded(file: "ParquetFile", path: Path) -> "Iterator[RecordBatch]":
+    """Yield the rows of a Parquet file. Raises: DataError where they take more memory than its size lets one expect.
+
+    A value that is repeated stands in the file once.
+    """
+    from pyarrow import DictionaryArray
+
+    left = allowed(path)
+    for batch in file.iter_batches(batch_size=ROWS_AT_A_TIME):
+        for column in batch.columns:
+            written_out = column.dictionary_decode() if isinstance(column, DictionaryArray) else column
+            left -= written_out.nbytes + len(column)
+        if left < 0:
+            raise DataError(too_large(path))
+        yield batch
+
+
+def _features(metadata: dict[bytes, bytes]) -> Json:
+    """Return how the datasets library describes the columns of a file; {} where it doesn't."""
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return {}
+    return features if isinstance(features, dict) else {}
 
 
 def _class_names(features: Json) -> dict[str, list[str]]:
     """Return the names of the classes of each column whose classes the datasets library keeps as numbers."""
     inner = {column: kind.get("feature", kind) for column, kind in features.items() if isinstance(kind, dict)}
-    return {column: kind["names"] for column, kind in inner.items() if kind.get("_type") == "ClassLabel"}
+    classes = {column: kind for column, kind in inner.items() if not misfit(kind, _ClassLabel, column)}
+    return {column: kind["names"] for column, kind in classes.items() if kind["_type"] == "ClassLabel"}
 
 
 def _with_names(row: Row, names: dict[str, list[str]]) -> Row:

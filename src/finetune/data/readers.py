@@ -7,7 +7,7 @@ from finetune.data.arrow import parquet_rows
 from finetune.data.conll import word_columns
 from finetune.data.delimited import OTHER_DELIMITERS, delimited
 from finetune.data.table import Table
-from finetune.data.text import Reader, checked, json_lines, json_list
+from finetune.data.text import Reader, checked, json_lines, json_list, refuse_no_file
 
 
 def read_table(path: Path) -> Table:
@@ -15,8 +15,7 @@ def read_table(path: Path) -> Table:
 
     Raises: DataError with the file, and the line where there is one.
     """
-    if not path.is_file():
-        raise DataError(Fault(f"{path} is {'a folder' if path.is_dir() else 'missing'}", fix="give the path of a file"))
+    refuse_no_file(path)
     ending = (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
     if ending not in READERS:
         why = f"its ending is none of {', '.join(READERS)} (each also with .gz)"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.core.errors import DataError, Fault
+from finetune.core.reading import no_file
 from finetune.data.table import Row
 
 Reader = Callable[[Path, list[str]], Iterator[tuple[int, Row]]]
@@ -21,13 +22,16 @@ _ENCODINGS = (
     *("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256"),
     *("big5", "gb18030", "euc_jp", "cp949", "cp932", "koi8_r", "cp437", "cp850"),
 )
+# Text is seldom packed to less than a twentieth; the same line again and again is, to a thousandth.
+MOST_TIMES, ALWAYS = 200, 2**26
+BLOCK = 2**17  # bytes that are unpacked at a time
 _GUESSED = 2**20  # bytes that the encoding of a file is guessed by
 _MARKS = (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")
 
 
 def open_text(path: Path, newline: str | None = "") -> io.TextIOWrapper:
     """Return an open text file; newline "" leaves line ends as they are, None makes each \\n, as `open` has it."""
-    raw = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+    raw = opened(path)
     begin = raw.peek(1024)
     encoding = next((name for mark, name in _MARKS if begin.startswith(mark)), "utf-8-sig")
     if encoding == "utf-8-sig" and b"\0" in begin:
@@ -36,10 +40,57 @@ def open_text(path: Path, newline: str | None = "") -> io.TextIOWrapper:
     return io.TextIOWrapper(raw, encoding=encoding, newline=newline)
 
 
+def refuse_no_file(path: Path) -> None:
+    """Raise DataError if the path is not that of a file."""
+    if why := no_file(path):
+        raise DataError(Fault(f"{path} {why}", fix="give the path of a file"))
+
+
+class _Unpacked(io.RawIOBase):
+    """The content of a .gz file, as far as its size lets one expect: a few kilobytes may hold gigabytes of nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.packed = path, gzip.open(path, "rb")
+        self.left = allowed(path)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self.packed.read(len(buffer))
+        self.left -= len(content)
+        if self.left < 0:
+            raise DataError(too_large(self.path))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def close(self) -> None:
+        self.packed.close()
+        super().close()
+
+
+def allowed(path: Path) -> int:
+    """Return the bytes that a compressed file may unpack to: MOST_TIMES its own, or ALWAYS if that is more."""
+    return max(ALWAYS, MOST_TIMES * path.stat().st_size)
+
+
+def too_large(path: Path) -> Fault:
+    """Return what to say of a file with more content."""
+    why = f"its {path.stat().st_size:,} bytes make more than {allowed(path):,}; {MOST_TIMES} times as many are allowed"
+    unpacked = f"gunzip -c {path} > {path.stem}" if path.suffix == ".gz" else "write it as JSON lines"
+    return Fault(f"{path} unpacks to too much", why=why, fix=f"if its content is what you mean: {unpacked}")
+
+
+def opened(path: Path) -> io.BufferedReader:
+    """Return the open file, unpacked where its name ends with .gz. It raises DataError where that is too much."""
+    return io.BufferedReader(_Unpacked(path), BLOCK) if path.suffix == ".gz" else path.open("rb")
+
+
 def checked(reader: Reader) -> Reader:
     """Turn what a reader may raise into a DataError that names the file."""
 
     def read(path: Path, notes: list[str]) -> Iterator[tuple[int, Row]]:
+        refuse_no_file(path)
         try:
             yield from reader(path, notes)
         except UnicodeDecodeError as error:
@@ -57,7 +108,7 @@ def _wrongly_encoded(path: Path, error: UnicodeDecodeError) -> Fault:
     """Return what to say of a file that is not UTF-8: it was cut off, or it has the encoding that its bytes suggest."""
     if error.reason == "unexpected end of data":
         return Fault(f"{path} was cut off", why="it ends within a character", fix=COPY_AGAIN)
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+    with opened(path) as file:
         guessed = _encoding(file.read(_GUESSED))
     fix = f"iconv -f {guessed} -t utf-8 {path}" if guessed else f"file {path}; iconv -f ENCODING -t utf-8 {path}"
     return Fault(f"{path} is not UTF-8", why=f"{error}; by its bytes it is {guessed or 'no known text'}", fix=fix)
