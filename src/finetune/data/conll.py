@@ -21,6 +21,7 @@ ENTITY_TAG = re.compile(r"O|[BIESLUMW]-\S.*", re.DOTALL)
 _WORD_HEADERS = {"word", "words", "token", "tokens", "form", "text"}
 _TAG_HEADERS = {"tag", "tags", "label", "labels", "ner", "ner_tag", "ner_tags", "pos", "pos_tag", "upos", "entity"}
 _NOTHING = {"", "_", "-"}  # what stands in a column for no value
+_DIGITS = 18  # of a number that counts something
 _SHOWN = 5  # faulty lines
 
 
@@ -220,7 +221,8 @@ def _named(sentences: Sequence[Sequence[_Line]], notes: list[str]) -> list[str]:
 
 def _is_running(sentences: Sequence[Sequence[_Line]]) -> bool:
     """Return whether the first column numbers the words of each sentence or of the file, or the sentences."""
-    if not all(word.fields[0].isdecimal() for sentence in sentences for word in sentence):
+    first = [word.fields[0] for sentence in sentences for word in sentence]
+    if not all(field.isdecimal() and len(field) <= _DIGITS for field in first):
         return False
     numbers = [[int(word.fields[0]) for word in sentence] for sentence in sentences]
     by_word = all(of == list(range(of[0], of[0] + len(of))) for of in numbers)

@@ -16,7 +16,7 @@ from finetune.data.text import COPY_AGAIN, Reader, open_text
 OTHER_DELIMITERS = (",", ";", "\t", "|")
 _SEEN = 50  # records that a delimiter is found by
 _EXCEL = re.compile("sep=(.)(?:\r\n|\n|\r)")
-_BLANK_LINE = re.compile("(?>\r\n?|\n)[ \t]*(?>\r\n?|\n)(?=\\s*\\S)")
+_BLANK_LINE = re.compile("(?>\r\n?|\n)[ \t]*(?>\r\n?|\n)")
 _SENTENCE = re.compile(r"\S+\s.{40,}|.*\s.*[.?!]", re.DOTALL)
 
 Record = tuple[int, list[str]]
@@ -84,7 +84,7 @@ def _refuse_words(records: list[Record], text: str, path: Path, delimiter: str) 
     words = sum(not any(" " in field for field in fields) for _, fields in records)
     tags = [fields[-1] for _, fields in records[1:]]
     tagged = 3 * len(set(tags)) <= len(tags) or all(ENTITY_TAG.fullmatch(tag) for tag in tags)
-    if len(records) > 1 and 20 * words >= 19 * len(records) and tagged and _BLANK_LINE.search(text):
+    if len(records) > 1 and 20 * words >= 19 * len(records) and tagged and _BLANK_LINE.search(text.rstrip()):
         target = path.with_name(f"{path.name.removesuffix('.gz').rpartition('.')[0]}.conll")
         command = f"{'z' if path.suffix == '.gz' else ''}cat {path}"
         if delimiter != "\t":

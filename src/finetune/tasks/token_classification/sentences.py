@@ -19,7 +19,6 @@ _SENTENCE = re.compile(rf"sent(?:ence)?{_NUMBER}", re.IGNORECASE)
 _DOCUMENT = re.compile(rf"doc(?:ument)?{_NUMBER}", re.IGNORECASE)
 _WORDS = ("words", "word", "token", "tokens")
 _TAGS = ("labels", "label", "tag", "tags", "ner", "ner_tags")
-_LIST = re.compile(r"\s*(\[.*['\"].*\]|array\(.*\))\s*", re.DOTALL)
 
 
 def gathered(table: Table, columns: TokenClassificationColumns) -> tuple[Table, TokenClassificationColumns]:
@@ -67,10 +66,18 @@ def _mostly_single(table: Table, column: str, spaces: bool = True) -> bool:
     cells = [value for row in table.rows if not missing(value := row.get(column))]
     several = [
         isinstance(value, list | tuple | dict)
-        or (isinstance(value, str) and bool(_LIST.fullmatch(value) or (not spaces and len(value.split()) > 1)))
+        or (isinstance(value, str) and bool(_is_list(value) or (not spaces and len(value.split()) > 1)))
         for value in cells
     ]
     return 2 * sum(several) < len(several)
+
+
+def _is_list(text: str) -> bool:
+    """Return whether the text is that of a list of texts, or of an array."""
+    text = text.strip()
+    return (text.startswith("[") and text.endswith("]") and ("'" in text or '"' in text)) or (
+        text.startswith("array(") and text.endswith(")")
+    )
 
 
 def _grouped(table: Table, ids: Sequence[str], read: Sequence[str]) -> tuple[list[Row], list[int]]:
