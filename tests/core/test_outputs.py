@@ -318,6 +318,31 @@ def test_what_came_meanwhile_is_left(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "README.md").read_text() == "out"
 
 
+def test_empty_folders_under_our_names_are_in_nobodys_way(tmp_path: Path) -> None:
+    for name in ("staged/made", "out/made", "out/mine"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "staged" / "made" / "a").write_text("")
+    with claimed([output(tmp_path / "out", "made/")]):
+        clear(tmp_path / "out", ("made/",))
+        bring_in(tmp_path / "staged", tmp_path / "out")
+    assert (tmp_path / "out" / "made" / "a").is_file() and (tmp_path / "out" / "mine").is_dir()
+
+
+@pytest.mark.slow
+def test_empty_folders_where_a_model_is_saved(prepared: Path, tmp_path: Path) -> None:
+    for name in ("pytorch/.saving", "pytorch/base_model", "pytorch/adapter_mine", "mlflow/artifacts", "mlflow/code"):
+        (tmp_path / name).mkdir(parents=True)
+    run.main(finetune_words(prepared, tmp_path, **QUICK))
+    assert (tmp_path / "mlflow" / "artifacts" / "model").is_dir()
+    assert not (tmp_path / "pytorch" / "base_model").exists() and (tmp_path / "pytorch" / "adapter_mine").is_dir()
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "README.md", "training.json"])
+def test_folders_in_place_of_files_of_a_model(prepared: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "pytorch" / name).mkdir(parents=True)
+    refused(run.main, finetune_words(prepared, tmp_path), tmp_path, f"did not write: {name}/")
+
+
 def test_overlaps(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "link").symlink_to("a/b")

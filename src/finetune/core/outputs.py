@@ -18,6 +18,7 @@ from pathlib import Path
 from finetune.core.console import some
 from finetune.core.errors import Fault, ParameterError, StorageError
 from finetune.core.lock import held, refuse_if_lost
+from finetune.core.reading import Unreadable, json_object
 
 MANIFEST = "written_by_finetune.json"
 LINK = " (a link)"  # behind the name of one: we make none, so that it is never ours
@@ -47,9 +48,9 @@ class Manifest:
         if not os.path.lexists(path):
             return cls()
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json_object(path)
             files, unfinished = values["files"], values["unfinished"]
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        except (Unreadable, LookupError):
             raise ValueError("it can't be read") from None
         lists = all(
             isinstance(part, list) and all(isinstance(name, str) for name in part) for part in (files, unfinished)
@@ -175,9 +176,13 @@ def clear(folder: Path, names: Sequence[str]) -> None:
         for name in gone:
             path = folder / name.removesuffix("/")
             path.rmdir() if name.endswith("/") else path.unlink()
-        for parent in sorted({p for name in gone for p in Path(name).parents if p.name}, reverse=True):
+        emptied = {folder / p for name in gone for p in Path(name).parents if p.name}
+        emptied |= (
+            {folder / pattern} if pattern.endswith("/") else set()
+        )  # what is written there can't be moved into it
+        for parent in sorted(emptied, reverse=True):
             with contextlib.suppress(OSError):  # it isn't empty
-                (folder / parent).rmdir()
+                parent.rmdir()
 
 
 def bring_in(staged: Path, folder: Path) -> None:
