@@ -113,7 +113,7 @@ def say_lacking(lacking: dict[str, int]) -> dict[str, int]:
 def read_test_rows(params: Any, task: "Task[State]", preprocessed: Preprocessed | None) -> tuple[list[Row], Audit]:
     """Return the test split of preprocess, or a file, and its audit. Raises: DataError if no row is usable."""
     if preprocessed:
-        rows = read_rows(Preprocessed.rows_file(params.preprocess_output, "test"))
+        rows = read_rows(Preprocessed.rows_file(params.preprocess_output, "test"), task.data.damage)
         audit = Audit(preprocessed.splits["test"].problems)
     else:
         audit = Audit()
@@ -146,7 +146,7 @@ def known_state(folder: Path, task: "Task[State]", preprocessed: Preprocessed | 
         return stored
     config = load_config(folder)
     if preprocessed is not None:
-        return task.model.adopt(task.state(**preprocessed.state), config)
+        return task.model.adopt(preprocessed.state_as(task.state), config)
     component = TASKS[task.name].datapreprocess
     nowhere = {p.name: Path() for p in params_of(component) if p.required}
     tokenizer = load_tokenizer(folder, task)

@@ -21,6 +21,7 @@ from finetune.azure.plan import USAGE, Prepared, Words, prepare, read_words
 from finetune.check import commands_of, settle_steps
 from finetune.core.outputs import Output, claimed
 from finetune.core.process import run_main
+from finetune.core.reading import Unreadable, json_object
 from finetune.core.types import Json
 
 HOME = ("code/", "log.txt", "log.rank#.txt", "step.json", "step.part")  # what is written into steps/JOB/
@@ -109,8 +110,12 @@ def finished(record: Path, item: Prepared) -> bool:
     """Return whether the step ran to its end with this key, and may be skipped for it."""
     if not record.is_file() or not item.step.component.get("is_deterministic", True):
         return False
+    try:
+        key = json_object(record).get("key")
+    except Unreadable:
+        return False
     there = all(path.is_file() or (path.is_dir() and any(path.iterdir())) for path in item.outputs.values())
-    return there and bool(json.loads(record.read_text())["key"] == item.key)
+    return there and key == item.key
 
 
 def save_record(record: Path, values: Json) -> None:

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from finetune.core.errors import HandoffError
 from finetune.data.folders import Preprocessed, SelectedModel, SplitReport, read_rows, write_rows
+from finetune.tasks.question_answering import rows as qa_rows
+from finetune.tasks.token_classification import windows
 
 TASK = "question_answering"
 SELECTED = SelectedModel(
@@ -108,6 +110,84 @@ def test_incomplete_split(missing: str, tmp_path: Path) -> None:
     with pytest.raises(HandoffError) as raised:
         Preprocessed.read(tmp_path, TASK)
     assert raised.value.faults[0].what == f"{tmp_path / missing} is missing"
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"splits": []}, "it.splits is a list, not an object"),
+        ({"splits": {"train": {"rows_read": 1}}}, "it.splits.train has no 'problems'"),
+        ({"model_type": 3}, "it.model_type is 3, not text"),
+        ({"state": "a"}, "it.state is 'a', not an object"),
+        ({"more": 1}, "it has an unknown entry 'more'"),
+    ],
+)
+def test_a_field_of_another_type(values: dict[str, Any], said: str, tmp_path: Path) -> None:
+    write_preprocessed(tmp_path)
+    change(tmp_path / "preprocess.json", **values)
+    with pytest.raises(HandoffError, match=r"preprocess\.json is damaged") as raised:
+        Preprocessed.read(tmp_path, TASK)
+    assert raised.value.faults[0].why == said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" * 100_000, "it is nested too deeply"),
+        ('{"task": 1, "task": 2}', "the key 'task' is there twice"),
+        (f'{{"version": {"9" * 5000}}}', "Exceeds the limit"),
+        ("null", "it holds null, not an object"),
+    ],
+)
+def test_json_that_is_none_of_ours(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "model_selector_args.json").write_text(text)
+    with pytest.raises(HandoffError, match=r"model_selector_args\.json is damaged") as raised:
+        SelectedModel.read(tmp_path, TASK)
+    assert said in raised.value.faults[0].why
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ({"max_seq_length": "128"}, "state.max_seq_length is '128', not a whole number"),
+        ({"max_seq_length": -1}, "state: max_seq_length is -1"),
+        ({"labels": ["O", "O"]}, "state: labels has a class twice"),
+        ({"labels": "O"}, "state.labels is 'O', not a list"),
+        ({"scheme": "IOB9"}, "state: scheme is 'IOB9'"),
+    ],
+)
+def test_a_state_of_other_types(state: dict[str, Any], said: str) -> None:
+    whole = {"max_seq_length": 9, "pad_to_max_length": False, "doc_stride": 0, "labels": ["O"], "scheme": ""}
+    preprocessed = replace(PREPROCESSED, state={**whole, "wordless": "O", **state})
+    with pytest.raises(HandoffError) as raised:
+        preprocessed.state_as(windows.State)
+    assert raised.value.faults[0].why == said
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("7", "line 2: the row is 7, not an object"),
+        ("{", "line 2: Expecting property name"),
+        ('{"id": "a", "row": 1, "question": "q", "context": "c"}', "line 2: the row has no 'answers'"),
+        (
+            '{"id": "a", "row": 1, "question": "q", "context": "c", "answers": {"text": ["d"], "answer_start": [0]}}',
+            "line 2: an answer doesn't stand at its offset",
+        ),
+    ],
+)
+def test_rows_that_are_none_of_the_task(line: str, said: str, tmp_path: Path) -> None:
+    good = {"id": "a", "row": 1, "question": "q", "context": "c", "answers": None}
+    (tmp_path / "rows.jsonl").write_text(f"{json.dumps(good)}\n{line}\n")
+    with pytest.raises(HandoffError, match=r"rows\.jsonl is damaged") as raised:
+        read_rows(tmp_path / "rows.jsonl", qa_rows.damage)
+    assert said in raised.value.faults[0].why
+
+
+def test_a_path_that_is_not_utf_8_is_written_and_read(tmp_path: Path) -> None:
+    record = replace(SELECTED, source_name="models/\udcff")
+    record.write(tmp_path)
+    assert SelectedModel.read(tmp_path, TASK) == record
 
 
 def test_rows_keep_line_separators_and_emoji(tmp_path: Path) -> None:

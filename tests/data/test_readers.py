@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow
@@ -228,7 +229,7 @@ def test_corrupt_gzip(name: str, corrupt: Callable[[bytes], bytes], tmp_path: Pa
 
 
 def mltable(folder: Path, text: str) -> Path:
-    (folder / "MLTable").write_text(text)
+    (folder / "MLTable").write_text(text, errors="surrogateescape")
     return folder
 
 
@@ -256,6 +257,48 @@ def test_mltable_pattern_and_several_paths(tmp_path: Path) -> None:
     assert read_mltable(mltable(tmp_path, text)).rows == ROWS
 
 
+ENTRIES = {
+    "a.jsonl": "it.paths[0] is 'a.jsonl', not an object",
+    "{}": "a path of nothing",
+    "[a.jsonl]": "it.paths[0] is a list, not an object",
+    "file:": "it.paths[0].file is null, not text",
+    "file: 3": "it.paths[0].file is 3, not text",
+    "file: [a.jsonl]": "it.paths[0].file is a list, not text",
+    "{file: a.jsonl, pattern: b}": "one of file or pattern",
+    'file: "a\\0b"': "can't be read: embedded null byte",
+    "pattern: '**a/*.jsonl'": "is not a pattern",
+    "pattern: /etc/*": "is not a pattern",
+    "pattern: ''": "is not a pattern",
+    "pattern: '.'": "is not a pattern",
+}
+STEPS = {
+    " read_json_lines": "it.transformations is 'read_json_lines', not a list",
+    "\n  - 3": "it.transformations[0] is 3, not text",
+    "\n  -": "it.transformations[0] is null, not text",
+    "\n  - read_delimited: ','": "read_delimited is ',', not an object",
+    "\n  - 3: 4": "the key 3 is not text",
+    **{
+        f"\n  - read_delimited: {{delimiter: {given}}}": "can't stand between columns"
+        for given in ("ab", "3", "[a]", '"\\n"')
+    },
+}
+VALUES = {
+    "2024-99-99": "a value in it is none: month must be in 1..12",
+    "!!timestamp x": "a value in it is none",
+    "!!bool x": "a value in it is none",
+    "9" * 5000: "a value in it is none: Exceeds the limit",
+    "[" * 3000: "nested too deeply",
+    "&a [*a]": "an anchor holds its own alias",
+    "[]\npaths: []": "line 1: the key 'paths' is there twice",
+    "[]\n---\na: b": "expected a single document",
+    "\n\t- file: a": "not valid YAML",
+    "\udcff": "codec can't",
+    "a" * 2**19: "it has 524,296 bytes, and may have 262,144",
+    "&a [x, x, x, x, x, x, x, x, x]\n"
+    + "\n".join(f"{c}: &{c} [{', '.join(9 * [f'*{b}'])}]" for b, c in pairwise("abcdefgh")): "aliases make more than",
+}
+
+
 @pytest.mark.parametrize(
     ("text", "part"),
     [
@@ -263,9 +306,13 @@ def test_mltable_pattern_and_several_paths(tmp_path: Path) -> None:
         ("paths:\n  - file: a.jsonl\ntransformations:\n  - read_json_line\n", "read_json_line"),
         ("paths:\n  - file: a.jsonl\n", "no transformation that reads files"),
         ("paths:\n  - file: azureml://x/a.jsonl\ntransformations:\n  - read_json_lines\n", "not a local path"),
-        ("paths:\n  - pattern: ./*.none\ntransformations:\n  - read_json_lines\n", "match 0 files"),
-        ("paths:\n  - file: none.jsonl\ntransformations:\n  - read_json_lines\n", "can't be read"),
-        ("paths:\n  - folder: .\ntransformations:\n  - read_json_lines\n", "can't be read"),
+        ("paths:\n  - pattern: ./*.none\ntransformations:\n  - read_json_lines\n", "matches no file"),
+        ("paths:\n  - file: none.jsonl\ntransformations:\n  - read_json_lines\n", "is missing"),
+        ("paths:\n  - folder: .\ntransformations:\n  - read_json_lines\n", "one of file or pattern"),
+        ("paths:\n  - file: ../.\ntransformations:\n  - read_json_lines\n", "is a folder"),
+        *((f"paths:\n  - {entry}\ntransformations:\n  - read_json_lines\n", said) for entry, said in ENTRIES.items()),
+        *((f"paths:\n  - file: a.jsonl\ntransformations:{steps}\n", said) for steps, said in STEPS.items()),
+        *((f"paths: {value}\n", said) for value, said in VALUES.items()),
         ("transformations:\n  - read_json_lines\n", "paths"),
         ("paths: [\n", "MLTable"),
         ("", "MLTable"),

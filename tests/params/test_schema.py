@@ -67,6 +67,13 @@ def faults(*words: str) -> list[str]:
     return [fault.what for fault in raised.value.faults]
 
 
+OF_NO_USE: Any = {
+    "default": None, "required": False, "output": False, "enum": (), "doc": "", "minimum": None, "maximum": None,
+    "group": "",
+}  # fmt: skip
+NAMED = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
+
+
 def value_of(p: Param) -> st.SearchStrategy[Any]:
     """Any valid value of a parameter."""
     low, high = p.minimum, p.maximum
@@ -78,9 +85,9 @@ def value_of(p: Param) -> st.SearchStrategy[Any]:
         case "number":
             return st.floats(low, high, allow_nan=False, allow_infinity=False)
         case "string":
-            return st.sampled_from(p.enum) if p.enum else st.text()
+            return st.sampled_from(p.enum) if p.enum else st.text(NAMED)
         case _:
-            return st.text(min_size=1).map(Path)
+            return st.text(NAMED, min_size=1).map(Path)
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
@@ -253,3 +260,17 @@ def test_a_yaml_entry_reads_back_as_the_same_parameter(cls: type) -> None:
     assert inputs
     for p in inputs:
         assert essence(from_yaml(p.name, yaml_input(p))) == essence(p)
+
+
+def test_paths_that_no_file_system_has() -> None:
+    port, name = Param("folder", "uri_folder", **OF_NO_USE), Param("huggingface_id", "string", **OF_NO_USE)
+    text = Param("key", "string", **OF_NO_USE)
+    for known in (port, name, text):
+        with pytest.raises(ValueError, match="holds a zero character"):
+            known.convert("a\0b")
+    for long in ("a" * 256, "é" * 128, "a/" * 2048 + "b"):
+        for known in (port, name):
+            with pytest.raises(ValueError, match="longer than a path can be"):
+                known.convert(long)
+        assert text.convert(long) == long
+    assert port.convert("/".join(["a" * 255] * 15)) == Path("/".join(["a" * 255] * 15))

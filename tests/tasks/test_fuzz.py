@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow
@@ -18,6 +19,7 @@ from finetune.data.table import Audit
 from finetune.params.datapreprocess import QuestionAnsweringColumns, TokenClassificationColumns
 from finetune.tasks.question_answering import rows as qa_rows
 from finetune.tasks.token_classification import rows as tc_rows
+from finetune.tasks.token_classification import windows
 
 Json = dict[str, Any]
 MUTATIONS, SEEDS = 500, 20  # of each seed: 10,000 in all
@@ -232,3 +234,32 @@ def test_parquet_of_any_types(tmp_path: Path) -> None:
         ):
             audit = Audit()
             assert len(validate(read_table(tmp_path / "a.parquet"), columns, audit)) + audit.dropped == 2
+
+
+DIGITS = "9" * 5000, f"0x{'f' * 5000}"  # Python writes no more than 4,300 as text
+
+
+@pytest.mark.parametrize("digits", DIGITS)
+def test_numbers_of_thousands_of_digits(digits: str, tmp_path: Path) -> None:
+    answers = f"{{'text': ['Ada'], 'answer_start': [{digits}]}}"
+    (tmp_path / "a.csv").write_text(f'question,context,answers\nWho?,Ada.,"{answers}"\nWho?,Ada.,\n')
+    audit = Audit()
+    rows = qa_rows.validate(read_table(tmp_path / "a.csv"), QuestionAnsweringColumns(), audit)
+    assert (len(rows), audit.dropped) == (1, 1)
+    for tokens, tags in (
+        (f"[{digits}, 'b']", "['O', 'O']"),
+        ("['a', 'b']", f"[{digits}, 1]"),
+        ("['a' 'b']", f"[{digits} 1]"),
+    ):
+        (tmp_path / "a.csv").write_text(f'tokens,ner_tags\n"{tokens}","{tags}"\n')
+        audit = Audit()
+        rows = tc_rows.validate(read_table(tmp_path / "a.csv"), TokenClassificationColumns(), audit)
+        assert len(rows) + audit.dropped == 1
+
+
+def test_tags_of_thousands_of_digits_are_no_numbers(tmp_path: Path) -> None:
+    (tmp_path / "a.conll").write_text("".join(f"a {tag}\n\n" for tag in ("1", "2", DIGITS[0]) * 5))
+    rows = tc_rows.validate(read_table(tmp_path / "a.conll"), TokenClassificationColumns(), Audit())
+    params: Any = SimpleNamespace(max_seq_length=9, doc_stride=0, pad_to_max_length=False)
+    tokenizer: Any = SimpleNamespace(num_special_tokens_to_add=lambda pair: 2)
+    assert windows.fit(params, {"train": rows}, 9, tokenizer).labels == ["1", "2", DIGITS[0]]

@@ -1,7 +1,24 @@
 """Turn parameters into the inputs, the outputs and the command of a component YAML, and back."""
 
+from datetime import date
+from typing import Required, TypedDict
+
 from finetune.core.types import Json
 from finetune.params.schema import BOOLEAN, Param, params_of, to_text
+
+Scalar = str | bool | int | float | date | None
+
+
+class Entry(TypedDict, total=False):
+    """An entry of `inputs:` or `outputs:` of a component YAML."""
+
+    type: Required[str]
+    description: str
+    optional: bool
+    default: Scalar
+    enum: list[Scalar]
+    min: float
+    max: float
 
 
 def yaml_inputs(cls: type) -> dict[str, Json]:

@@ -4,25 +4,27 @@ azure-ai-ml accepts a wrong parent input, job name, job output or child input, a
 a word; here each is a fault, and all of them are reported at once.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-
-import yaml
+from typing import Required, TypedDict
 
 from finetune.azure import quoting, snapshot
-from finetune.azure.interface import from_yaml
+from finetune.azure.interface import Entry, Scalar, from_yaml
 from finetune.core.errors import Fault, ParameterError
+from finetune.core.reading import Unreadable, misfit, no_file, yaml_mapping
 from finetune.core.types import Json
-from finetune.params.schema import Param, did_you_mean, to_text
+from finetune.params.schema import Param, did_you_mean, no_path, to_text
 
 _PARENT_INPUT = re.compile(r"\$\{\{\s*parent\.inputs\.(\w+)\s*\}\}")
 _PARENT_OUTPUT = re.compile(r"\$\{\{\s*parent\.outputs\.(\w+)\s*\}\}")
 _JOB_OUTPUT = re.compile(r"\$\{\{\s*parent\.jobs\.(\w+)\.outputs\.(\w+)\s*\}\}")
-_REFERENCE = re.compile(r"\$\{\{\s*(.*?)\s*\}\}")  # any, in a command
-_GROUP = re.compile(r"\$\[\[(.*?)\]\]", re.S)
+# No part of a pattern gives back what it has taken (possessive), or it would look at a long text again and again.
+_REFERENCE = re.compile(r"\$\{\{([^{}]*+)\}\}")  # any, in a command
+_GROUP = re.compile(r"\$\[\[((?:(?!\$\[\[|\]\]).)*+)\]\]", re.S)
 # kind of a source -> kinds of inputs that take it, besides its own
 _TAKEN_BY: dict[str, tuple[str, ...]] = {
     "integer": ("number", "string"),
@@ -33,6 +35,34 @@ _TAKEN_BY: dict[str, tuple[str, ...]] = {
     "mlflow_model": ("uri_folder", "custom_model"),
     "mltable": ("uri_folder",),
 }
+
+
+class _Job(TypedDict, total=False):
+    """A job of a pipeline YAML, as far as it is read here."""
+
+    component: Required[str]
+    inputs: dict[str, Scalar] | None
+    outputs: dict[str, str] | None
+    compute: str
+    resources: Json | None
+    distribution: Json | None
+
+
+class _PipelineYaml(TypedDict, total=False):
+    inputs: dict[str, Entry] | None
+    outputs: dict[str, Entry] | None
+    jobs: dict[str, _Job] | None
+
+
+class _CommandYaml(TypedDict, total=False):
+    command: str
+    code: str
+    additional_includes: list[str] | None
+    inputs: dict[str, Entry] | None
+    outputs: dict[str, Entry] | None
+    resources: Json | None
+    distribution: Json | None
+    is_deterministic: bool
 
 
 @dataclass(frozen=True)
@@ -61,21 +91,16 @@ class Pipeline:
 
 def load_pipeline(path: Path) -> Pipeline:
     """Return the pipeline in a YAML. Raises: ParameterError, with every fault of every component and binding."""
-    spec = _read(path)
-    try:
-        inputs, outputs = _params(spec.get("inputs")), _params(spec.get("outputs"))
-        jobs = dict(spec.get("jobs") or {})
-        broken: list[Fault] = []
-        steps: dict[str, Step] = {}
-        for name, job in jobs.items():
-            try:
-                steps[name] = _step(path, name, job)
-            except ParameterError as error:
-                broken += [Fault(f.what, f.where or f"{path.name}, {name}", f.why, f.fix) for f in error.faults]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ParameterError(
-            Fault(f"{path} is not a pipeline component", why=f"{type(error).__name__}: {error}")
-        ) from None
+    spec = _read(path, _PipelineYaml)
+    inputs, outputs = _params(spec.get("inputs")), _params(spec.get("outputs"))
+    jobs = dict(spec.get("jobs") or {})
+    broken: list[Fault] = []
+    steps: dict[str, Step] = {}
+    for name, job in jobs.items():
+        try:
+            steps[name] = _step(path, name, job)
+        except ParameterError as error:
+            broken += [Fault(f.what, f.where or f"{path.name}, {name}", f.why, f.fix) for f in error.faults]
     faults = broken + [
         Fault(what, where=f"{path.name}, {where}") for where, what in _faults(inputs, outputs, steps, set(jobs))
     ]
@@ -88,15 +113,16 @@ def load_pipeline(path: Path) -> Pipeline:
     return Pipeline(path, inputs, outputs, tuple(steps[name] for name in _order(steps)))
 
 
-def _read(path: Path) -> Json:
-    if not path.is_file():
-        raise ParameterError(Fault(f"{path} is missing", fix="give the path of a component YAML"))
+def _read(path: Path, kind: type) -> Json:
+    """Return what a component YAML holds. Raises: ParameterError if it isn't of the kind, a TypedDict."""
+    if why := no_file(path):
+        raise ParameterError(Fault(f"{path} {why}", fix="give the path of a component YAML"))
     try:
-        spec = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ParameterError(Fault(f"{path} is not valid YAML", why=str(error))) from None
-    if not isinstance(spec, dict):
-        raise ParameterError(Fault(f"{path} is not a component", why="its YAML is not a mapping"))
+        spec = yaml_mapping(path)
+    except Unreadable as reason:
+        raise ParameterError(Fault(f"{path} is not a component", why=str(reason))) from None
+    if why := misfit(spec, kind, "it"):
+        raise ParameterError(Fault(f"{path} is not a component", why=why))
     return spec
 
 
@@ -105,11 +131,11 @@ def _params(entries: Json | None) -> dict[str, Param]:
 
 
 def _step(pipeline: Path, name: str, job: Json) -> Step:
-    path = (pipeline.parent / str(job.get("component", "")).removeprefix("file:")).resolve()
-    component = _read(path)
+    path = _beside(pipeline, job["component"].removeprefix("file:"))
+    component = _read(path, _CommandYaml)
     if "command" not in component:
         raise ParameterError(Fault(f"{path} has no command", fix="give a YAML of `type: command`"))
-    code = [(path.parent / component["code"]).resolve()] if "code" in component else []
+    code = [_beside(path, component["code"])] if "code" in component else []
     return Step(
         name=name,
         component=component,
@@ -120,9 +146,16 @@ def _step(pipeline: Path, name: str, job: Json) -> Step:
         settings={key: job[key] for key in ("compute", "resources", "distribution") if key in job},
         snapshot=snapshot.collect(
             code,
-            [(path.parent / include).resolve() for include in component.get("additional_includes", [])],
+            [_beside(path, include) for include in component.get("additional_includes") or ()],
         ),
     )
+
+
+def _beside(file: Path, name: str) -> Path:
+    """Return the absolute path of a name beside a file. Raises: ParameterError if it can't be one."""
+    if why := no_path(name):
+        raise ParameterError(Fault(f"the path {name!r} {why}", where=str(file)))
+    return Path(os.path.realpath(file.parent / name))
 
 
 def _faults(
@@ -193,16 +226,20 @@ def _known_value(step: Step, param: Param, given: Mapping[str, str | None]) -> t
 def _command_faults(step: Step) -> Iterator[str]:
     command = step.component["command"]
     known = {f"inputs.{name}" for name in step.inputs} | {f"outputs.{name}" for name in step.outputs}
-    for name in _REFERENCE.findall(command):
+    for name in _references(command):
         if name not in known:
             yield f"${{{{{name}}}}} is not an input or output of the component{did_you_mean(name, sorted(known))}"
     for reference in quoting.references(_GROUP.sub(r"\1", command)):
         if reference.place == "refused":
             yield f"${{{{{reference.name}}}}} {quoting.REFUSED}"
-    outside = _REFERENCE.findall(_GROUP.sub("", command))
+    outside = _references(_GROUP.sub("", command))
     for name, param in step.inputs.items():
         if f"inputs.{name}" in outside and not param.required and param.default is None:
             yield f"optional input {name!r} stands outside $[[ ]]"
+
+
+def _references(text: str) -> list[str]:
+    return [name.strip() for name in _REFERENCE.findall(text)]
 
 
 def _input_faults(
@@ -289,6 +326,6 @@ def fill_command(command: str, inputs: dict[str, str | None], outputs: dict[str,
     values = {f"inputs.{name}": text for name, text in inputs.items()} | {f"outputs.{n}": t for n, t in outputs.items()}
 
     def group(match: re.Match[str]) -> str:
-        return "" if any(values[name] is None for name in _REFERENCE.findall(match[1])) else match[1]
+        return "" if any(values[name] is None for name in _references(match[1])) else match[1]
 
     return quoting.filled(_GROUP.sub(group, command), {name: str(text) for name, text in values.items()})

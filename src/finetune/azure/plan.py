@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +10,10 @@ from finetune.azure import snapshot
 from finetune.azure.pipeline_yaml import Pipeline, Step, fill_command, needs, parent_output, resolve
 from finetune.core.errors import Fault, ParameterError
 from finetune.core.outputs import overlaps
+from finetune.core.types import Json
 from finetune.core.working_folder import LOST, is_lost
 from finetune.params.paths import missing
-from finetune.params.schema import LOCAL_OR_HUB, did_you_mean
+from finetune.params.schema import LOCAL_OR_HUB, did_you_mean, no_path
 
 USAGE = """usage: finetune pipeline FILE --output FOLDER [--set NAME=VALUE ...] [--force]
 
@@ -20,6 +22,8 @@ FILE             a pipeline component YAML
 --set NAME=VALUE an input of the pipeline; --set may be repeated, or take several
 --force          run every step, finished or not
 """
+
+MOST_PROCESSES = 100_000
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,17 @@ def read_words(argv: list[str], output: Path | None = None) -> Words:
         faults.append(Fault("no pipeline file is given", fix="finetune pipeline FILE --output FOLDER"))
     if output is None:
         faults.append(Fault("--output is missing", fix="--output out"))
-    faults += [Fault(f"{path} {LOST}") for path in (file, output) if path is not None and is_lost(path)]
+    named = [str(path) for path in (file, output) if path is not None]
+    faults += [Fault(f"the path {path!r} {why}") for path in named if (why := no_path(path))]
+    faults += [Fault(f"{path} {LOST}") for path in named if is_lost(path)]
     if faults or file is None or output is None:
         raise ParameterError(*faults)
-    return Words(Path(file), output.resolve(), values, force)
+    return Words(Path(file), real(output), values, force)
+
+
+def real(path: str | Path) -> Path:
+    """Return the absolute path behind links, where they don't go in a circle."""
+    return Path(os.path.realpath(path))
 
 
 def pipeline_inputs(pipeline: Pipeline, values: dict[str, str]) -> tuple[dict[str, str | None], list[Fault]]:
@@ -79,9 +90,9 @@ def pipeline_inputs(pipeline: Pipeline, values: dict[str, str]) -> tuple[dict[st
         except ValueError as error:
             faults.append(Fault(f"--set {name}={text} {error}"))
             continue
-        texts[name] = str(Path(text).resolve()) if name in LOCAL_OR_HUB and Path(text).is_dir() else text
+        texts[name] = str(real(text)) if name in LOCAL_OR_HUB and Path(text).is_dir() else text
         if pipeline.inputs[name].is_port:
-            texts[name] = str(Path(text).resolve())
+            texts[name] = str(real(text))
         if lost := missing(pipeline.inputs[name], text, f"--set {name}="):
             faults.append(lost)
     for name, p in pipeline.inputs.items():
@@ -149,13 +160,17 @@ def output_path(output: Path, step: Step, name: str) -> Path:
 
 def process_counts(step: Step, inputs: dict[str, str | None]) -> tuple[int, int]:
     """Return the machines and the processes on each, from the job's or the component's resources and distribution."""
-    resources = {**step.component.get("resources", {}), **step.settings.get("resources", {})}
-    distribution = {**step.component.get("distribution", {}), **step.settings.get("distribution", {})}
+    resources = {**(step.component.get("resources") or {}), **(step.settings.get("resources") or {})}
+    distribution = {**(step.component.get("distribution") or {}), **(step.settings.get("distribution") or {})}
 
-    def count(value: object) -> int:
-        return max(1, int(resolve(str(value), inputs, {}) or 1))
+    def count(block: Json, key: str) -> int:
+        text = resolve(str(block.get(key, 1)), inputs, {}) or "1"
+        if not (text.isdecimal() and len(text) <= len(str(MOST_PROCESSES))):
+            fix = f"a whole number below {10 * MOST_PROCESSES:,}"
+            raise ParameterError(Fault(f"{step.name} has {key} {text}", why="it counts processes", fix=fix))
+        return max(1, int(text))
 
-    return count(resources.get("instance_count", 1)), count(distribution.get("process_count_per_instance", 1))
+    return count(resources, "instance_count"), count(distribution, "process_count_per_instance")
 
 
 def input_digests(step: Step, values: dict[str, str | None]) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from finetune.core.errors import Fault, ParameterError
+from finetune.core.reading import Unreadable, plain_text
 
 Snapshot = dict[Path, Path]  # path inside the snapshot -> file on this machine
 
@@ -54,7 +55,10 @@ def copy(files: Snapshot, target: Path) -> None:
 
 def _ignored(code: Path) -> list[str]:
     listing = code / ".amlignore"
-    lines = listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else []
+    try:
+        lines = plain_text(listing).splitlines() if listing.is_file() else []
+    except Unreadable as reason:
+        raise ParameterError(Fault(f"{listing} can't be read", why=str(reason))) from None
     patterns = [line.strip().rstrip("/") for line in lines if line.strip() and not line.startswith("#")]
     for pattern in patterns:
         if "/" in pattern or pattern.startswith("!"):

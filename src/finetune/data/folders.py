@@ -2,13 +2,17 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from finetune.core.errors import Fault, HandoffError
+from finetune.core.errors import Fault, HandoffError, first_line
+from finetune.core.reading import Unreadable, json_object, made, misfit, no_file
 from finetune.core.types import Json
 
 VERSION = 1
+T = TypeVar("T")
 SPLITS = ("train", "validation", "test")
 
 
@@ -29,7 +33,7 @@ class SelectedModel:
     @classmethod
     def read(cls, folder: Path, task: str) -> "SelectedModel":
         """Return what the folder holds. Raises: HandoffError if it can't be used for the task."""
-        values = _read(folder / "model_selector_args.json", task, "model_selector_output", "model_selector")
+        values = _read(cls, folder / "model_selector_args.json", task, "model_selector_output", "model_selector")
         return cls(**{**values, "new_weights": tuple(values["new_weights"])})
 
     @property
@@ -71,10 +75,17 @@ class Preprocessed:
     def write(self, folder: Path) -> None:
         _write(folder / "preprocess.json", self)
 
+    def state_as(self, state: Callable[..., T]) -> T:
+        """Return the task's own part, given its class. Raises: HandoffError if it is damaged."""
+        try:
+            return made(state, self.state, "state")
+        except Unreadable as reason:
+            raise _damaged("preprocess.json", str(reason), "preprocess") from None
+
     @classmethod
     def read(cls, folder: Path, task: str) -> "Preprocessed":
         """Return what the folder holds. Raises: HandoffError if it can't be used for the task."""
-        values = _read(folder / "preprocess.json", task, "preprocess_output", "preprocess")
+        values = _read(cls, folder / "preprocess.json", task, "preprocess_output", "preprocess")
         values["splits"] = {name: SplitReport(**report) for name, report in values["splits"].items()}
         for name in values["splits"]:
             encoded = values["splits"][name].windows
@@ -127,13 +138,10 @@ class Trained:
         path = folder / cls.FILE
         if not path.is_file():
             return None
-        values = _read(path, task, "pytorch_model_folder", "run")
-        try:
-            splits = {name: SplitReport(**report) for name, report in values["splits"].items()}
-            return cls(**{**values, "splits": splits})
-        except (AttributeError, KeyError, TypeError) as error:
-            fix = "run `python -m finetune.run` again, or remove the file: the model is scored without it"
-            raise HandoffError(Fault(f"{path} is damaged", why=str(error), fix=fix)) from None
+        more = ", or remove the file: the model is scored without it"
+        values = _read(cls, path, task, "pytorch_model_folder", "run", more)
+        splits = {name: SplitReport(**report) for name, report in values["splits"].items()}
+        return cls(**{**values, "splits": splits})
 
     @property
     def hub_id(self) -> str | None:
@@ -154,37 +162,55 @@ def write_rows(path: Path, rows: list[Json]) -> None:
             file.write(json.dumps(row, ensure_ascii=True) + "\n")  # half a surrogate pair can't be written as UTF-8
 
 
-def read_rows(path: Path) -> list[Json]:
-    """Return the rows that `write_rows` wrote."""
-    with path.open(encoding="utf-8", newline="\n") as file:
-        return [json.loads(line) for line in file]
+def read_rows(path: Path, damage: Callable[[Json], str] = lambda _row: "") -> list[Json]:
+    """Return the rows that `write_rows` wrote. Raises: HandoffError if they can't be read, or `damage` has a reason."""
+    rows: list[Json] = []
+    try:
+        if why := no_file(path):
+            raise Unreadable(f"it {why}")
+        with path.open(encoding="utf-8", newline="\n") as file:
+            for line in file:
+                row = json.loads(line)
+                if why := damage(row):
+                    raise Unreadable(why)
+                rows.append(row)
+    except (OSError, ValueError, RecursionError, Unreadable) as reason:
+        raise _damaged(path, f"line {len(rows) + 1}: {first_line(reason)}", "preprocess") from None
+    return rows
 
 
 def _write(path: Path, record: "SelectedModel | Preprocessed | Trained") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"version": VERSION, **dataclasses.asdict(record)}, indent=2, ensure_ascii=False)
     part = path.with_suffix(".part")
-    part.write_text(text + "\n", encoding="utf-8")
+    # Half a surrogate pair, of a path that isn't UTF-8, becomes the escape that JSON has for it.
+    part.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     part.replace(path)
 
 
-def _read(path: Path, task: str, port: str, module: str) -> Json:
+def _damaged(path: Path | str, why: str, module: str, more: str = "") -> HandoffError:
+    return HandoffError(Fault(f"{path} is damaged", why=why, fix=f"run `python -m finetune.{module}` again{more}"))
+
+
+def _read(kind: type, path: Path, task: str, port: str, module: str, more: str = "") -> Json:
+    """Return the fields of a record, each of its type. `more` is another fix of damage. Raises: HandoffError."""
     if not path.is_file():
         fix = f"pass the output folder of `python -m finetune.{module}` as --{port}"
         raise HandoffError(
             Fault(f"{path.parent} has no {path.name}", why="the component before this one writes it last", fix=fix)
         )
     try:
-        values: Json = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        fix = f"run `python -m finetune.{module}` again"
-        raise HandoffError(Fault(f"{path} is damaged", why=str(error), fix=fix)) from None
+        values = json_object(path)
+    except Unreadable as reason:
+        raise _damaged(path, str(reason), module, more) from None
     if values.pop("version", None) != VERSION:
         raise HandoffError(
             Fault(f"{path} is of another version", fix=f"run `python -m finetune.{module}` of this version again")
         )
-    if values.get("task") != task:
+    if values.get("task") != task and isinstance(values.get("task"), str):
         raise HandoffError(
-            Fault(f"{path} was made for {values.get('task')}, not for {task}", fix=f"--task {values.get('task')}")
+            Fault(f"{path} was made for {values['task']}, not for {task}", fix=f"--task {values['task']}")
         )
+    if why := misfit(values, kind, "it"):
+        raise _damaged(path, why, module, more)
     return values

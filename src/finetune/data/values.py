@@ -7,6 +7,7 @@ from collections.abc import Callable
 from math import isnan
 from typing import Any
 
+from finetune.core.reading import WHOLE
 from finetune.data.table import Audit, Row, Table
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
@@ -108,6 +109,11 @@ def _is_cut_short(text: str) -> bool:
 
 class _WithoutArrays(ast.NodeTransformer):
     """A reader of array([...], dtype=...), or tensor, as [...]; any other call is left for literal_eval to refuse."""
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        if isinstance(node.value, int) and node.value >= WHOLE:
+            raise ValueError("more digits than Python writes as text")  # hexadecimal ones it reads all the same
+        return node
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         is_array = isinstance(node.func, ast.Name) and node.func.id in ("array", "tensor") and len(node.args) == 1

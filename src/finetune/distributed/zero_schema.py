@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from finetune.core.errors import Fault, ParameterError
+from finetune.core.reading import Unreadable, json_object
 from finetune.core.types import Json
 from finetune.params.schema import did_you_mean
 
@@ -63,11 +64,9 @@ def read(path: Path) -> Json:
         return {key: value for key, value in dict_raise_error_on_duplicate_keys(pairs).items() if value is not None}
 
     try:
-        config = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=block)
-    except (OSError, ValueError) as error:
-        raise ParameterError(Fault(f"--deepspeed {path} is not a JSON file", why=str(error))) from None
-    if not isinstance(config, dict):
-        raise ParameterError(Fault(f"--deepspeed {path} is not a JSON object"))
+        config = json_object(path, block)
+    except Unreadable as reason:
+        raise ParameterError(Fault(f"--deepspeed {path} is not a JSON file", why=str(reason))) from None
     if faults := _faults(config, _model_of(config)):
         raise ParameterError(*(replace(fault, where=str(path)) for fault in faults))
     return config

@@ -12,6 +12,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from finetune.core.console import some
 from finetune.core.errors import Fault, ModelError, UnsupportedError, first_line
+from finetune.core.reading import Unreadable, made
 from finetune.core.types import Json
 from finetune.models import intact
 from finetune.models.head import fit_head, head_parameters, of_another_task
@@ -189,16 +190,17 @@ def store_state(model: PreTrainedModel, state: State, task: Task[State]) -> None
 def stored_state(folder: Path, task: Task[State]) -> State | None:
     """Return the state that `store_state` left in config.json; None where we didn't finetune the model for the task.
 
-    Raises: ModelError if another version left it.
+    Raises: ModelError if another version left it, or if it is damaged.
     """
     if stored_task(folder) != task.name:
         return None
     try:
-        return task.state(**_stored(folder)["state"])
-    except (KeyError, TypeError) as error:
+        return made(task.state, _stored(folder).get("state"), "state")
+    except Unreadable as reason:
         what = f"{folder / CONFIG} does not say how its model is read"
         fix = "give the model to model import, which reads it as any other"
-        raise ModelError(Fault(what, why=f"its entry {STATE_KEY!r} is of another version: {error}", fix=fix)) from None
+        why = f"its entry {STATE_KEY!r} is damaged, or of another version: {reason}"
+        raise ModelError(Fault(what, why=why, fix=fix)) from None
 
 
 def stored_task(folder: Path) -> str | None:

@@ -27,6 +27,9 @@ T = TypeVar("T")
 PortKind = Literal["uri_file", "uri_folder", "mltable", "custom_model", "mlflow_model"]
 BOOLEAN = ("true", "false")
 LOCAL_OR_HUB = ("huggingface_id", "dataset_name")  # names that may be those of local folders
+ZERO = "holds a zero character"
+LONGEST_PATH, LONGEST_NAME = 4096, 255  # bytes, on all common file systems
+COMPARED, NAME = 10_000, 100  # known names, and characters of each, among which a slip of the pen is looked for
 _KINDS = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 
@@ -73,6 +76,10 @@ class Param:
 
     def convert(self, text: str) -> Any:
         """Return the value of `text`. Raises: ValueError with the reason."""
+        if (self.is_port or self.name in LOCAL_OR_HUB) and (why := no_path(text)):
+            raise ValueError(why)
+        if "\0" in text:
+            raise ValueError(ZERO)
         if self.is_port:
             if not text:
                 raise ValueError("must be a path")
@@ -132,6 +139,15 @@ def to_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def no_path(text: str) -> str:
+    """Return why no file system has such a path; "" where one may."""
+    if "\0" in text:
+        return ZERO
+    parts = text.encode("utf-8", "surrogatepass").split(b"/")
+    too_long = sum(map(len, parts)) + len(parts) > LONGEST_PATH or max(map(len, parts)) > LONGEST_NAME
+    return "is longer than a path can be" if too_long else ""
+
+
 def _boolean(text: str) -> bool:
     # The azure-ai-ml SDK writes booleans as 'True'/'False', the designer as 'true'/'false'.
     if text.lower() not in BOOLEAN:
@@ -141,7 +157,10 @@ def _boolean(text: str) -> bool:
 
 def did_you_mean(name: str, known: Sequence[str], before: str = "") -> str:
     """Return '; did you mean X?' for the nearest known name, or nothing."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if len(name) > NAME:
+        return ""
+    short = [other for other in known[:COMPARED] if len(other) <= NAME]
+    near = difflib.get_close_matches(name, short, n=1, cutoff=0.6)
     return f"; did you mean {before}{near[0]}?" if near else ""
 
 

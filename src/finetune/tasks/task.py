@@ -42,6 +42,12 @@ class State:
     max_seq_length: int
     pad_to_max_length: bool
 
+    def __post_init__(self) -> None:
+        """Raises: ValueError if a count is negative."""
+        for name, value in vars(self).items():
+            if isinstance(value, int) and value < 0:
+                raise ValueError(f"{name} is {value}")
+
 
 S = TypeVar("S", bound=State)
 Answer = Callable[[PreTrainedModel, Batch, S], Reduced]
@@ -121,6 +127,9 @@ class Data(Generic[S]):
 
     beyond: Callable[[Sequence[int], S], list[str]]
     """Given (these lengths of all rows, state), return lines on how many are too long to be predicted."""
+
+    damage: Callable[[Row], str]
+    """Return what keeps a row of another process from being one that `validate` made; "" where nothing does."""
 
     characters: Callable[[Row], int]
     """Return the characters that the tokenizer is given of a row."""

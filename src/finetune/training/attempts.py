@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow
 import torch
 from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset, load_from_disk
@@ -55,7 +56,7 @@ def train(
     Return the attempt that reached the end, and its speed.
     """
     params = settled.params
-    data = load_windows(params)
+    data = load_windows(params.preprocess_output, task, preprocessed)
     tried = resume.with_found_batch(params, checkpoint) if checkpoint else params
     together = world_size() > 1 or params.apply_deepspeed
     if params.auto_find_batch_size and together and not checkpoint:
@@ -83,7 +84,7 @@ def train(
 
 def probed(params: FinetuneParams, task: Task[State], preprocessed: Preprocessed, train: Dataset) -> FinetuneParams:
     """Find the batch before several processes or an engine train: they can't begin again when memory runs out."""
-    state = task.state(**preprocessed.state)
+    state = preprocessed.state_as(task.state)
     tokenizer = load_tokenizer(Preprocessed.tokenizer_folder(params.preprocess_output), task)
 
     def fresh(tried: FinetuneParams) -> PreTrainedModel:
@@ -141,7 +142,7 @@ def build(
     wanted, deepspeed = settled.params, settled.deepspeed
     steps = schedule(params, len(data["train"]), world_size())
     set_seed(params.seed)  # for the new head; the Trainer sets it again, and what full determinism needs
-    state = task.state(**preprocessed.state)
+    state = preprocessed.state_as(task.state)
     adapted, lines = adapted_model(params, task, state)
     attention = adapted.model.config._attn_implementation
     for line in lines:
@@ -159,7 +160,7 @@ def build(
         state=state,
         train=data["train"],
         validation=data["validation"],
-        validation_rows=read_rows(Preprocessed.rows_file(params.preprocess_output, "validation")),
+        validation_rows=read_rows(Preprocessed.rows_file(params.preprocess_output, "validation"), task.data.damage),
         tokenizer=load_tokenizer(Preprocessed.tokenizer_folder(params.preprocess_output), task),
         steps=steps,
         keep_batches=params.eval_accumulation_steps,
@@ -250,14 +251,37 @@ def speed_of(trainer: FinetuneTrainer) -> dict[str, float]:
     return speed
 
 
-def load_windows(params: FinetuneParams) -> Json:
-    """Return the encoded training and validation rows, memory-mapped. Raises: HandoffError if they can't be read."""
-    found: Json = {}
+def load_windows(output: Path, task: Task[State], preprocessed: Preprocessed) -> Json:
+    """Return the encoded training and validation rows, memory-mapped. Raises: HandoffError if they are damaged."""
+    found = {}
     for name in ("train", "validation"):
-        folder = Preprocessed.windows_folder(params.preprocess_output, name)
+        folder = Preprocessed.windows_folder(output, name)
         try:
-            found[name] = load_from_disk(folder).with_format("numpy")
-        except Exception as error:  # its JSON may say anything, and datasets takes what it finds
+            loaded = load_from_disk(folder)
+            why = damage(loaded, name, task, preprocessed)
+        except Exception as error:  # datasets and pyarrow raise errors of a dozen unrelated classes here
             why = f"{type(error).__name__}: {first_line(error)}"
-            raise HandoffError(Fault(f"{folder} is damaged", why=why, fix="run preprocess again")) from None
+        if why:
+            raise HandoffError(Fault(f"{folder} is damaged", why=why, fix="run `python -m finetune.preprocess` again"))
+        found[name] = loaded.with_format("numpy")
     return found
+
+
+def damage(windows: Dataset, split: str, task: Task[State], preprocessed: Preprocessed) -> str:
+    """Return what keeps windows from being those that preprocess wrote; "" where nothing does."""
+    report = preprocessed.splits[split]
+    if not isinstance(windows, Dataset) or len(windows) != report.windows:
+        return f"{len(windows)} windows instead of {report.windows}"
+    needed = {"input_ids", "attention_mask", *task.objective.labels}
+    needed |= task.data.decode_columns if split == "validation" else set()
+    if missing := needed - set(windows.column_names):
+        return f"there is no column {min(missing)}"
+    whole = (pyarrow.int32(), pyarrow.list_(pyarrow.int32()))
+    kinds = zip(windows.column_names, windows.data.schema.types, strict=True)
+    if other := [name for name, kind in kinds if kind not in whole]:
+        return f"column {min(other)} does not hold whole numbers"
+    if split == "validation":
+        rows = windows.with_format("arrow")[:]["row"].to_numpy()
+        if rows.min() < 0 or rows.max() >= report.rows_kept:
+            return "a window is of a row that isn't there"
+    return ""

@@ -6,15 +6,32 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any, TypedDict
 
 from finetune.core.console import say
 from finetune.core.outputs import entries
+from finetune.core.reading import Unreadable, json_object, misfit
 from finetune.core.types import Json
 from finetune.models.places import leave_out_places
 
 WRITING = "incomplete"  # there while the checkpoint is written
 COMPLETE = "complete"  # written last: what the run was, and the size of every file
 STATE = "trainer_state.json"
+
+
+class _Marker(TypedDict, total=False):
+    """What COMPLETE holds."""
+
+    run: Json
+    files: dict[str, int]
+
+
+class _TrainerState(TypedDict, total=False):
+    """What is read of transformers' own account of a run."""
+
+    global_step: int
+    best_global_step: int | None
+    stateful_callbacks: dict[str, Any]
 
 
 def begin(checkpoint: Path) -> None:
@@ -78,7 +95,7 @@ def _flush_names(folder: Path) -> None:
 
 def checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoint folders, newest first."""
-    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdecimal()]
     return sorted(found, key=lambda path: -int(path.name.removeprefix("checkpoint-")))
 
 
@@ -88,9 +105,12 @@ def why_incomplete(checkpoint: Path) -> str:
     if why:
         return why
     try:
-        step = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["best_global_step"]
-    except (OSError, ValueError, KeyError, TypeError):
+        state = json_object(checkpoint / STATE)
+        step = state["best_global_step"]
+    except (Unreadable, KeyError):
         return f"its {STATE} can't be read"
+    if why := misfit(state, _TrainerState, STATE):
+        return why
     best = checkpoint.parent / f"checkpoint-{step}"
     if not step or best == checkpoint or not (why := _why_incomplete(best)):
         return ""
@@ -101,10 +121,12 @@ def _why_incomplete(checkpoint: Path) -> str:
     if not (checkpoint / COMPLETE).is_file():
         return "it was not written to its end"
     try:
-        marker = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8"))
-        sizes = dict(marker.get("files", {}))  # other versions list no files
-    except (ValueError, AttributeError, TypeError):
+        marker = json_object(checkpoint / COMPLETE)
+    except Unreadable:
         return f"its {COMPLETE} can't be read"
+    if misfit(marker, _Marker, COMPLETE):
+        return f"its {COMPLETE} can't be read"
+    sizes = marker.get("files", {})  # other versions list no files
     for name, size in sizes.items():
         path = checkpoint / name
         found = path.stat().st_size if path.is_file() else None
@@ -144,8 +166,8 @@ def known(folder: Path) -> frozenset[str]:
         if (path / WRITING).is_file():
             found |= there
         elif (path / COMPLETE).is_file():
-            with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
-                files = json.loads((path / COMPLETE).read_text(encoding="utf-8")).get("files")
+            with contextlib.suppress(Unreadable, TypeError):
+                files = json_object(path / COMPLETE).get("files")
                 found |= there & {f"{path.name}/{name}" for name in (*files, COMPLETE)} if files else there
     return frozenset(found)
 
@@ -197,7 +219,7 @@ def move_aside(folder: Path) -> None:
 def _move(paths: list[Path], folder: Path, name: str) -> Path:
     """Move the paths into a new folder NAME-NUMBER beside them, and return it."""
     numbers = [path.name.rpartition("-")[2] for path in folder.glob(f"{name}-*")]
-    target = folder / f"{name}-{1 + max((int(number) for number in numbers if number.isdigit()), default=0)}"
+    target = folder / f"{name}-{1 + max((int(number) for number in numbers if number.isdecimal()), default=0)}"
     target.mkdir()
     for path in paths:
         path.rename(target / path.name)

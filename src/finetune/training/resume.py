@@ -6,7 +6,7 @@ import os
 import pickle
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torch import serialization
@@ -15,6 +15,7 @@ from transformers.trainer_pt_utils import safe_globals
 from finetune.core.console import say, some
 from finetune.core.errors import Fault, ModelError, ParameterError, first_line
 from finetune.core.launch import world_size
+from finetune.core.reading import json_object, misfit
 from finetune.core.types import Json
 from finetune.data.folders import Preprocessed, SelectedModel
 from finetune.distributed import zero_engine
@@ -73,9 +74,8 @@ class Marker:
     @classmethod
     def read(cls, checkpoint: Path) -> "Marker":
         """Return the marker of the checkpoint. Raises: ParameterError if another version of this package left it."""
-        values = json.loads((checkpoint / COMPLETE).read_text(encoding="utf-8")).get("run", {})
-        known = {f.name for f in fields(cls)}
-        if values.keys() != known or values["parameters"].keys() != set(FIXED_ON_RESUME):
+        values = json_object(checkpoint / COMPLETE).get("run") or {}
+        if misfit(values, cls, "run") or values["parameters"].keys() != set(FIXED_ON_RESUME):
             what = f"{checkpoint.name} was left by another version of finetune"
             raise ParameterError(Fault(what, where=str(checkpoint), fix="--resume_from_checkpoint false"))
         return cls(**values)
@@ -212,10 +212,10 @@ def _not_data(path: Path, why: str) -> Fault:
 
 def why_over(checkpoint: Path, params: FinetuneParams, steps: Schedule) -> str:
     """Return why there is nothing left to train after the checkpoint; '' if there is."""
-    state = json.loads((checkpoint / STATE).read_text())
-    if state["global_step"] >= steps.total_steps:
+    state = json_object(checkpoint / STATE)
+    if state.get("global_step", 0) >= steps.total_steps:
         return f"it is the last of {steps.total_steps} steps"
-    stopping = state["stateful_callbacks"].get("EarlyStoppingCallback")
+    stopping = state.get("stateful_callbacks", {}).get("EarlyStoppingCallback")
     without = stopping["attributes"]["early_stopping_patience_counter"] if stopping else 0
     if params.apply_early_stopping and without >= params.early_stopping_patience:
         return f"training had stopped early, after {without} evaluations without improvement"

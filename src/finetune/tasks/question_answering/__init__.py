@@ -47,6 +47,7 @@ TASK = Task(
         beyond=windows.beyond,
         characters=lambda row: len(row["question"]) + len(row["context"]),
         decode_columns=frozenset({"row", "null_position", "offset_start", "offset_end", "token_end"}),
+        damage=rows.damage,
         padding=windows.padding,
         kinds=rows.kinds,
     ),

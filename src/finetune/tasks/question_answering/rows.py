@@ -3,8 +3,9 @@
 import re
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
+from finetune.core.reading import misfit
 from finetune.data.table import Audit, Row, Table
 from finetune.data.values import Kept, Unusable, audited, clean, missing, parsed, without_surrogates
 from finetune.params.datapreprocess import QuestionAnsweringColumns
@@ -113,6 +114,34 @@ def _is_empty(text: object) -> bool:
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
+
+
+class _Answers(TypedDict):
+    text: list[str]
+    answer_start: list[int]
+
+
+class _Row(TypedDict):
+    """A row as `validate` makes it."""
+
+    id: str
+    row: int
+    question: str
+    context: str
+    answers: _Answers | None
+
+
+def damage(row: Row) -> str:
+    """Return what is wrong with a row that was read from rows.jsonl; "" if nothing is."""
+    why = misfit(row, _Row, "the row")
+    if why or row["answers"] is None:
+        return why
+    texts, starts = row["answers"]["text"], row["answers"]["answer_start"]
+    if len(texts) != len(starts):
+        return "it has another number of texts than of offsets"
+    places = zip(texts, starts, strict=True)
+    stands = all(start >= 0 and row["context"].startswith(text, start) for text, start in places)
+    return "" if stands else "an answer doesn't stand at its offset"
 
 
 def has_gold(row: Row) -> bool:

@@ -41,6 +41,7 @@ TASK = Task(
         beyond=lambda _lengths, _state: [],
         characters=lambda row: sum(map(len, row["tokens"])),
         decode_columns=frozenset({"row", "word"}),
+        damage=rows.damage,
         padding=windows.padding,
         kinds=rows.kinds,
     ),

@@ -4,11 +4,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from finetune.core.console import some
+from finetune.core.reading import misfit
 from finetune.data.table import Audit, Row, Table
 from finetune.data.values import CUT_SHORT, Unusable, audited, clean, missing, parsed, without_surrogates
 from finetune.params.datapreprocess import TokenClassificationColumns
@@ -24,7 +25,7 @@ WORD = re.compile(rf"{_INNER}(?:[^\s{_ALONE}]*{_INNER})?|\S")
 # What NumPy prints has no commas, which Python would take for one long string: ['EU' 'rejects' 'it'], [1 0 0]
 _ITEM = r"""'[^']*'|"[^"]*"|[^\s'",\[\]]+"""
 _NUMPY = re.compile(rf"\s*\[\s*(?:{_ITEM})(?:\s+(?:{_ITEM}))*\s*\]\s*")
-_NUMBER = r"-?\d+\.?"
+_NUMBER = r"-?\d{1,18}\.?"
 _NAMED = {"none": None, "null": None, "nan": None, "true": True, "false": False}
 _CONSTANT = re.compile(rf"""['"].*|{_NUMBER}|(?i:{"|".join(_NAMED)})""", re.DOTALL)
 _ELLIPSES = ("...", "\N{HORIZONTAL ELLIPSIS}")
@@ -161,6 +162,29 @@ def _tag(value: object, repairs: list[str]) -> str:
 def words_of(text: str) -> list[tuple[int, int]]:
     """Return the start and end of each word of a text."""
     return [match.span() for match in WORD.finditer(text)]
+
+
+class _Row(TypedDict):
+    """A row as `validate` makes it."""
+
+    id: str
+    row: int
+    text: str | None
+    tokens: list[str]
+    tags: list[str | None] | None
+
+
+def damage(row: Row) -> str:
+    """Return what is wrong with a row that was read from rows.jsonl; "" if nothing is."""
+    if why := misfit(row, _Row, "the row"):
+        return why
+    if row["tags"] is not None and len(row["tags"]) != len(row["tokens"]):
+        return "it has another number of tags than of words"
+    try:
+        places_of(row)
+    except ValueError:
+        return "its words don't stand in its text"
+    return ""
 
 
 def has_gold(row: Row) -> bool:

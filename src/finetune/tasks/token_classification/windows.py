@@ -9,7 +9,7 @@ import numpy as np
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from finetune.core.console import say, some
-from finetune.core.errors import DataError, Fault
+from finetune.core.errors import DataError, Fault, shortened
 from finetune.core.types import Json
 from finetune.data.batches import Columns
 from finetune.data.table import Row
@@ -17,7 +17,7 @@ from finetune.params.datapreprocess import TokenClassificationPreprocessParams
 from finetune.tasks import task
 from finetune.tasks.task import Lost
 from finetune.tasks.token_classification import classes
-from finetune.tasks.token_classification.schemes import OUTSIDE, STRANGE_WORDS, detect, possible, strangers
+from finetune.tasks.token_classification.schemes import LETTERS, OUTSIDE, STRANGE_WORDS, detect, possible, strangers
 from finetune.tasks.tokenizers import before_words
 from finetune.tasks.windowing import fitting_stride, stride_lines, window_length
 
@@ -34,6 +34,14 @@ class State(task.State):
     scheme: str  # how tags mark entities, "" if they don't: see schemes.py
     wordless: str  # tag of a word that gives no token
     strangers: list[str] = field(default_factory=list)  # tags of the data that mean nothing in the scheme, no classes
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError if there is no such scheme, or a class twice."""
+        super().__post_init__()
+        if self.scheme and self.scheme not in LETTERS:
+            raise ValueError(f"scheme is {shortened(self.scheme, 80)!r}")
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError("labels has a class twice")
 
 
 def fit(
@@ -58,11 +66,15 @@ def fit(
         max_seq_length=length,
         doc_stride=fitting_stride(params.doc_stride, length - tokenizer.num_special_tokens_to_add(pair=False)),
         pad_to_max_length=params.pad_to_max_length,
-        labels=sorted(counts, key=int) if all(tag.isdecimal() for tag in counts) else sorted(counts),
+        labels=sorted(counts, key=int) if all(map(_is_number, counts)) else sorted(counts),
         scheme=found.name,
         wordless=OUTSIDE if OUTSIDE in counts or not counts else counts.most_common(1)[0][0],
         strangers=lost,
     )
+
+
+def _is_number(tag: str) -> bool:
+    return tag.isdecimal() and len(tag) <= 18
 
 
 def derived(params: TokenClassificationPreprocessParams, state: State, splits: Mapping[str, list[Row]]) -> list[str]:
@@ -122,7 +134,7 @@ def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, state: State
     Columns: the tokenizer's own; row (index into `rows`); word, for the first token of each word the index of the word,
     in the one window where it has most context; NO_WORD for all other tokens. Windows without any word are left out.
     """
-    if state.max_seq_length <= tokenizer.num_special_tokens_to_add(pair=False):
+    if state.max_seq_length <= tokenizer.num_special_tokens_to_add(pair=False) + state.doc_stride:
         return {}
     before = before_words(tokenizer)
     encoded = tokenizer(
