@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from finetune.azure.declare import COMPONENTS
+from finetune.core.paths import looks_local
 from finetune.data.arrow import read_hub
 from finetune.params.components import TASKS
-from finetune.params.paths import looks_local
 from finetune.params.schema import LOCAL_OR_HUB, params_of
 from tests.broken_models import build_unmerged
 from tests.conftest import ROOT

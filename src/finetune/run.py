@@ -15,7 +15,6 @@ from finetune.cli import settle_task
 from finetune.core.console import quiet_libraries, say, start
 from finetune.core.errors import Fault, HandoffError
 from finetune.core.launch import adopt_launcher, found_group_of_one, is_main_process, world_size
-from finetune.core.memory import keep_freed_memory
 from finetune.core.outputs import Output, claimed, clear
 from finetune.core.process import run_main
 from finetune.core.world import World
@@ -24,6 +23,7 @@ from finetune.distributed import preemption
 from finetune.distributed.failure import joined
 from finetune.distributed.settlement import Settled, check_model
 from finetune.models import intact
+from finetune.models.memory import keep_freed_memory
 from finetune.params.finetune import MLFLOW_MODEL, PYTORCH_MODEL, FinetuneParams
 from finetune.params.schema import non_default, outputs_of
 from finetune.training.schedule import schedule, without_effect_here

@@ -10,10 +10,9 @@ from finetune.azure import snapshot
 from finetune.azure.pipeline_yaml import Pipeline, Step, fill_command, needs, parent_output, resolve
 from finetune.core.errors import Fault, ParameterError
 from finetune.core.outputs import overlaps
+from finetune.core.paths import LOST, is_lost
 from finetune.core.types import Json
-from finetune.core.working_folder import LOST, is_lost
-from finetune.params.paths import missing
-from finetune.params.schema import LOCAL_OR_HUB, did_you_mean, no_path
+from finetune.params.schema import LOCAL_OR_HUB, did_you_mean, missing, no_path
 
 USAGE = """usage: finetune pipeline FILE --output FOLDER [--set NAME=VALUE ...] [--force]
 

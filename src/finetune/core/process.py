@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from finetune.core import timing
 from finetune.core.errors import FinetuneError, storage_error
-from finetune.core.working_folder import leave_if_gone
+from finetune.core.paths import leave_if_gone
 
 
 def run_main(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:

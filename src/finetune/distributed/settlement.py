@@ -13,11 +13,10 @@ from finetune.core.world import World
 from finetune.distributed import zero_config, zero_schema
 from finetune.params.case import Case, ModelFacts
 from finetune.params.finetune import FinetuneParams
-from finetune.params.paths import missing_of
 from finetune.params.presets import with_preset
 from finetune.params.provenance import Derived
 from finetune.params.rules import errors, notes
-from finetune.params.schema import overlaps_of, parse
+from finetune.params.schema import missing_of, overlaps_of, parse
 
 P = TypeVar("P")
 

@@ -1,4 +1,4 @@
-"""The loading of models, their heads and adaptations, and the one path from rows to predictions.
+"""The loading of models, their heads and adaptations, their memory, and the one path from rows to predictions.
 
 Nothing here knows the Trainer.
 """

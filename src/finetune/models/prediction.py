@@ -11,9 +11,9 @@ import torch
 from torch.nn.functional import pad
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from finetune.core.memory import return_freed_memory
 from finetune.data.batches import Batch, as_windows, batches_by_length
 from finetune.data.table import Audit, Row
+from finetune.models.memory import return_freed_memory
 from finetune.tasks.encoding import encoded
 from finetune.tasks.task import Prediction, Reduced, State, Task
 

@@ -20,8 +20,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from finetune.core.errors import Fault, ParameterError
 from finetune.core.outputs import Output, overlaps
+from finetune.core.paths import LOST, is_lost, looks_local, nearest
 from finetune.core.types import Json
-from finetune.core.working_folder import LOST, is_lost
 
 T = TypeVar("T")
 PortKind = Literal["uri_file", "uri_folder", "mltable", "custom_model", "mlflow_model"]
@@ -121,6 +121,40 @@ def non_default(params: object) -> Json:
 def outputs_of(params: object) -> list[Output]:
     """Return the folders that the component writes into."""
     return [Output(f"--{p.name}", vars(params)[p.name], p.writes) for p in params_of(type(params)) if p.output]
+
+
+def missing_of(params: object) -> list[Fault]:
+    """Return a fault for each input that is not there, or is a file in place of a folder or the other way round."""
+    given = vars(params)
+    inputs = [p for p in params_of(type(params)) if not p.output and given[p.name] is not None]
+    return [fault for p in inputs if (fault := missing(p, str(given[p.name]), f"--{p.name} "))]
+
+
+def missing(p: Param, text: str, said: str) -> Fault | None:
+    """Return a fault if the value of an input names what isn't on this machine; None if it is, or is a hub's to know.
+
+    `said` is how the parameter is typed, up to its value.
+    """
+    path = Path(text)
+    if not p.is_port and not (p.name in LOCAL_OR_HUB and (path.exists() or looks_local(text))):
+        return None
+    folder = p.kind != "uri_file"
+    if path.is_dir() if folder else path.is_file():
+        return None
+    kind = "folder" if folder else "file"
+    if path.exists():
+        what = f"{said}{text} is a {'file' if folder else 'folder'}, not a {kind}"
+        return Fault(what, where=str(path.absolute()), fix=f"give the path of a {kind}")
+    near = nearest(path)
+    parent = next((place for place in path.absolute().parents if place.is_dir()), Path("/"))
+    there = path.absolute().parent == parent
+    why = (
+        f"{parent} has no such {kind}"
+        if there
+        else f"{parent} has no folder {path.absolute().relative_to(parent).parts[0]}"
+    )
+    fix = f"{said}{near}" if near else f"give the path of a {kind} that is there"
+    return Fault(f"{said}{text} is not there", where=str(path.absolute()), why=why, fix=fix)
 
 
 def overlaps_of(params: object) -> list[Fault]:

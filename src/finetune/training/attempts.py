@@ -16,7 +16,6 @@ from transformers.trainer_pt_utils import get_model_param_count
 from finetune.core.console import say, some
 from finetune.core.errors import Fault, HandoffError, ModelError, first_line
 from finetune.core.launch import is_main_process, world_size
-from finetune.core.memory import out_of_memory, return_freed_memory
 from finetune.core.types import Json
 from finetune.data.folders import Preprocessed, SelectedModel, read_rows
 from finetune.distributed import zero_engine
@@ -25,6 +24,7 @@ from finetune.distributed.settlement import Settled
 from finetune.models.adapt import adaptations, four_bit
 from finetune.models.head import describe_new, head_parameters
 from finetune.models.loading import load_model, store_state
+from finetune.models.memory import out_of_memory, return_freed_memory
 from finetune.models.tokenizers import load_tokenizer
 from finetune.params.finetune import FinetuneParams
 from finetune.params.provenance import Derived, write_resolved

@@ -11,10 +11,10 @@ from transformers import PreTrainedModel
 
 from finetune.core.console import say
 from finetune.core.errors import Fault, ModelError
-from finetune.core.memory import out_of_memory, return_freed_memory
 from finetune.data.batches import as_windows, collate
 from finetune.data.sampler import window_lengths
 from finetune.distributed.process_group import all_reduce_any
+from finetune.models.memory import out_of_memory, return_freed_memory
 from finetune.models.prediction import autocast_for
 from finetune.params.finetune import FinetuneParams
 from finetune.tasks.answering import forward

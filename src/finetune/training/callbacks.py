@@ -3,8 +3,8 @@
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from finetune.core.errors import Fault, StoppedError
-from finetune.core.memory import return_freed_memory
 from finetune.distributed import preemption, process_group
+from finetune.models.memory import return_freed_memory
 
 RETURN_STEPS = 10  # at no cost that could be measured, 110 s for 112 s without
 
@@ -15,7 +15,7 @@ def evaluated_now(state: TrainerState, evaluation_steps: int) -> bool:
 
 
 class ReturnMemory(TrainerCallback):
-    """The callback that gives back, now and then, what is free of the heap that is kept for speed (core/memory.py).
+    """The callback that gives back, now and then, what is free of the heap that is kept for speed (models/memory.py).
 
     Batches of other lengths leave gaps in it, so that it would grow to twice what a step needs.
     """

@@ -23,13 +23,13 @@ from transformers import (
 
 from finetune.core.errors import Fault, ModelError
 from finetune.core.launch import is_main_process, rank
-from finetune.core.memory import out_of_memory
 from finetune.core.types import Json
 from finetune.data.batches import Batch, as_windows, collate
 from finetune.data.sampler import LengthGroupedSampler, by_length, window_lengths
 from finetune.data.table import Row
 from finetune.distributed import process_group
 from finetune.distributed.preemption import ignore_sigterm
+from finetune.models.memory import out_of_memory
 from finetune.models.prediction import predict
 from finetune.tasks.answering import forward
 from finetune.tasks.task import Objective, Reduced, State, Task
