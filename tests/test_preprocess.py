@@ -405,7 +405,7 @@ def test_rows_of_another_folder_of_the_same_name(prepared: Path, tmp_path: Path)
 
 
 def test_dataset_that_is_not_there(prepared: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="can't be loaded"):
+    with pytest.raises(ParameterError, match="none is not there"):
         run(prepared, tmp_path / "out", dataset_name=tmp_path / "none")
 
 
@@ -417,6 +417,7 @@ def test_no_training_rows(prepared: Path, tmp_path: Path) -> None:
 
 def test_model_import_is_missing(prepared: Path, tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "train.jsonl", make_rows(5))
+    (tmp_path / "none").mkdir()
     with pytest.raises(HandoffError, match=r"finetune\.model_selector"):
         run(prepared, tmp_path / "out", train_file_path=file, model_selector_output=tmp_path / "none")
 
