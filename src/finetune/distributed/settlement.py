@@ -59,7 +59,8 @@ def settle(
             given.append(Derived("apply_ort", False, NO_ORT))
     case = Case(params, world, None if config is None else zero_schema.stage(config))
     raise_together([*errors(case), *found, ParameterError(*overlaps_of(params))])
-    raise_together([ParameterError(*missing_of(params))] if begins_now else [])
+    # Of several processes, one that ends before it has joined the others would let them wait: they look afterwards.
+    raise_together([ParameterError(*missing_of(params))] if begins_now and world.processes == 1 else [])
     return Settled(asked, params, tuple(given), config, tuple(notes(case)))
 
 
