@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -304,6 +306,29 @@ def test_unknown_hub_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         )
     assert ended.value.code == ModelError.exit_code
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_revision_of_a_hub_model(tiny_model: Path, tmp_path: Path) -> None:
+    """Out of the hub's own cache, as there is no network."""
+    cache = tmp_path / "hub" / "models--org--tiny"
+    (tmp_path / "other").mkdir()
+    other = build_tiny_model(tmp_path / "other", num_hidden_layers=1)
+    (cache / "refs").mkdir(parents=True)
+    for name, commit, source in (("main", "1" * 40, tiny_model), ("v2", "2" * 40, other)):
+        (cache / "refs" / name).write_text(commit)
+        shutil.copytree(source, cache / "snapshots" / commit)
+    env = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "HF_TOKEN": "hf_secret"}
+    for revision, layers in (((), 2), (("--huggingface_revision", "v2"), 1), (("--huggingface_revision", "2" * 40), 1)):
+        out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+        words = ["--task", "question_answering", "--huggingface_id", "org/tiny", *revision, "--output_dir", str(out)]
+        command = [sys.executable, "-m", "finetune.model_selector", *words]
+        ran = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+        assert json.loads((out / "model" / "config.json").read_text())["num_hidden_layers"] == layers
+        assert "hf_secret" not in ran.stdout + ran.stderr
+    command[command.index("--huggingface_revision") + 1] = "v3"
+    ran = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (ran.returncode, "org/tiny at v3 can't be fetched" in ran.stderr) == (ModelError.exit_code, True)
 
 
 def test_no_model(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def import_model(params: ModelImportParams, task_name: str) -> None:
     from finetune.tasks import load_task
 
     task = load_task(task_name)
-    folder = Path(name) if local else fetch(name)
+    folder = Path(name) if local else fetch(name, params.huggingface_revision)
     refuse_broken_source(folder)
     target = SelectedModel.model_folder(params.output_dir)
     clear(params.output_dir, SELECTED)
@@ -99,19 +99,21 @@ def refuse_broken_source(folder: Path) -> None:
     intact.raise_all(faults)
 
 
-def fetch(huggingface_id: str, weights: bool = True) -> Path:
+def fetch(huggingface_id: str, revision: str | None, weights: bool = True) -> Path:
     """Download what is needed of a hub model: the only place that touches the network. Raises: ModelError."""
     from huggingface_hub import snapshot_download
 
     patterns = ["config.json", *TOKENIZER, *(WEIGHTS if weights else ())]
     try:
-        folder = Path(snapshot_download(huggingface_id, allow_patterns=patterns))
+        folder = Path(snapshot_download(huggingface_id, revision=revision, allow_patterns=patterns))
         if weights and not list(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(huggingface_id, allow_patterns=[*patterns, *PICKLED_WEIGHTS]))
+            patterns += PICKLED_WEIGHTS
+            folder = Path(snapshot_download(huggingface_id, revision=revision, allow_patterns=patterns))
     except Exception as error:  # huggingface_hub raises its own, requests' and OS errors here
         why = f"{type(error).__name__}: {first_line(error)}"
-        fix = "check the id and the network, or give --pytorch_model_path with a local folder"
-        raise ModelError(Fault(f"{huggingface_id} can't be fetched", why=why, fix=fix)) from None
+        fix = "check id and network, and HF_TOKEN for a gated model, or give --pytorch_model_path with a local folder"
+        which = f"{huggingface_id} at {revision}" if revision else huggingface_id
+        raise ModelError(Fault(f"{which} can't be fetched", why=why, fix=fix)) from None
     return folder
 
 

@@ -196,6 +196,10 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
         Case(ModelImportParams(output_dir=OUT, pytorch_model_path=OUT, validation_output=OUT)),
         "validation_output has no effect: a model is looked at here",
     ),
+    (
+        Case(ModelImportParams(output_dir=OUT, pytorch_model_path=OUT, huggingface_revision="v1")),
+        "huggingface_revision v1 has no effect: the model is not of a hub",
+    ),
     (Case(QuestionAnsweringPreprocessParams(model_selector_output=OUT, output_dir=OUT)), "there are no training rows"),
     (scored(mlflow_model_folder=OUT), "no --preprocess_output or --test_data"),
     (

@@ -472,6 +472,11 @@ MODEL_IMPORT = (
         see.imports_its_weights,
     ),
     Proof(
+        "huggingface_revision",
+        "the imported weights are those of that revision",
+        elsewhere="tests/test_model_selector.py::test_a_revision_of_a_hub_model",
+    ),
+    Proof(
         "pytorch_model_path",
         "the imported weights are those of the folder, though another model is named too",
         {"pytorch_model_path": "{other_model}", "mlflow_model_path": "{trained}/mlflow"},

@@ -16,6 +16,10 @@ class ModelImportParams:
         None,
         "Hugging Face model id, such as bert-base-uncased. Used if no path is given; a local folder is read without the network.",
     )
+    huggingface_revision: str | None = param(
+        None,
+        "Branch, tag or commit of huggingface_id; left out, its main branch. The token for a gated model is taken from the environment variable HF_TOKEN.",
+    )
     pytorch_model_path: Path | None = port(
         "custom_model",
         "A Hugging Face model folder, or pytorch_model_folder of an earlier run. Wins over the others.",

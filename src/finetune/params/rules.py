@@ -6,6 +6,7 @@ whether that is an error of the user's, something that isn't supported, or a not
 
 from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from finetune.core.errors import ParameterError, UnsupportedError
@@ -111,6 +112,12 @@ def _no_16_bits(of: type[Any]) -> Rule[Any]:
     )
 
 
+def _from_hub(params: ModelImportParams) -> bool:
+    """Return whether the hub is asked for the model, by the parameter that wins."""
+    local = params.pytorch_model_path or params.mlflow_model_path
+    return not local and params.huggingface_id is not None and not Path(params.huggingface_id).is_dir()
+
+
 def _in_4bit(case: Case[FinetuneParams]) -> bool:
     return case.params.apply_lora and case.params.finetune_in_4bit
 
@@ -138,6 +145,14 @@ RULES: tuple[Rule[Any], ...] = (
         ModelImportParams,
         lambda case: case.params.validation_output is not None,
         "validation_output has no effect: a model is looked at here",
+        kind=None,
+    ),
+    Rule(
+        ModelImportParams,
+        lambda case: case.params.huggingface_revision is not None and not _from_hub(case.params),
+        lambda case: (
+            f"huggingface_revision {case.params.huggingface_revision} has no effect: the model is not of a hub"
+        ),
         kind=None,
     ),
     Rule(

@@ -5,6 +5,8 @@ MLflow runs this file when it loads the model (models from code).
 
 import inspect
 import json
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from math import isnan
@@ -47,7 +49,7 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.tokenizer = load_tokenizer(folder, self.task)
         self.limits = {**limits.LIMITS, **(context.model_config or {})}  # models of earlier versions have none
         model, _ = load_model(folder, self.task, self.state)
-        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.to(device(torch.cuda.is_available()))
 
     def predict(self, context: object, model_input: pd.DataFrame, params: Json | None = None) -> pd.DataFrame:
         """Return the predictions. `params` override fields of the stored state; None leaves a field as it is.
@@ -66,6 +68,20 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         return pd.DataFrame(
             [self.task.serving.present(p) for p in predictions], columns=list(self.task.serving.outputs)
         )
+
+
+def device(has_gpu: bool) -> str:
+    """Return where to compute: MLFLOW_DEFAULT_PREDICTION_DEVICE, the number of a GPU or a negative one for the CPU, as
+    MLflow has it for its own models; else a GPU if there is one. Raises: MlflowException if it says something else."""
+    asked = os.environ.get("MLFLOW_DEFAULT_PREDICTION_DEVICE", "")
+    if not asked:
+        return "cuda" if has_gpu else "cpu"
+    if asked == "cpu" or re.fullmatch("-[0-9]+", asked):
+        return "cpu"
+    if not asked.isdecimal():
+        what = f"MLFLOW_DEFAULT_PREDICTION_DEVICE is {asked!r}, not the number of a GPU, or -1 for the CPU"
+        raise mlflow.MlflowException.invalid_parameter_value(what)
+    return f"cuda:{asked}"
 
 
 def as_given() -> object:

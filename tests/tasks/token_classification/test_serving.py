@@ -11,6 +11,7 @@ import mlflow
 import pytest
 
 from finetune import evaluation, run
+from finetune.results import serving
 from finetune.tasks.token_classification.rows import WORD
 from tests.conftest import finetune_words, sample_rows, write_jsonl
 from tests.results.test_serving import ASK
@@ -207,3 +208,20 @@ def test_forms_of_python(model: Any) -> None:
             assert model.predict(words[0])["words"].tolist() == words[1]
     assert model.predict(TEXTS[0])["words"].tolist() == TEXTS[1]
     assert [*model.predict(TEXTS[0]).columns] == ["tags", "words", "scores", "spans", "entities"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "has_gpu", "device"),
+    [("", True, "cuda"), ("", False, "cpu"), ("1", True, "cuda:1"), ("-1", True, "cpu"), ("cpu", True, "cpu")],
+)
+def test_the_device_that_mlflow_is_told(
+    asked: str, has_gpu: bool, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_DEFAULT_PREDICTION_DEVICE", asked)
+    assert serving.device(has_gpu) == device
+
+
+def test_a_device_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_DEFAULT_PREDICTION_DEVICE", "gpu")
+    with pytest.raises(mlflow.MlflowException, match="not the number of a GPU"):
+        serving.device(has_gpu=True)
