@@ -464,7 +464,7 @@ def test_bad_input(case: Case, prepared: Path, tmp_path: Path, capsys: pytest.Ca
 
 def test_folder_for_a_file(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "rows.jsonl").mkdir()
-    assert preprocessed(prepared, tmp_path, tmp_path / "rows.jsonl") == 3
+    assert preprocessed(prepared, tmp_path, tmp_path / "rows.jsonl") == 2
     assert f"{tmp_path / 'rows.jsonl'} is a folder" in capsys.readouterr().err
 
 

@@ -76,7 +76,7 @@ def test_records(cases: int, seconds: float, tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     SelectedModel(task, "huggingface_id", "bert", "bert", "BertForQuestionAnswering", ("a.weight",)).write(whole)
     TRAINED.write(whole)
-    marker = Marker(4, "a", "b", 2, 2, [1, 1], [1, 1], 1, {"stage": 1}, {"seed": 1})
+    marker = Marker(4, "a", "b", 2, 2, [1, 1], [1, 1], 1, {"stage": 1}, {"seed": 1}, {"seed": 1})
     checkpoint = whole / "checkpoint-1"
     checkpoint.mkdir()
     (checkpoint / checkpoints.STATE).write_text(

@@ -9,7 +9,7 @@ import datasets
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import BertConfig
+from transformers import BertConfig, BertModel
 
 from finetune import preprocess
 from finetune.data.batches import as_windows
@@ -36,10 +36,12 @@ def annotated(draw: st.DrawFn) -> Row:
 
 @pytest.fixture(scope="module")
 def selected(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Output of model import, with that tokenizer; preprocess reads no weights."""
+    """Output of model import, with that tokenizer."""
     folder = tmp_path_factory.mktemp("selected")
     tokenizer.save_pretrained(SelectedModel.model_folder(folder))
-    BertConfig(max_position_embeddings=512).save_pretrained(SelectedModel.model_folder(folder))
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    config = BertConfig(vocab_size=len(tokenizer), max_position_embeddings=512, **sizes)
+    BertModel(config).save_pretrained(SelectedModel.model_folder(folder))
     SelectedModel("question_answering", "pytorch_model_path", "made", "bert", "Bert", ()).write(folder)
     return folder
 
