@@ -84,12 +84,13 @@ def test_text_wins_over_the_file_and_the_unknown_is_said(tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("{", "is not JSON"),
-        ("[1]", "is not a JSON object"),
-        ("[" * 10**5, "is not JSON"),
-        ('{"metrics": "f1"}', "a list of texts"),
-        ('{"ignore_case": "yes"}', "true or false"),
-        ('{"regexes_to_ignore": ["("]}', "a list of texts"),
+        ("{", "can't be read"),
+        ("[1]", "it holds a list, not an object"),
+        ("[" * 10**5, "it is nested too deeply"),
+        ('{"metrics": "f1"}', "metrics is 'f1', not a list"),
+        ('{"metrics": [1]}', r"metrics\[0\] is 1, not text"),
+        ('{"ignore_case": "yes"}', "ignore_case is 'yes', not true or false"),
+        ('{"regexes_to_ignore": ["("]}', "no regular expression"),
     ],
 )
 def test_a_config_that_is_none(text: str, why: str) -> None:

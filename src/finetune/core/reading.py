@@ -70,7 +70,11 @@ def each_once(pairs: list[tuple[str, Any]]) -> Json:
 
 def json_object(path: Path, of_pairs: Callable[[list[tuple[str, Any]]], Json] = each_once) -> Json:
     """Return the object of a JSON file. Raises: Unreadable."""
-    text = plain_text(path)
+    return object_of(plain_text(path), of_pairs)
+
+
+def object_of(text: str, of_pairs: Callable[[list[tuple[str, Any]]], Json] = each_once) -> Json:
+    """Return the object that JSON text is. Raises: Unreadable."""
     try:
         value = json.loads(text, object_pairs_hook=of_pairs)
     except RecursionError:

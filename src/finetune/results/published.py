@@ -1,13 +1,13 @@
 """The metrics by the names of Azure's published evaluation component, as its evaluation_config asks for them."""
 
-import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from finetune.core.console import say
 from finetune.core.errors import Fault, ParameterError
+from finetune.core.reading import Unreadable, json_object, misfit, object_of
 from finetune.core.types import Json
 from finetune.params.evaluation import EvaluationParams
 from finetune.params.schema import did_you_mean
@@ -27,62 +27,45 @@ def asked(params: EvaluationParams, published: Published[Any]) -> Asked:
 
     Raises: ParameterError.
     """
-    given: Json = {}
-    if params.evaluation_config is not None:
-        where = f"--evaluation_config {params.evaluation_config}"
-        given |= _object(_text(params.evaluation_config, where), where)
-    if params.evaluation_config_params is not None:
-        given |= _object(params.evaluation_config_params, "--evaluation_config_params")
-    given = {key: value for key, value in given.items() if value is not None}
-    known = {"metrics": list, **published.options}
-    faults = [
-        Fault(f"{key} of the evaluation config is {given[key]!r:.40}", why=f"it has to be {_SHOWN[kind]}")
-        for key, kind in known.items()
-        if key in given and not _fits(given[key], kind)
-    ]
-    if faults:
-        raise ParameterError(*faults)
+    given = {key: value for key, value in _given(params).items() if value is not None}
+    known = {"metrics": list[str], **published.options}
+    wrong = [_misfit(given, key, kind) for key, kind in known.items()]
+    if any(wrong):
+        raise ParameterError(*(Fault(f"{why} in the evaluation config") for why in wrong if why))
     names = given.get("metrics") or published.names
-    unknown = [f"{key!r}{did_you_mean(key, list(known))}" for key in given if key not in known]
-    unknown += [
-        f"metric {name!r}{did_you_mean(name, published.names)}" for name in names if name not in published.names
-    ]
-    for one in unknown:
+    for one in _unknown(given, names, published):
         say(f"note: {one} of the evaluation config has no effect")
     options = {key: given[key] for key in published.options if key in given}
     return Asked(tuple(name for name in published.names if name in names), options)
 
 
-_SHOWN = {bool: "true or false", list: "a list of texts"}
-
-
-def _fits(value: object, kind: type) -> bool:
-    if kind is not list:
-        return isinstance(value, kind)
-    return isinstance(value, list) and all(isinstance(item, str) and _is_pattern(item) for item in value)
-
-
-def _is_pattern(text: str) -> bool:
+def _given(params: EvaluationParams) -> Json:
+    """Return what the file and the text say, the text last. Raises: ParameterError."""
+    file, text = params.evaluation_config, params.evaluation_config_params
+    where, given = f"--evaluation_config {file}", dict[str, Any]()
     try:
-        re.compile(text)
-    except re.error:
-        return False
-    return True
+        given |= json_object(file) if file is not None else {}
+        where = f"--evaluation_config_params {text}"
+        return given | (object_of(text) if text is not None else {})
+    except Unreadable as why:
+        raise ParameterError(Fault(f"{where} can't be read", why=str(why), fix='{"metrics": ["NAME"]}')) from None
 
 
-def _text(path: Path, where: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ParameterError(Fault(f"{where} can't be read", why=str(error))) from None
+def _misfit(given: Json, key: str, kind: Any) -> str:
+    """Return what is wrong with a value of the config; "" if nothing is."""
+    if key not in given or (why := misfit(given[key], kind, key)):
+        return "" if key not in given else why
+    for text in given[key] if kind == list[str] else ():
+        try:
+            re.compile(text)
+        except re.error as error:
+            return f"{key} has {text!r:.80}, no regular expression ({error})"
+    return ""
 
 
-def _object(text: str, where: str) -> Json:
-    fix = '{"metrics": ["NAME"]}'
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ParameterError(Fault(f"{where} is not JSON", why=str(error), fix=fix)) from None
-    if not isinstance(value, dict):
-        raise ParameterError(Fault(f"{where} is not a JSON object", fix=fix))
-    return value
+def _unknown(given: Json, names: Any, published: Published[Any]) -> Iterator[str]:
+    known = ("metrics", *published.options)
+    yield from (f"{key!r:.80}{did_you_mean(key, known)}" for key in given if key not in known)
+    yield from (
+        f"metric {name!r:.80}{did_you_mean(name, published.names)}" for name in names if name not in published.names
+    )

@@ -207,8 +207,8 @@ class Published(Generic[S]):
 
     names: tuple[str, ...]
 
-    options: dict[str, type]
-    """The keys of evaluation_config, besides metrics, and the types of their values."""
+    options: dict[str, Any]
+    """The keys of evaluation_config, besides metrics, and the types of their values: bool, or list[str] of patterns."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,7 +75,7 @@ TASK = Task(
             metrics=spans.published,
             names=("exact_match", "f1_score"),
             options={
-                "regexes_to_ignore": list,
+                "regexes_to_ignore": list[str],
                 **dict.fromkeys(("ignore_case", "ignore_numbers", "ignore_punctuation", "ignore_punctuations"), bool),
             },
         ),
