@@ -164,16 +164,31 @@ def weight_faults(folder: Path) -> list[Fault]:
     """Return a fault for each file of weights that is missing, cut off or not what the index says."""
     index = folder / INDEX
     faults = index_faults(index) if index.is_file() else []
-    files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-    for path in files:
+    for path in weight_files(folder):
         faults += header_faults(path)
     if (folder / ADAPTER_CONFIG).is_file() and folder.name == BASE_MODEL:
         faults.append(Fault(f"{folder} is an adapter itself", why=f"it holds {ADAPTER_CONFIG}", fix=AGAIN))
     if not index.is_file() and not (folder / WEIGHTS).is_file():
-        shards = f"it has {some([path.name for path in files])}, and no {INDEX}" if files else f"nor {INDEX}"
+        files = sorted(path.name for path in folder.glob("*.safetensors")) if folder.is_dir() else []
+        shards = f"it has {some(files)}, and no {INDEX}" if files else f"nor {INDEX}"
         fix = "give the folder of a transformers model; model import takes pickled weights too"
         faults.append(Fault(f"{folder} has no {WEIGHTS}", why=shards, fix=fix))
     return faults
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files of weights that transformers reads there, of those that are there; others are nobody's business.
+
+    It takes model.safetensors before an index.
+    """
+    if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
+        return [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else []
+    try:
+        places = read_json(folder / INDEX).get("weight_map")
+    except ModelError:
+        return []
+    names = {name for name in places.values() if isinstance(name, str)} if isinstance(places, dict) else set()
+    return sorted(folder / name for name in names if Path(name).name == name and (folder / name).is_file())
 
 
 def index_faults(path: Path) -> list[Fault]:
@@ -236,7 +251,7 @@ def header(path: Path) -> dict[str, tuple[int, ...]]:
 def stored_numbers(folder: Path) -> int:
     """Return how many numbers the weights of the folder are."""
     total = 0
-    for path in folder.glob("*.safetensors"):
+    for path in weight_files(folder):
         for shape in header(path).values():
             numbers = 1
             for size in shape:
