@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from finetune.core.console import say, some
+from finetune.models.intact import weight_files
 
 # What follows "For" in the names of classes with a head that was trained on a task.
 OF_A_TASK = ("Classification", "QuestionAnswering", "QuestionAnsweringSimple", "MultipleChoice")
@@ -121,7 +122,7 @@ def _renew(model: PreTrainedModel, names: Collection[str]) -> None:
 
 def _stored(source: Path, names: Collection[str]) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
-    for path in sorted(source.glob("*.safetensors")):
+    for path in weight_files(source):
         with safe_open(path, "pt") as file:
             found |= {name: file.get_tensor(name) for name in file.keys() if name in names}  # noqa: SIM118
     return found
