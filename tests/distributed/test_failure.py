@@ -1,7 +1,6 @@
 """An error in one process ends all, with one message on the terminal and one exit code."""
 
 import json
-import shutil
 import signal
 import socket
 import sys
@@ -106,15 +105,26 @@ def test_a_process_that_is_busy_or_paused_is_not_lost(prepared: Path, tmp_path: 
     assert run.codes() == [0, 0], run.said()
 
 
+UNEXPECTED = """
+from finetune import run
+from finetune.core import launch, process
+from finetune.training import attempts
+
+load_windows = attempts.load_windows
+
+def failing(*arguments):
+    if launch.rank():
+        raise RuntimeError("no table")
+    return load_windows(*arguments)
+
+attempts.load_windows = failing
+process.run_main(run.main)
+"""
+
+
 def test_an_unexpected_error_leaves_its_traceback_in_a_log(prepared: Path, tmp_path: Path) -> None:
-    whole, copy = finetune_words(prepared, tmp_path, max_steps=2), tmp_path / "data"
-    shutil.copytree(prepared / "data", copy)
-    for path in (copy / "train" / "windows").glob("*.arrow"):
-        path.write_bytes(b"no table")
-    broken = [*whole]
-    broken[broken.index("--preprocess_output") + 1] = str(copy)
-    run = launch(tmp_path, [whole, broken])
-    assert run.codes(60) == [1, 1]
+    run = launch(tmp_path, finetune_words(prepared, tmp_path, max_steps=2), code=("-c", UNEXPECTED))
+    assert run.codes(150) == [1, 1], run.said()
     log = tmp_path / "pytorch" / "logs" / "rank1.txt"
     assert "Traceback" in log.read_text()
     assert "Traceback" not in run.said() and "process 1 of 2" in run.said() and str(log) in run.said()
