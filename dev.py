@@ -5,6 +5,7 @@
 ./dev.py test          all tests but those that take minutes each
 ./dev.py test-fast     without those that train models or start pipelines
 ./dev.py test-distributed    all that start several processes, with DeepSpeed, Open MPI and random faults
+./dev.py test-azure    all that submit jobs with the real azure-ai-ml, to a stand-in for the service
 ./dev.py check         ruff, mypy --strict, the import contracts, and whether the generated files are in step
 ./dev.py format        format the code
 """
@@ -57,6 +58,11 @@ def test_distributed() -> None:
         apt_get("openmpi-bin")
     install_deepspeed()
     run_tests("-m", "distributed", "-rs", "--durations", "10")
+
+
+def test_azure() -> None:
+    install("[test]")
+    run_tests("-m", "azure", "--dist", "loadfile", "-rs", "--durations", "10")  # tests of a file share their jobs
 
 
 def install_deepspeed() -> None:
@@ -170,6 +176,7 @@ COMMANDS = {
     "test": test,
     "test-fast": test_fast,
     "test-distributed": test_distributed,
+    "test-azure": test_azure,
     "check": check,
     "format": format_code,
 }

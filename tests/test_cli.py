@@ -19,6 +19,7 @@ from finetune.core.errors import (
     ModelError,
     ParameterError,
     PeerError,
+    ServiceError,
     StepError,
     StoppedError,
     StorageError,
@@ -31,7 +32,7 @@ from finetune.params.finetune import QuestionAnsweringParams
 from finetune.params.schema import params_of
 
 SRC = Path(finetune.__file__).parents[1]
-HEAVY = {"torch", "transformers", "datasets", "mlflow", "pandas", "numpy", "pyarrow", "peft", "accelerate"}
+HEAVY = {"azure", "torch", "transformers", "datasets", "mlflow", "pandas", "numpy", "pyarrow", "peft", "accelerate"}
 TASK = ["--task", "question_answering"]
 FOLDERS = ["--preprocess_output", "p", "--model_selector_output", "m"]
 FOLDERS += ["--pytorch_model_folder", "out/pytorch", "--mlflow_model_folder", "out/mlflow"]
@@ -102,6 +103,7 @@ def test_help_of_run_names_every_parameter() -> None:
         (StorageError, 8),
         (StoppedError, 9),
         (PeerError, 10),
+        (ServiceError, 11),
     ],
 )
 def test_exit_codes(error: type[FinetuneError], code: int, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,8 +115,8 @@ def test_exit_codes(error: type[FinetuneError], code: int, capsys: pytest.Captur
 
 def test_every_error_class_has_its_own_code_and_title() -> None:
     classes = FinetuneError.__subclasses__()
-    assert len(classes) == 9
-    assert len({c.exit_code for c in classes} | {1}) == len({c.title for c in classes} | {"error"}) == 10
+    assert len(classes) == 10
+    assert len({c.exit_code for c in classes} | {1}) == len({c.title for c in classes} | {"error"}) == 11
 
 
 def test_interrupted(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import runpy
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -9,31 +10,48 @@ from finetune.core.errors import ParameterError
 from finetune.tasks.token_classification.schemes import detect, entities
 from tests.conftest import ROOT, sample_rows
 
+TASKS = ("question_answering", "token_classification")
+
 
 @pytest.mark.slow
-def test_job_yaml_is_valid() -> None:
+@pytest.mark.parametrize(("name", "task"), zip(("job", "job_token_classification"), TASKS, strict=True))
+def test_job_yaml_is_valid(name: str, task: str) -> None:
     from azure.ai.ml import load_job
 
-    job = load_job(ROOT / "examples" / "job.yaml")
+    job = load_job(ROOT / "examples" / f"{name}.yaml")
     assert job._validate().passed
-    assert job.jobs["question_answering"].inputs["num_train_epochs"]._data == 3
+    assert job.jobs[task].inputs["num_train_epochs"]._data == 3
 
 
 @pytest.mark.slow
-def test_submit_builds_a_job() -> None:
-    job = runpy.run_path(str(ROOT / "examples" / "submit.py"))["build"]()
+def test_sweep_yaml_is_valid() -> None:
+    """It goes by the metric that its runs log, and varies what the component knows."""
+    from azure.ai.ml import load_job
+
+    job = load_job(ROOT / "examples" / "sweep.yaml")
     assert job._validate().passed
-    assert set(job.outputs) == {"model", "scores"}
+    sweep = job.jobs["finetune"]
+    assert sweep.type == "sweep"
+    assert sweep.objective.primary_metric == f"eval_{sweep.inputs['metric_for_best_model']._data}"
+    assert set(sweep.search_space) == {"learning_rate", "per_device_train_batch_size"} < set(sweep.trial.inputs)
 
 
 @pytest.mark.slow
-def test_submit_refuses_what_azure_ml_would_not_carry() -> None:
-    from azure.ai.ml import Input
+@pytest.mark.parametrize("task", TASKS)
+def test_submit_builds_a_job(task: str) -> None:
+    job = runpy.run_path(str(ROOT / "examples" / "submit.py"))["make_job"](task)
+    assert job._validate().passed
+    assert set(job.outputs) == {"pytorch_model_folder", "mlflow_model_folder", "evaluation_result"}
 
+
+@pytest.mark.slow
+def test_submit_refuses_what_azure_ml_would_not_carry(tmp_path: Path) -> None:
     submit = runpy.run_path(str(ROOT / "examples" / "submit.py"))
-    hostile = {"huggingface_id": "it's", "train_file_path": Input(type="uri_file", path="/data/o'brien.jsonl")}
+    rows = tmp_path / "o'brien.jsonl"
+    rows.touch()
+    hostile = {"huggingface_id": "it's", "train_file_path": str(rows)}
     with pytest.raises(ParameterError) as caught:
-        submit["build"]({**submit["INPUTS"], **hostile})
+        submit["make_job"]("question_answering", **hostile)
     assert {fault.what.partition(":")[0] for fault in caught.value.faults} == hostile.keys()
 
 

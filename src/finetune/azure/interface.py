@@ -29,6 +29,8 @@ def yaml_inputs(cls: type) -> dict[str, Json]:
 def yaml_input(p: Param) -> Json:
     """Return one entry of an `inputs:` block. Booleans are string enums, as in the published components."""
     entry: Json = {"type": "string" if p.kind == "boolean" else p.kind, "description": p.doc}
+    if p.is_port:
+        entry["mode"] = "ro_mount"
     if not p.required:
         entry["optional"] = True
     if p.default is not None:
@@ -52,8 +54,11 @@ def from_yaml(name: str, entry: Json) -> Param:
 
 
 def yaml_outputs(cls: type) -> dict[str, Json]:
-    """Return the `outputs:` block of the component YAML."""
-    return {p.name: {"type": p.kind, "description": p.doc} for p in params_of(cls) if p.output}
+    """Return the `outputs:` block of the component YAML.
+
+    Outputs are mounted: what is written there outlives the machine at once, not only a run that came to its end.
+    """
+    return {p.name: {"type": p.kind, "description": p.doc, "mode": "rw_mount"} for p in params_of(cls) if p.output}
 
 
 def command_line(cls: type, module: str, words: str = "") -> str:

@@ -4,7 +4,6 @@ azure-ai-ml accepts a wrong parent input, job name, job output or child input, a
 a word; here each is a fault, and all of them are reported at once.
 """
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from finetune.azure.interface import Entry, Scalar, from_yaml
 from finetune.core.errors import Fault, ParameterError
 from finetune.core.reading import Unreadable, misfit, no_file, yaml_mapping
 from finetune.core.types import Json
-from finetune.params.schema import Param, did_you_mean, no_path, to_text
+from finetune.params.schema import Param, did_you_mean, to_text
 
 _PARENT_INPUT = re.compile(r"\$\{\{\s*parent\.inputs\.(\w+)\s*\}\}")
 _PARENT_OUTPUT = re.compile(r"\$\{\{\s*parent\.outputs\.(\w+)\s*\}\}")
@@ -110,7 +109,7 @@ def load_pipeline(path: Path) -> Pipeline:
         faults.append(Fault(f"{path} has no jobs", fix="give a YAML of `type: pipeline`"))
     if faults:
         raise ParameterError(*faults)
-    return Pipeline(path, inputs, outputs, tuple(steps[name] for name in _order(steps)))
+    return Pipeline(path, inputs, outputs, tuple(steps[name] for name in order(steps)))
 
 
 def _read(path: Path, kind: type) -> Json:
@@ -131,11 +130,10 @@ def _params(entries: Json | None) -> dict[str, Param]:
 
 
 def _step(pipeline: Path, name: str, job: Json) -> Step:
-    path = _beside(pipeline, job["component"].removeprefix("file:"))
+    path = snapshot.beside(pipeline, job["component"].removeprefix("file:"))
     component = _read(path, _CommandYaml)
     if "command" not in component:
         raise ParameterError(Fault(f"{path} has no command", fix="give a YAML of `type: command`"))
-    code = [_beside(path, component["code"])] if "code" in component else []
     return Step(
         name=name,
         component=component,
@@ -144,18 +142,8 @@ def _step(pipeline: Path, name: str, job: Json) -> Step:
         bound_inputs={key: to_text(value) for key, value in (job.get("inputs") or {}).items()},
         bound_outputs={key: to_text(value) for key, value in (job.get("outputs") or {}).items()},
         settings={key: job[key] for key in ("compute", "resources", "distribution") if key in job},
-        snapshot=snapshot.collect(
-            code,
-            [_beside(path, include) for include in component.get("additional_includes") or ()],
-        ),
+        snapshot=snapshot.of_component(path, component),
     )
-
-
-def _beside(file: Path, name: str) -> Path:
-    """Return the absolute path of a name beside a file. Raises: ParameterError if it can't be one."""
-    if why := no_path(name):
-        raise ParameterError(Fault(f"the path {name!r} {why}", where=str(file)))
-    return Path(os.path.realpath(file.parent / name))
 
 
 def _faults(
@@ -185,7 +173,7 @@ def _faults(
         if bound.count(name) != 1:
             yield f"outputs.{name}", "no job writes it" if name not in bound else "several jobs write it"
     try:
-        _order(steps)
+        order(steps)
     except CycleError as error:
         yield "jobs", f"they wait for each other: {' -> '.join(error.args[1])}"
 
@@ -294,7 +282,7 @@ def needs(step: Step) -> set[str]:
     return {match[1] for text in step.bound_inputs.values() if (match := _JOB_OUTPUT.fullmatch(text))}
 
 
-def _order(steps: dict[str, Step]) -> list[str]:
+def order(steps: dict[str, Step]) -> list[str]:
     """Return the names of the steps, each after those it needs. Raises: CycleError if there is no such order."""
     return [
         name

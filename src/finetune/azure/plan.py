@@ -3,11 +3,13 @@
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.azure import snapshot
 from finetune.azure.pipeline_yaml import Pipeline, Step, fill_command, needs, parent_output, resolve
+from finetune.azure.words import read_line
 from finetune.core.errors import Fault, ParameterError
 from finetune.core.outputs import overlaps
 from finetune.core.paths import LOST, is_lost
@@ -37,28 +39,10 @@ class Words:
 
 def read_words(argv: list[str], output: Path | None = None) -> Words:
     """Return the command line read; `output` is the folder if --output isn't given. Raises: ParameterError if wrong."""
-    faults: list[Fault] = []
-    values: dict[str, str] = {}
-    file = None
-    option, force = "", False
-    for word in argv:
-        if word in ("--set", "--output"):
-            option = word
-        elif word == "--force":
-            option, force = "", True
-        elif word.startswith("--output="):
-            output = Path(word.removeprefix("--output="))
-        elif word.startswith("--"):
-            faults.append(Fault(f"unknown option {word}{did_you_mean(word, ('--set', '--output', '--force'))}"))
-        elif option == "--output":
-            output, option = Path(word), ""
-        elif option == "--set" and "=" in word:
-            name, _, value = word.partition("=")
-            values[name] = value
-        elif file is None and option == "":
-            file = word
-        else:
-            faults.append(Fault(f"unexpected word {word!r}", fix="--set NAME=VALUE"))
+    line, faults = read_line(argv, ("--output",), ("--force",), values=True)
+    faults += [Fault(f"unexpected word {word!r}", fix="--set NAME=VALUE") for word in line.words[1:]]
+    file = line.words[0] if line.words else None
+    output = Path(line.options["--output"]) if "--output" in line.options else output
     if file is None:
         faults.append(Fault("no pipeline file is given", fix="finetune pipeline FILE --output FOLDER"))
     if output is None:
@@ -68,7 +52,7 @@ def read_words(argv: list[str], output: Path | None = None) -> Words:
     faults += [Fault(f"{path} {LOST}") for path in named if is_lost(path)]
     if faults or file is None or output is None:
         raise ParameterError(*faults)
-    return Words(Path(file), real(output), values, force)
+    return Words(Path(file), real(output), line.values, bool(line.flags))
 
 
 def real(path: str | Path) -> Path:
@@ -76,8 +60,13 @@ def real(path: str | Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def pipeline_inputs(pipeline: Pipeline, values: dict[str, str]) -> tuple[dict[str, str | None], list[Fault]]:
-    """Return each input's value as text, paths made absolute, None where an optional one has none; and the faults."""
+def pipeline_inputs(
+    pipeline: Pipeline, values: dict[str, str], elsewhere: tuple[str, ...] = ()
+) -> tuple[dict[str, str | None], list[Fault]]:
+    """Return each input's value as text, paths made absolute, None where an optional one has none; and the faults.
+
+    What begins like one of `elsewhere` is a place that isn't on this machine, and is left as it is.
+    """
     faults = []
     texts = {name: p.default_text for name, p in pipeline.inputs.items()}
     for name, text in values.items():
@@ -89,8 +78,10 @@ def pipeline_inputs(pipeline: Pipeline, values: dict[str, str]) -> tuple[dict[st
         except ValueError as error:
             faults.append(Fault(f"--set {name}={text} {error}"))
             continue
-        texts[name] = str(real(text)) if name in LOCAL_OR_HUB and Path(text).is_dir() else text
-        if pipeline.inputs[name].is_port:
+        texts[name] = text
+        if text.startswith(elsewhere):
+            continue
+        if pipeline.inputs[name].is_port or (name in LOCAL_OR_HUB and Path(text).is_dir()):
             texts[name] = str(real(text))
         if lost := missing(pipeline.inputs[name], text, f"--set {name}="):
             faults.append(lost)
@@ -98,6 +89,9 @@ def pipeline_inputs(pipeline: Pipeline, values: dict[str, str]) -> tuple[dict[st
         if p.required and texts[name] is None:
             faults.append(Fault(f"input {name} is missing", why=p.doc, fix=f"--set {name}=<{p.kind}>"))
     return texts, faults
+
+
+Fill = Callable[[str, dict[str, str | None], dict[str, str]], str]  # a command, its inputs and its outputs
 
 
 @dataclass(frozen=True)
@@ -112,8 +106,10 @@ class Prepared:
     key: str  # equal where nothing that the step depends on has changed
 
 
-def prepare(pipeline: Pipeline, given: dict[str, str], output: Path) -> tuple[list[Prepared], list[Fault]]:
-    """Return every step's command, outputs and key; and the faults of the values given."""
+def prepare(
+    pipeline: Pipeline, given: dict[str, str], output: Path, fill: Fill = fill_command
+) -> tuple[list[Prepared], list[Fault]]:
+    """Return every step's command, with its values put in by `fill`, outputs and key; and the faults of the values."""
     inputs, faults = pipeline_inputs(pipeline, given)
     if output.exists() and not output.is_dir():
         faults.append(Fault(f"{output} is not a folder", fix="--output with another name"))
@@ -133,7 +129,7 @@ def prepare(pipeline: Pipeline, given: dict[str, str], output: Path) -> tuple[li
                 except ValueError as error:
                     faults.append(Fault(f"{name} {value!r} {error}", where=f"{pipeline.path.name}, {step.name}"))
         outputs = {name: folders[step.name, name] for name in step.outputs}
-        command = fill_command(step.component["command"], values, {name: str(path) for name, path in outputs.items()})
+        command = fill(step.component["command"], values, {name: str(path) for name, path in outputs.items()})
         nodes, on_each = process_counts(step, inputs)
         depends = [
             command,

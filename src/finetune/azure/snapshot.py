@@ -2,12 +2,15 @@
 
 import fnmatch
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from finetune.core.errors import Fault, ParameterError
 from finetune.core.reading import Unreadable, plain_text
+from finetune.core.types import Json
+from finetune.params.schema import no_path
 
 Snapshot = dict[Path, Path]  # path inside the snapshot -> file on this machine
 
@@ -26,6 +29,19 @@ def collect(code: list[Path], includes: list[Path]) -> Snapshot:
     for include in includes:
         files |= {path.relative_to(include.parent): path for path in _files(include, [])}
     return files
+
+
+def of_component(path: Path, component: Json) -> Snapshot:
+    """Return the files that the component of a YAML takes along. Raises: ParameterError if a path is missing."""
+    code = [beside(path, component["code"])] if "code" in component else []
+    return collect(code, [beside(path, include) for include in component.get("additional_includes") or ()])
+
+
+def beside(file: Path, name: str) -> Path:
+    """Return the absolute path of a name beside a file. Raises: ParameterError if it can't be one."""
+    if why := no_path(name):
+        raise ParameterError(Fault(f"the path {name!r} {why}", where=str(file)))
+    return Path(os.path.realpath(file.parent / name))
 
 
 def digest(files: Snapshot) -> str:

@@ -95,10 +95,17 @@ class StorageError(FinetuneError):
 
 
 class StepError(FinetuneError):
-    """A step of a local pipeline run failed."""
+    """A step of a pipeline run failed, here or on Azure ML; or a deployment there."""
 
     exit_code = 7
     title = "pipeline error"
+
+
+class ServiceError(FinetuneError):
+    """Azure ML's service can't be reached, accepts no credential, or refuses."""
+
+    exit_code = 11
+    title = "Azure ML error"
 
 
 class StoppedError(FinetuneError):

@@ -24,6 +24,11 @@ TURN = 10.0  # for the main process to find and say what is wrong, before launch
 STOP = {signal.SIGINT: 15.0, signal.SIGTERM: 60.0}  # between a signal and SIGKILL: after a SIGTERM processes save
 STEP_POLL = 0.05  # between two looks at the processes of a step: no user notices it
 
+# A run on Azure ML (azure/service/)
+JOB_SETTLED = 120.0  # for the job to say that it has ended, which its run history says first
+JOB_POLL = 2.0  # between two looks at it
+DEPLOYMENT_POLL = 15.0  # between two signs of life of an endpoint or a deployment in the making: 5 to 20 minutes
+
 # One run in a folder (core/lock.py)
 BEAT = 10.0  # between two signs of life in the lock: on a mounted folder each is an upload
 SILENT = 120.0  # without one after which a run on another machine is gone: a save of 6 GB has been silent for 34

@@ -1,0 +1,237 @@
+"""A finetuned model as an online endpoint of Azure ML: registered, deployed without code of the user's, and asked."""
+
+import hashlib
+import json
+import re
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from finetune.azure import snapshot
+from finetune.azure.service.connection import Place, explained, reason, require
+from finetune.core import timing
+from finetune.core.console import say
+from finetune.core.errors import Fault, ModelError, ParameterError, StepError
+from finetune.core.types import Json
+from finetune.params.schema import did_you_mean
+
+OF_A_RUN = re.compile(r"azureml://jobs/([\w-]+)/outputs/(\w+)(?:/paths/?)?")
+MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,254}")
+ENDPOINT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{1,30}[A-Za-z0-9]")
+REQUEST = "serving_input_example.json"  # in an MLflow model: its input example, as a server takes it
+DIGITS = 12
+LOG_LINES_SHOWN = 30
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What is made, by names that follow from the model, so that the same model is made once."""
+
+    source: str  # a folder here, or azureml://jobs/JOB/outputs/NAME
+    model: str
+    version: str
+    endpoint: str
+    instance_type: str
+
+    @property
+    def name(self) -> str:
+        """The deployment's name in its endpoint."""
+        return f"model-{self.version[:DIGITS]}"
+
+
+def plan(source: str, name: str, endpoint: str, instance_type: str) -> Deployment:
+    """Return what is to be made of a model. Raises: ParameterError for names, ModelError for a folder."""
+    faults = []
+    if not MODEL_NAME.fullmatch(name):
+        faults.append(
+            Fault(f"--name {name!r} can't be the name of a model", why="letters, digits, - _ and . are allowed")
+        )
+    if not ENDPOINT_NAME.fullmatch(endpoint):
+        why = "3 to 32 letters, digits and -, a letter first, no - at the end"
+        faults.append(Fault(f"--endpoint {endpoint!r} can't be the name of an endpoint", why=why))
+    if source.startswith("azureml:") and not OF_A_RUN.fullmatch(source):
+        fix = "azureml://jobs/JOB/outputs/mlflow_model_folder"
+        faults.append(Fault(f"{source} is not an output of a run", fix=fix))
+    if faults:
+        raise ParameterError(*faults)
+    if source.startswith("azureml:"):
+        version = hashlib.sha256(source.encode()).hexdigest()
+    else:
+        refuse_other_folder(Path(source))
+        version = snapshot.digest(snapshot.tree(Path(source)))
+    return Deployment(source, name, version[:DIGITS], endpoint, instance_type)
+
+
+def refuse_other_folder(folder: Path) -> None:
+    """Raise ModelError if the folder is not an MLflow model with an example of a request."""
+    fix = "give the mlflow_model_folder of a run"
+    if not folder.is_dir():
+        raise ModelError(Fault(f"{folder} is not a folder", fix=fix))
+    try:
+        spec = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
+        python = "python_function" in spec["flavors"]
+    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError) as error:
+        why = f"its file MLmodel can't be read: {type(error).__name__}"
+        raise ModelError(Fault(f"{folder} is not an MLflow model", why=why, fix=fix)) from None
+    if not python or not (folder / REQUEST).is_file():
+        why = f"it has no {REQUEST}" if python else "it has no flavor python_function"
+        raise ModelError(Fault(f"{folder} can't be served and asked", why=why, fix=fix))
+
+
+def find_request(client: Any, planned: Deployment) -> Json:
+    """Return the model's own example, in the form that Azure ML's scoring script takes.
+
+    Raises: ParameterError if the run or its output isn't there, ModelError if that is no model with an example.
+    """
+    match = OF_A_RUN.fullmatch(planned.source)
+    if match is None:
+        return request_of(Path(planned.source) / REQUEST)
+    with tempfile.TemporaryDirectory() as folder:
+        with explained(f"{REQUEST} of {planned.source}"):
+            _fetch(client, match[1], match[2], folder)
+        if not (Path(folder) / REQUEST).is_file():
+            fix = "give the mlflow_model_folder of a run that has completed"
+            raise ModelError(Fault(f"{planned.source} has no {REQUEST}", fix=fix))
+        return request_of(Path(folder) / REQUEST)
+
+
+def _fetch(client: Any, job: str, output: str, folder: str) -> None:
+    """Download the example alone: jobs.download would bring the weights too."""
+    from azure.ai.ml._artifacts._artifact_utilities import download_artifact_from_aml_uri
+
+    require("run", job, lambda: client.jobs.get(job), list)
+    places = client.jobs._get_named_output_uri(job)
+    if output not in places:
+        near = did_you_mean(output, list(places))
+        raise ParameterError(Fault(f"the run {job} has no output {output!r}{near}", why=f"it has: {', '.join(places)}"))
+    download_artifact_from_aml_uri(f"{places[output].rstrip('/')}/{REQUEST}", folder, client.datastores)
+
+
+def request_of(example: Path) -> Json:
+    """Return the request that a model's example comes to."""
+    return {"input_data": json.loads(example.read_text(encoding="utf-8"))["dataframe_split"]}
+
+
+def register_model(client: Any, planned: Deployment) -> bool:
+    """Register the model unless it is there; return whether it is new."""
+    from azure.ai.ml.entities import Model
+    from azure.core.exceptions import ResourceNotFoundError
+
+    with explained(f"model {planned.model}"):
+        try:
+            client.models.get(planned.model, planned.version)
+            return False
+        except ResourceNotFoundError:
+            path = planned.source
+            client.models.create_or_update(
+                Model(name=planned.model, version=planned.version, path=path, type="mlflow_model")
+            )
+            return True
+
+
+def make_endpoint(client: Any, planned: Deployment) -> bool:
+    """Make the endpoint unless it is there; return whether it is new."""
+    from azure.ai.ml.entities import ManagedOnlineEndpoint
+    from azure.core.exceptions import ResourceNotFoundError
+
+    with explained(f"endpoint {planned.endpoint}"):
+        try:
+            client.online_endpoints.get(planned.endpoint)
+            return False
+        except ResourceNotFoundError:
+            endpoint = ManagedOnlineEndpoint(name=planned.endpoint, auth_mode="key")
+            wait(client.online_endpoints.begin_create_or_update(endpoint), f"endpoint {planned.endpoint}")
+            return True
+
+
+def make_deployment(client: Any, planned: Deployment) -> bool:
+    """Deploy the model unless that is done; return whether it is new. Raises: StepError, with its log, if it fails."""
+    from azure.ai.ml.entities import DefaultScaleSettings, ManagedOnlineDeployment
+    from azure.core.exceptions import ResourceNotFoundError
+
+    what = f"deployment {planned.name}"
+    with explained(what):
+        try:
+            there = client.online_deployments.get(planned.name, planned.endpoint)
+        except ResourceNotFoundError:
+            there = None
+        if there is not None and there.provisioning_state == "Succeeded":
+            return False
+        deployment = ManagedOnlineDeployment(
+            name=planned.name,
+            endpoint_name=planned.endpoint,
+            model=f"azureml:{planned.model}:{planned.version}",
+            instance_type=planned.instance_type,
+            instance_count=1,
+            scale_settings=DefaultScaleSettings(),
+        )
+        failed = wait(client.online_deployments.begin_create_or_update(deployment), what)
+        there = client.online_deployments.get(planned.name, planned.endpoint)
+        if failed or there.provisioning_state != "Succeeded":
+            lines = [*failed, *_log(client, planned)] or [f"its state is {there.provisioning_state}"]
+            fix = "mend that and deploy again: what is there already stays"
+            raise StepError(Fault(f"{what} failed", f"endpoint {planned.endpoint}", "\n".join(lines), fix))
+    return True
+
+
+def wait(poller: Any, what: str) -> list[str]:
+    """Wait for what the service makes, with a sign of life now and then; return why it was not made."""
+    from azure.core.exceptions import HttpResponseError
+
+    started = time.monotonic()
+    while not poller.done():
+        poller.wait(timing.DEPLOYMENT_POLL)
+        say(f"{what}: {poller.status()}, {time.monotonic() - started:.0f} s")
+    try:
+        poller.result()
+    except HttpResponseError as error:
+        return [reason(error)]
+    return []
+
+
+def _log(client: Any, planned: Deployment) -> list[str]:
+    """Return the end of a deployment's log; nothing where its container never started."""
+    from azure.core.exceptions import AzureError
+
+    try:
+        log = client.online_deployments.get_logs(planned.name, planned.endpoint, lines=LOG_LINES_SHOWN)
+    except AzureError:
+        return []
+    return ["the end of its log:", *(f"    {line}" for line in log.splitlines()[-LOG_LINES_SHOWN:])]
+
+
+def give_traffic(client: Any, planned: Deployment) -> None:
+    """Send every request to the endpoint to the deployment."""
+    with explained(f"endpoint {planned.endpoint}"):
+        endpoint = client.online_endpoints.get(planned.endpoint)
+        if endpoint.traffic != {planned.name: 100}:
+            endpoint.traffic = {planned.name: 100}
+            wait(client.online_endpoints.begin_create_or_update(endpoint), f"traffic of {planned.endpoint}")
+
+
+def others(client: Any, planned: Deployment) -> list[str]:
+    """Return the names of the endpoint's other deployments, of earlier models."""
+    with explained(f"endpoint {planned.endpoint}"):
+        names = [each.name for each in client.online_deployments.list(planned.endpoint)]
+    return [name for name in names if name != planned.name]
+
+
+def ask(client: Any, planned: Deployment, request: Json) -> str:
+    """Send a request to the deployment, and return its answer."""
+    with tempfile.TemporaryDirectory() as folder, explained(f"a request to {planned.endpoint}"):
+        file = Path(folder) / "request.json"
+        file.write_text(json.dumps(request), encoding="utf-8")
+        answer: str = client.online_endpoints.invoke(
+            planned.endpoint, request_file=str(file), deployment_name=planned.name
+        )
+    return answer
+
+
+def removal(planned: Deployment, place: Place) -> str:
+    """Return the command that deletes the endpoint."""
+    where = f"--subscription {place.subscription} --resource-group {place.resource_group}"
+    return f"az ml online-endpoint delete --name {planned.endpoint} {where} --workspace-name {place.workspace}"

@@ -1,0 +1,220 @@
+"""finetune register, submit and deploy, with the real azure-ai-ml, against the stand-in."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune import deploy, register, run, submit
+from finetune.azure.declare import ROOT
+from finetune.azure.service.connection import WORKSPACE as OPTIONS
+from finetune.azure.service.release import find_release
+from finetune.core.errors import ModelError, ParameterError, StepError
+from tests.azure_service import steps
+from tests.azure_service.names import GROUP, SUBSCRIPTION, WORKSPACE
+from tests.azure_service.service import Service
+from tests.conftest import finetune_words
+
+pytestmark = [pytest.mark.azure, pytest.mark.slow]
+PLACE = [word for pair in zip(OPTIONS, (SUBSCRIPTION, GROUP, WORKSPACE), strict=True) for word in pair]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with a pipeline of two steps."""
+    (tmp_path / "my project").mkdir()
+    return steps.write_pipeline(tmp_path / "my project")
+
+
+@pytest.fixture(autouse=True)
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client looks at a job every 2 seconds, however long that takes."""
+    from azure.ai.ml.operations._run_history_constants import RunHistoryConstants
+
+    monkeypatch.setattr(RunHistoryConstants, "_WAIT_COMPLETION_POLLING_INTERVAL_MAX", "2")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# register
+
+
+def test_register_twice(azure: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    """All is new, with its code uploaded once; then all is there, and nothing is sent."""
+    release = find_release(ROOT)
+    register.main(PLACE)
+    rows = [line.split() for line in capsys.readouterr().out.split("--- done\n")[1].splitlines()]
+    assert rows == [[asset.kind, asset.name, release.version, "new"] for asset in release.assets]
+    assert {f"{asset.kind}s/{asset.name}/versions/{release.version}" for asset in release.assets} < set(azure.resources)
+    assert len([path for path in azure.resources if path.startswith("codes/")]) == 1
+    for task in ("question_answering", "token_classification"):
+        jobs = azure.resources[f"components/{task}_pipeline/versions/{release.version}"]["properties"]["componentSpec"][
+            "jobs"
+        ]
+        assert {job["componentId"].partition("/components/")[2] for job in jobs.values()} == {
+            f"{job}/versions/{release.version}" for job in jobs
+        }
+    before, uploads = json.dumps(azure.resources), azure.blobs.uploads
+    register.main(PLACE)
+    assert [line.split()[-1] for line in capsys.readouterr().out.split("--- done\n")[1].splitlines()] == [
+        "there"
+    ] * len(rows)
+    assert (json.dumps(azure.resources), azure.blobs.uploads) == (before, uploads)
+
+
+def test_a_process_finds_the_workspace_by_config_json(azure: Service, tmp_path: Path) -> None:
+    """As typed by a user, with DefaultAzureCredential."""
+    names = {"subscription_id": SUBSCRIPTION, "resource_group": GROUP, "workspace_name": WORKSPACE}
+    (tmp_path / "config.json").write_text(json.dumps(names))
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(
+        [sys.executable, "-m", "finetune", "register"],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")  # none of what azure-ai-ml says to programmers
+    assert f"workspace {WORKSPACE} in {GROUP}\n" in done.stdout
+
+
+# submit
+
+
+def test_submit_follows_and_downloads(azure: Service, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows, out = project.parent / "rows.csv", project.parent / "out"
+    rows.write_text("a,b\n")
+    words = [str(project), "--set", "text=two words", f"data={rows}", "processes=2", "--download", str(out), *PLACE]
+    submit.main(words)
+    printed = capsys.readouterr().out
+    assert "run " in printed and f"result  {out / 'result'}" in printed
+    seen = [json.loads((out / "result" / f"seen.{rank}.json").read_text()) for rank in (0, 1)]
+    assert [item["env"]["WORLD_SIZE"] for item in seen] == ["2", "2"]
+    first = contents(out)
+    (out / "mine.txt").write_text("mine")
+    submit.main(words)  # what an earlier download left is replaced, and nothing else
+    assert contents(out).keys() == {*first, "mine.txt"}
+
+
+def test_a_failing_step(azure: Service, project: Path) -> None:
+    out = project.parent / "out"
+    with pytest.raises(StepError) as caught:
+        submit.main([str(project), "--set", "text=hello", "text_of_second=fail", "--download", str(out), *PLACE])
+    step, whole = caught.value.faults
+    assert step.what == "two failed" and "data error: row 3 has no answer" in step.why
+    assert whole.what.endswith(" failed") and whole.fix
+    assert not out.exists()
+
+
+def test_without_waiting(azure: Service, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    submit.main([str(project), "--set", "text=hello", "--no-wait", "--experiment", "tries", *PLACE])
+    name = capsys.readouterr().out.split("run ")[-1].split(":")[0]
+    assert azure.resources[f"jobs/{name}"]["properties"]["experimentName"] == "tries"
+    azure.runners[name].wait()
+
+
+def test_what_is_the_users_is_refused_before_anything_is_sent(azure: Service, project: Path) -> None:
+    out = project.parent / "out"
+    (out / "result").mkdir(parents=True)
+    (out / "result" / "mine.txt").touch()
+    sent = len(azure.resources)
+    with pytest.raises(ParameterError, match="holds what this program did not write"):
+        submit.main([str(project), "--set", "text=hello", "--download", str(out), *PLACE])
+    assert len(azure.resources) == sent
+
+
+def test_a_workspace_that_is_not_there(azure: Service, project: Path) -> None:
+    with pytest.raises(ParameterError, match="there is no workspace 'nowhere'"):
+        submit.main([str(project), "--set", "text=hello", *PLACE[:-1], "nowhere"])
+
+
+# deploy
+
+
+@pytest.fixture(scope="module")
+def model(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The MLflow folder of a run of one step."""
+    folder = tmp_path_factory.mktemp("trained")
+    run.main(finetune_words(prepared, folder, max_steps=1, per_device_train_batch_size=8))
+    return folder / "mlflow"
+
+
+def asked(printed: str) -> tuple[Any, Any]:
+    """The request and the answer that deploy printed."""
+    request, answer = (
+        json.loads(line.split(maxsplit=1)[1]) for line in printed.splitlines() if line.startswith(("request", "answer"))
+    )
+    return request, answer
+
+
+def test_deploy_a_folder_twice(azure: Service, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(model), "--endpoint", "of-a-folder", "--name", "answers", *PLACE]
+    deploy.main(words)
+    printed = capsys.readouterr().out
+    assert [
+        line.rpartition(": ")[2] for line in printed.splitlines() if line.startswith(("model", "endp", "depl"))
+    ] == ["new"] * 3
+    request, answer = asked(printed)
+    assert request["input_data"]["columns"] == ["question", "context"]
+    assert isinstance(answer[0]["answer"], str)
+    assert "az ml online-endpoint delete --name of-a-folder " in printed
+    made = azure.resources["onlineEndpoints/of-a-folder"]["properties"]["traffic"]
+    assert list(made.values()) == [100]
+    uploads = azure.blobs.uploads
+    deploy.main(words)
+    printed = capsys.readouterr().out
+    assert [
+        line.rpartition(": ")[2] for line in printed.splitlines() if line.startswith(("model", "endp", "depl"))
+    ] == ["there"] * 3
+    assert asked(printed) == (request, answer) and azure.blobs.uploads == uploads
+
+
+def write_copying_pipeline(folder: Path) -> Path:
+    """A pipeline that hands its model on as its output."""
+    out, model = {"model": {"type": "mlflow_model"}}, {"model": {"type": "mlflow_model"}}
+    component = {"type": "command", "name": "copy", "version": "1", "inputs": model, "outputs": out}
+    command = "cp -r '${{inputs.model}}'/. '${{outputs.model}}'"
+    steps.write_yaml(folder / "copy.yaml", {**component, "command": command, "environment": steps.ENVIRONMENT})
+    job = {"component": "file:./copy.yaml", "type": "command"}
+    job |= {"inputs": {"model": "${{parent.inputs.model}}"}, "outputs": {"model": "${{parent.outputs.model}}"}}
+    spec = {
+        "type": "pipeline",
+        "name": "copying",
+        "version": "1",
+        "inputs": model,
+        "outputs": out,
+        "jobs": {"copy": job},
+    }
+    return steps.write_yaml(folder / "pipeline.yaml", spec)
+
+
+def test_deploy_the_output_of_a_run(
+    azure: Service, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submit.main([str(write_copying_pipeline(tmp_path)), "--set", f"model={model}", *PLACE])
+    name = capsys.readouterr().out.split("run ")[1].split(":")[0]
+    with pytest.raises(ParameterError, match=r"no output 'modl'; did you mean model\?"):
+        deploy.main([f"azureml://jobs/{name}/outputs/modl", "--endpoint", "of-a-run", *PLACE])
+    with pytest.raises(ParameterError, match="there is no run 'nobody'"):
+        deploy.main(["azureml://jobs/nobody/outputs/model", "--endpoint", "of-a-run", *PLACE])
+    deploy.main([f"azureml://jobs/{name}/outputs/model", "--endpoint", "of-a-run", *PLACE])
+    assert isinstance(asked(capsys.readouterr().out)[1][0]["answer"], str)
+
+
+def test_a_deployment_that_does_not_start(azure: Service, model: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    (broken / "serving.py").write_text("raise ValueError('broken')")
+    with pytest.raises(StepError, match="failed"):
+        deploy.main([str(broken), "--endpoint", "broken", *PLACE])
+    (broken / "serving_input_example.json").unlink()
+    with pytest.raises(ModelError, match="can't be served and asked"):
+        deploy.main([str(broken), "--endpoint", "broken", *PLACE])
