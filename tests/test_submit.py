@@ -1,5 +1,8 @@
 """finetune submit: what is said and refused before anything is sent."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,3 +59,14 @@ def test_a_folder_with_something_else_in_it(tmp_path: Path) -> None:
     (tmp_path / "mlflow_model_folder" / "mine.txt").touch()
     (what,) = faults(FILE, "--download", str(tmp_path))
     assert what == f"--download {tmp_path} holds what this program did not write: mlflow_model_folder/mine.txt"
+
+
+@pytest.mark.parametrize(("words", "code"), [((), 0), (("--download", "out"), 2)])
+def test_a_working_folder_that_was_removed(words: tuple[str, ...], code: int, tmp_path: Path) -> None:
+    gone = ["bash", "-c", 'mkdir "$0" && cd "$0" && rmdir "$0" && exec "$@"', str(tmp_path / "gone")]
+    command = [*gone, sys.executable, "-m", "finetune", "submit", FILE, "--dry-run", *words]
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    said = "parameter error: out begins at the working folder, which has been removed"
+    assert done.stderr.startswith(said) if words else done.stderr == ""

@@ -72,6 +72,9 @@ def commands(task: str, model: Path, data: Path, out: Path) -> Iterator[list[str
     yield module("evaluation", task, pytorch_model_folder=out / "pytorch", **result)
     yield ["finetune", "pipeline", pipeline, "--output", str(out / "all"), "--set", *values]
     yield ["finetune", "declare", "--check"]
+    yield ["finetune", "register", "--dry-run"]
+    yield ["finetune", "submit", pipeline, "--dry-run", "--set", *values]
+    yield ["finetune", "deploy", str(out / "all" / "mlflow_model_folder"), "--endpoint", "answers", "--dry-run"]
 
 
 def module(name: str, task: str, **parameters: object) -> list[str]:

@@ -73,9 +73,8 @@ def read_words(argv: list[str]) -> tuple[Line, connection.Place]:
         faults.append(Fault("no pipeline file is given", fix="finetune submit FILE"))
     if "--no-wait" in line.flags and "--download" in line.options:
         faults.append(Fault("--no-wait and --download are both given", why="there are outputs when the run has ended"))
-    faults += [
-        Fault(f"{path} {LOST}") for path in (*line.words[:1], line.options.get("--download", ".")) if is_lost(path)
-    ]
+    paths = [*line.words[:1], *(value for name, value in line.options.items() if name == "--download")]
+    faults += [Fault(f"{path} {LOST}") for path in paths if is_lost(path)]
     if faults:
         raise ParameterError(*faults)
     return line, place

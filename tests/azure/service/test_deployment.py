@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from finetune.azure.service.connection import Place
-from finetune.azure.service.deployment import ENDPOINT_NAME, REQUEST, plan, removal, request_of
-from finetune.core.errors import ModelError, ParameterError
+from finetune.azure.service.deployment import ENDPOINT_NAME, REQUEST, make_endpoint, plan, removal, request_of
+from finetune.core.errors import ModelError, ParameterError, StepError
 
 OUTPUT = "azureml://jobs/happy_fly_1/outputs/mlflow_model_folder"
 EXAMPLE = {"dataframe_split": {"columns": ["tokens"], "data": [["a"]]}, "params": {"x": 1}}
@@ -63,3 +64,35 @@ def test_request_and_removal(model: Path) -> None:
     assert command == (
         "az ml online-endpoint delete --name endpoint --subscription s --resource-group g --workspace-name w"
     )
+
+
+@pytest.mark.slow
+def test_an_endpoint_that_is_not_made(capsys: pytest.CaptureFixture[str]) -> None:
+    from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+
+    class Poller:
+        """Of something that takes two looks, and fails."""
+
+        looks = 0
+
+        def done(self) -> bool:
+            return self.looks == 2
+
+        def wait(self, seconds: float) -> None:
+            self.looks += 1
+
+        def status(self) -> str:
+            return "InProgress"
+
+        def result(self) -> None:
+            raise HttpResponseError("no quota")
+
+    def get(name: str) -> None:
+        raise ResourceNotFoundError("not found")
+
+    endpoints = SimpleNamespace(get=get, begin_create_or_update=lambda endpoint: Poller())
+    with pytest.raises(StepError) as caught:
+        make_endpoint(SimpleNamespace(online_endpoints=endpoints), plan(OUTPUT, "name", "endpoint", "type"))
+    (fault,) = caught.value.faults
+    assert (fault.what, fault.why) == ("endpoint endpoint failed", "no quota")
+    assert capsys.readouterr().out == "endpoint endpoint: InProgress, 0 s\n" * 2

@@ -144,8 +144,14 @@ def make_endpoint(client: Any, planned: Deployment) -> bool:
             return False
         except ResourceNotFoundError:
             endpoint = ManagedOnlineEndpoint(name=planned.endpoint, auth_mode="key")
-            wait(client.online_endpoints.begin_create_or_update(endpoint), f"endpoint {planned.endpoint}")
+            _put(client, endpoint)
             return True
+
+
+def _put(client: Any, endpoint: Any) -> None:
+    what = f"endpoint {endpoint.name}"
+    if failed := wait(client.online_endpoints.begin_create_or_update(endpoint), what):
+        raise StepError(Fault(f"{what} failed", why="\n".join(failed)))
 
 
 def make_deployment(client: Any, planned: Deployment) -> bool:
@@ -183,10 +189,10 @@ def wait(poller: Any, what: str) -> list[str]:
     from azure.core.exceptions import HttpResponseError
 
     started = time.monotonic()
-    while not poller.done():
-        poller.wait(timing.DEPLOYMENT_POLL)
-        say(f"{what}: {poller.status()}, {time.monotonic() - started:.0f} s")
     try:
+        while not poller.done():
+            poller.wait(timing.DEPLOYMENT_POLL)
+            say(f"{what}: {poller.status()}, {time.monotonic() - started:.0f} s")
         poller.result()
     except HttpResponseError as error:
         return [reason(error)]
@@ -210,7 +216,7 @@ def give_traffic(client: Any, planned: Deployment) -> None:
         endpoint = client.online_endpoints.get(planned.endpoint)
         if endpoint.traffic != {planned.name: 100}:
             endpoint.traffic = {planned.name: 100}
-            wait(client.online_endpoints.begin_create_or_update(endpoint), f"traffic of {planned.endpoint}")
+            _put(client, endpoint)
 
 
 def others(client: Any, planned: Deployment) -> list[str]:
