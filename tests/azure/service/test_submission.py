@@ -38,7 +38,7 @@ def test_all_that_is_wrong_is_said_at_once(pipeline: Pipeline, tmp_path: Path) -
     assert found == {
         "the pipeline has no input 'learning_rte'; did you mean learning_rate?": "",
         "--set num_train_epochs=many must be an integer": "",
-        f"--set train_file_path={missing}: there is no such file or folder": "",
+        f"--set train_file_path={missing} is not there": "give the path of a file that is there",
         f"--set dataset_name={tmp_path} is a folder of this machine": "--set train_file_path=FILE",
         "huggingface_id: \"it's\" can't be given to question_answering_model_import by Azure ML": "a value without '",
     }
