@@ -93,8 +93,10 @@ def published_rows(task: str, split: str) -> list[dict[str, Any]]:
 def published_model(tiny: Path, folder: Path) -> Path:
     """An MLflow model that holds a transformers model, as one that a registry has, but for its code."""
     BertModel.from_pretrained(tiny).save_pretrained(folder / "data" / "model")
-    tokenizer = folder / "data" / "tokenizer"
+    tokenizer, config = folder / "data" / "tokenizer", folder / "data" / "config"
     tokenizer.mkdir()
+    config.mkdir()
+    (config / "config.json").write_bytes((folder / "data" / "model" / "config.json").read_bytes())  # there twice
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tokenizer / name).write_bytes((tiny / name).read_bytes())
     (folder / "MLmodel").write_text(
