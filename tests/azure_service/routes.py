@@ -99,6 +99,8 @@ def delete(service: "Service", request: Request) -> Answer:
 def put_job(service: "Service", request: Request) -> Answer:
     if any("uri" in output for output in (request.body["properties"].get("outputs") or {}).values()):
         return Answer(400, {"error": {"code": "UserError", "message": "this stand-in chooses where outputs lie"}})
+    if known := service.resources.get(request.path):  # the client asks again where it has lost an answer
+        return Answer(body=known)
     answer = put(service, request)
     service.start_job(request.parts[1], answer.body)
     return answer
