@@ -240,7 +240,7 @@ def an_ending(**changed: object) -> bytes:
 @pytest.mark.parametrize(
     "message",
     [
-        *(an_ending(code=code) for code in (0, -1, 11, 137, 256, 2**64, "3", 3.0, None)),
+        *(an_ending(code=code) for code in (0, -1, 12, 137, 256, 2**64, "3", 3.0, None)),
         *(an_ending(rank=rank) for rank in (0, 2, -1, "1", None)),
         an_ending(text=None),
         an_ending(host=["there"]),
@@ -263,7 +263,7 @@ def test_every_ending_can_be_told() -> None:
     classes = [
         kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.FinetuneError)
     ]
-    assert {kind.exit_code for kind in classes} | {failure.INTERRUPTED} == failure.CODES and len(classes) == 10
+    assert {kind.exit_code for kind in classes} | {failure.INTERRUPTED} == failure.CODES and len(classes) == 11
     assert 0 not in failure.CODES
     for text in ("one\n  fix: two\n", "\udc80", "\U0001f600" * 100_000):
         message = failure.Ending(1, "there", text, 3).written()

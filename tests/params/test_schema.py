@@ -223,9 +223,14 @@ def test_yaml_entries() -> None:
         "max": 64,
     }
     assert inputs["name"] == {"type": "string", "description": "Name.", "optional": True}
-    assert inputs["data"] == {"type": "uri_folder", "description": "Rows."}
-    assert inputs["config"] == {"type": "uri_file", "description": "Config.", "optional": True}
-    assert yaml_outputs(Component) == {"result": {"type": "mlflow_model", "description": "Result."}}
+    assert inputs["data"] == {"type": "uri_folder", "mode": "ro_mount", "description": "Rows."}
+    assert inputs["config"] == {
+        "type": "uri_file",
+        "mode": "ro_mount",
+        "description": "Config.",
+        "optional": True,
+    }
+    assert yaml_outputs(Component) == {"result": {"type": "mlflow_model", "mode": "rw_mount", "description": "Result."}}
 
 
 def test_command_line_is_one_line_with_optional_inputs_in_groups() -> None:

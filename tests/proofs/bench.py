@@ -1,6 +1,7 @@
 """Where proofs are run: prepared data and models of each task, and the four components on them."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from finetune.params.components import TASKS
 from finetune.params.schema import params_of
 from finetune.tasks.token_classification.rows import places_of
 from finetune.tasks.token_classification.schemes import entities
-from tests.conftest import build_tiny_model, sample_rows, write_jsonl
+from tests.conftest import ROOT, build_tiny_model, sample_rows, write_jsonl
 from tests.proofs.recorder import Run, record
 from tests.proofs.table import COLUMNS, SPANS
 
@@ -53,6 +54,7 @@ class Bench:
             column = SPANS.get(p.name, p.default)
             for name, part in (texts if p.name in SPANS else rows).items():
                 write_jsonl(folder / p.name / f"{name}.jsonl", [renamed(row, column) for row in part])
+        shutil.copy(ROOT / "configs" / "deepspeed" / "zero2.json", folder)
         (folder / "evaluation_config.json").write_text('{"metrics": ["exact_match", "f1_score_macro"]}')
         broken = [dict.fromkeys(row) if i % 4 == 0 else row for i, row in enumerate(rows["train"])]
         write_jsonl(folder / "broken.jsonl", broken)

@@ -407,8 +407,8 @@ FINETUNE = (
     Proof(
         "deepspeed",
         "said to have no effect without apply_deepspeed; the same weights bit for bit",
-        {"deepspeed": "zero2.json"},
-        see.says("deepspeed zero2.json has no effect"),
+        {"deepspeed": "{files}/zero2.json"},
+        see.says("zero2.json has no effect with apply_deepspeed"),
     ),
     Proof("apply_fsdp", "refused without a GPU", {"apply_fsdp": "true"}, refused=(6, "fix: --apply_fsdp false")),
     Proof(

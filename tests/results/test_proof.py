@@ -125,7 +125,7 @@ def test_other_weights_are_found_and_all_is_kept(prepared: Path, tmp_path: Path)
         str(tmp_path / "pytorch"), str(tmp_path / "mlflow"),
     ]  # fmt: skip
     found = [re.findall(r"validation row (\d+), trained / saved: .*score [\d.]+ / [\d.]+", fault) for fault in faults]
-    assert found[0] == found[1] and len(found[0]) > 1
+    assert found[0] == found[1] != []
     assert (tmp_path / "pytorch" / "model.safetensors").is_file() and (tmp_path / "mlflow" / "MLmodel").is_file()
     assert len(list(tmp_path.glob("pytorch/checkpoint-*/complete"))) == 2
     assert all("fix: --resume_from_checkpoint true" in fault for fault in faults)

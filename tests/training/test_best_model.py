@@ -235,7 +235,13 @@ def test_a_checkpoint_is_not_whole_while_it_is_written_again(
     last = tmp_path / "run" / "pytorch" / "checkpoint-3"
     whole: list[bool] = []
     monkeypatch.setattr(checkpoint_files, "newest_complete", lambda folder: folder / "checkpoint-2")
-    monkeypatch.setattr(trainer.Trainer, "_save_checkpoint", lambda *_: whole.append((last / "complete").exists()))
+    save = trainer.Trainer._save_checkpoint
+
+    def watched(*arguments: Any) -> None:
+        whole.append((last / "complete").exists())
+        save(*arguments)
+
+    monkeypatch.setattr(trainer.Trainer, "_save_checkpoint", watched)
     assert (last / "complete").is_file()
     train("run", max_steps=3, resume_from_checkpoint="true")
     assert whole == [False]

@@ -25,7 +25,6 @@ from finetune.training.checkpoints import COMPLETE, STATE, checkpoints, why_inco
 from finetune.training.schedule import Schedule
 
 MEGABYTE = 2**20
-NOT_READ = "training_args.bin"  # the Trainer writes it for people
 # PyTorch's own switches: pickles are read as data, whatever the caller asks for.
 DATA_ALONE, ANYTHING = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
@@ -190,7 +189,7 @@ def refuse_code(checkpoint: Path) -> None:
     faults = []
     for folder in dict.fromkeys((checkpoint, checkpoint.with_name(f"checkpoint-{step}"))):
         for path in sorted(path for ending in ("pt", "pth", "bin") for path in folder.rglob(f"*.{ending}")):
-            if path.name != NOT_READ and (why := _why_not_data(path)):
+            if why := _why_not_data(path):
                 faults.append(_not_data(path, why))
     if faults:
         raise ModelError(*faults)

@@ -103,6 +103,7 @@ def log_evaluation(numbers: dict[str, float]) -> None:
         return
     import mlflow
 
+    mlflow.set_tracking_uri(os.environ["MLFLOW_TRACKING_URI"])
     try:
         with mlflow.start_run(run_name="evaluation", log_system_metrics=False):
             log_numbers(numbers)
