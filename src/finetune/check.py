@@ -100,7 +100,12 @@ def settle_steps(commands: Sequence[tuple[str, World]], before: Sequence[Fault])
         component = MODULES.get(begins[2]) if begins[:2] == ["python", "-m"] and len(begins) > 2 else None
         if component is None:
             continue
-        words = shlex.split(command)
+        try:
+            words = shlex.split(command)
+        except ValueError:  # a quote of the component itself: values are quoted for where they stand
+            fault = Fault(f"the command of {begins[2]} has a quote that is never closed", fix="close it in the YAML")
+            found.append(ParameterError(fault))
+            continue
         try:
             steps[component] = Settlement(*settle_task(words[3:], component, words[2], world), world)
         except (ParameterError, UnsupportedError) as error:

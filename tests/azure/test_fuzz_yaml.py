@@ -5,6 +5,7 @@ import shutil
 from copy import deepcopy
 from pathlib import Path
 
+import pytest
 import yaml
 
 from finetune.azure import plan
@@ -18,7 +19,8 @@ SMALL = {"pipeline.yaml": PARENT, "child.yaml": {**deepcopy(CHILD), "code": "cod
 
 
 @TIERS
-def test_small_pipelines(cases: int, seconds: float, tmp_path: Path) -> None:
+def test_small_pipelines(cases: int, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a value may come to mean the working folder, all of which is then looked at
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "a.py").write_text("1")
 
