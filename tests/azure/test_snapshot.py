@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune.azure.snapshot import collect, copy, digest
+from finetune.azure.snapshot import collect, copy, digest, tree
 from finetune.core.errors import ParameterError
 from tests.conftest import ROOT
 
@@ -126,3 +126,8 @@ def test_the_project_s_own_code(tmp_path: Path) -> None:
         assert wanted
         assert wanted <= set(found)
     assert not [name for name in found if "__pycache__" in name or "egg-info" in name]
+
+
+def test_a_whole_disk_is_no_input() -> None:
+    with pytest.raises(ParameterError, match="/ is the root of a disk"):
+        tree(Path("/"))

@@ -84,6 +84,9 @@ def _ignored(code: Path) -> list[str]:
 
 
 def _files(folder: Path, patterns: list[str]) -> Iterator[Path]:
+    if os.path.realpath(folder) == folder.absolute().anchor:
+        what = f"{folder} is the root of a disk"
+        raise ParameterError(Fault(what, why="all of its files would be read", fix="give a folder in it"))
     if folder.is_file():
         yield folder
     for path in sorted(folder.rglob("*")):
