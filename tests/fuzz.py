@@ -1,6 +1,6 @@
 """Try again what docs/security.md says was tried, the long ones too: `python -m tests.fuzz [pytest's options]`.
 
-It takes about half an hour on two cores.
+Each of the long ones takes a minute or more.
 """
 
 import sys
