@@ -4,7 +4,6 @@
         --pytorch_model_folder OUT/pytorch --mlflow_model_folder OUT/mlflow
 """
 
-import json
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +16,7 @@ from finetune.core.errors import Fault, HandoffError
 from finetune.core.launch import adopt_launcher, found_group_of_one, is_main_process, world_size
 from finetune.core.outputs import Output, claimed, clear
 from finetune.core.process import run_main
+from finetune.core.reading import Unreadable, json_object
 from finetune.core.world import World
 from finetune.data.folders import Preprocessed, SelectedModel, Trained
 from finetune.distributed import preemption
@@ -121,9 +121,8 @@ def checkpoint_to_resume(params: FinetuneParams) -> Path | None:
 def saved_run(folder: Path) -> str | None:
     """Return the name of the run whose model lies in the folder; None if that can't be known."""
     try:
-        values = json.loads((folder / Trained.FILE).read_text(encoding="utf-8"))
-        return str(values["run"])
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return json_object(folder / Trained.FILE).get("run")
+    except Unreadable:
         return None
 
 

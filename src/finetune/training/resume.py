@@ -185,7 +185,7 @@ def reading_data_alone(checkpoint: Path | None, of_deepspeed: bool) -> Iterator[
 
 def refuse_code(checkpoint: Path) -> None:
     """Raise ModelError if a file of the checkpoint, or of the best one up to it, is no pickle of data alone."""
-    step = json.loads((checkpoint / STATE).read_text(encoding="utf-8")).get("best_global_step")
+    step = json_object(checkpoint / STATE).get("best_global_step")
     faults = []
     for folder in dict.fromkeys((checkpoint, checkpoint.with_name(f"checkpoint-{step}"))):
         for path in sorted(path for ending in ("pt", "pth", "bin") for path in folder.rglob(f"*.{ending}")):
