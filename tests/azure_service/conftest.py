@@ -1,6 +1,7 @@
 """The stand-in for Azure ML, listening, and a client of it."""
 
 import logging
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,12 @@ def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         for name, value in service.environment().items():
             patch.setenv(name, value)
         yield service
+
+
+@pytest.fixture(autouse=True)
+def names_that_differ() -> None:
+    """azure-ai-ml draws the names of its jobs from `random`, which other tests seed."""
+    random.seed()
 
 
 @pytest.fixture(scope="module")

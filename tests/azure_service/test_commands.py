@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -115,10 +116,16 @@ def test_a_failing_step(azure: Service, project: Path) -> None:
 
 
 def test_without_waiting(azure: Service, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    submit.main([str(project), "--set", "text=hello", "--no-wait", "--experiment", "tries", *PLACE])
-    name = capsys.readouterr().out.split("run ")[-1].split(":")[0]
-    assert azure.resources[f"jobs/{name}"]["properties"]["experimentName"] == "tries"
-    azure.runners[name].wait()
+    """Twice after the same seed, as in a notebook: they are two jobs."""
+    names = set()
+    for _ in range(2):
+        random.seed(42)
+        submit.main([str(project), "--set", "text=hello", "--no-wait", "--experiment", "tries", *PLACE])
+        names.add(capsys.readouterr().out.split("run ")[-1].split(":")[0])
+    assert len(names) == 2
+    for name in names:
+        assert azure.resources[f"jobs/{name}"]["properties"]["experimentName"] == "tries"
+        azure.runners[name].wait()
 
 
 def test_what_is_the_users_is_refused_before_anything_is_sent(azure: Service, project: Path) -> None:

@@ -72,6 +72,7 @@ OF_NO_USE: Any = {
     "group": "",
 }  # fmt: skip
 NAMED = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
+LONGEST = 60  # characters of a name, of up to 4 bytes each: file systems take 255 bytes
 
 
 def value_of(p: Param) -> st.SearchStrategy[Any]:
@@ -85,9 +86,9 @@ def value_of(p: Param) -> st.SearchStrategy[Any]:
         case "number":
             return st.floats(low, high, allow_nan=False, allow_infinity=False)
         case "string":
-            return st.sampled_from(p.enum) if p.enum else st.text(NAMED)
+            return st.sampled_from(p.enum) if p.enum else st.text(NAMED, max_size=LONGEST)
         case _:
-            return st.text(NAMED, min_size=1).map(Path)
+            return st.text(NAMED, min_size=1, max_size=LONGEST).map(Path)
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)

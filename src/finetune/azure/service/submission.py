@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import secrets
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
@@ -66,6 +67,8 @@ def build(pipeline: Pipeline, inputs: Mapping[str, str], compute: str = SERVERLE
         return {name: step.outputs[name] for name in pipeline.outputs}
 
     built = job()
+    # azure-ai-ml draws a name from `random`: after the same seed, that of an earlier job.
+    built.name = f"{component.name}_{secrets.token_hex(5)}"
     built.experiment_name = experiment or pipeline.path.resolve().parent.name
     for name in pipeline.outputs:
         built.outputs[name].mode = "rw_mount"
