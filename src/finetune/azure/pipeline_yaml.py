@@ -21,9 +21,10 @@ from finetune.params.schema import Param, did_you_mean, to_text
 _PARENT_INPUT = re.compile(r"\$\{\{\s*parent\.inputs\.(\w+)\s*\}\}")
 _PARENT_OUTPUT = re.compile(r"\$\{\{\s*parent\.outputs\.(\w+)\s*\}\}")
 _JOB_OUTPUT = re.compile(r"\$\{\{\s*parent\.jobs\.(\w+)\.outputs\.(\w+)\s*\}\}")
-# No part of a pattern gives back what it has taken (possessive), or it would look at a long text again and again.
-_REFERENCE = re.compile(r"\$\{\{([^{}]*+)\}\}")  # any, in a command
-_GROUP = re.compile(r"\$\[\[((?:(?!\$\[\[|\]\]).)*+)\]\]", re.S)
+# No two parts of a pattern may take the same character, or it would look at a long text again and again. (Possessive
+# ones would do as well, but Python 3.11 had them wrong up to 3.11.4.)
+_REFERENCE = re.compile(r"\$\{\{([^{}]*)\}\}")  # any, in a command
+_GROUP = re.compile(r"\$\[\[((?:[^$\]]|\$(?!\[\[)|\](?!\]))*)\]\]")
 # kind of a source -> kinds of inputs that take it, besides its own
 _TAKEN_BY: dict[str, tuple[str, ...]] = {
     "integer": ("number", "string"),

@@ -16,7 +16,7 @@ from finetune.data.text import COPY_AGAIN, Reader, open_text
 OTHER_DELIMITERS = (",", ";", "\t", "|")
 _SEEN = 50  # records that a delimiter is found by
 _EXCEL = re.compile("sep=(.)(?:\r\n|\n|\r)")
-_BLANK_LINE = re.compile("(?>\r\n?|\n)[ \t]*(?>\r\n?|\n)")
+_BLANK_LINE = re.compile("(?:\r\n|\r(?!\n)|\n)[ \t]*[\r\n]")
 _SENTENCE = re.compile(r"\S+\s.{40,}|.*\s.*[.?!]", re.DOTALL)
 
 Record = tuple[int, list[str]]
