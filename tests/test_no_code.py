@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from finetune import evaluation, model_selector, preprocess, run
 from finetune.core.errors import DataError, HandoffError, ModelError, ParameterError
+from finetune.distributed.zero_engine import write_data_alone
 from finetune.training.resume import reading_data_alone
 from tests.broken_models import build_unmerged
 from tests.conftest import finetune_words, sample_rows, write_jsonl
@@ -246,6 +247,7 @@ def test_shards_of_deepspeed(name: str, mark: Path, tmp_path: Path) -> None:
     (checkpoint / "global_step1").mkdir(parents=True)
     (checkpoint / "trainer_state.json").write_text('{"best_global_step": 1}')
     shard = checkpoint / "global_step1" / name
+    write_data_alone()
     torch.save(own, shard)
     with reading_data_alone(checkpoint, of_deepspeed=True):
         found = TorchCheckpointEngine().load(str(shard))

@@ -1,6 +1,7 @@
 """Gather the weights of a model that DeepSpeed has sharded, and read its shards as data."""
 
 import contextlib
+import copyreg
 import os
 import time
 from collections.abc import Callable
@@ -45,6 +46,16 @@ def classes_of_shards() -> list[Callable[..., object] | tuple[Callable[..., obje
     from deepspeed.utils.tensor_fragment import fragment_address
 
     return [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
+
+
+def write_data_alone() -> None:
+    """Let the one enum in DeepSpeed's checkpoints be written as its class and value, as most versions of Python do.
+
+    Python 3.11.0 to 3.11.3 write a call of getattr, which is not read again as data.
+    """
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+
+    copyreg.pickle(ZeroStageEnum, lambda stage: (ZeroStageEnum, (stage.value,)))
 
 
 def forget() -> None:

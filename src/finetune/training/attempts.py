@@ -149,6 +149,7 @@ def build(
         say(line)
     if deepspeed:
         zero_engine.quiet()
+        zero_engine.write_data_alone()
         zero_engine.clear_stale_locks()
     engine = gathering.arguments(params, adapted.model, deepspeed)
     objective, weights = task.weigh(params, state, data["train"]) if task.weigh else (task.objective, [])
