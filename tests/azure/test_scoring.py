@@ -1,12 +1,14 @@
-"""What Azure ML's no-code deployment reads of a model: it starts, and answers the requests of the public examples.
+"""What Azure ML's no-code deployments read of a model: it starts, and answers the requests of the public examples.
 
 Its scoring script (assets/inference/environments/mlflow-py312-inference of Azure/azureml-assets) is run itself where
-AZURE_SCORING_SCRIPT names it and inference-schema and azureml-ai-monitoring are installed.
+AZURE_SCORING_SCRIPT names it and inference-schema and azureml-ai-monitoring are installed. What serves batch endpoints
+is not public: by Azure's documentation it reads each CSV with pandas and hands it to `predict`.
 """
 
 import importlib.util
 import json
 import os
+import shutil
 import sys
 from importlib.util import find_spec
 from io import StringIO
@@ -28,6 +30,25 @@ QUESTIONS = {"columns": ["question", "context"], "index": [0, 1], "data": [["Who
 SENTENCES = [["Ada", "lives", "in", "Oslo"], ["Bob"]]
 WORDS = {"columns": ["tokens"], "index": [0, 1], "data": [[words] for words in SENTENCES]}
 # Of each task: the request of the public notebook, and what the first column of the answer is.
+# Files of a batch endpoint: data sets as pandas writes them, and the notebook's, with its index; and the words of each.
+FILES = {
+    "question_answering": (
+        [
+            "id,title,question,context,answers\n"
+            "a,T,Who did it?,Ada did it.,\"{'text': array(['Ada'], dtype=object), 'answer_start': array([0])}\"\n"
+            "b,T,When?,It was in 1843.,\"{'text': [], 'answer_start': []}\"\n"
+        ],
+        [],
+    ),
+    "token_classification": (
+        [
+            '"","input_string"\n"0","Ada lives."\n"1","Bob"\n',
+            "id,tokens,text,ner_tags_str\n0,\"['Ada' 'lives']\",Ada lives,\"['B-PER', 'O']\"\n1,['Bob'],,['O']\n",
+            'tokens\n"[""Ada"", ""lives""]"\n"[""Bob""]"\n',
+        ],
+        [[["Ada", "lives", "."], ["Bob"]], [["Ada", "lives"], ["Bob"]], [["Ada", "lives"], ["Bob"]]],
+    ),
+}
 REQUESTS = {"question_answering": (QUESTIONS, "answer"), "token_classification": (WORDS, "tags")}
 
 
@@ -63,6 +84,43 @@ def test_what_the_scoring_script_asks_of_a_model(trained: tuple[str, Path]) -> N
         answers = _get_jsonable_obj(model.predict(frame, params=None), pandas_orient="records")
         assert len(answers) == len(frame) and next(iter(answers[0])) == first
         json.dumps(answers)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scalar", [False, True])
+def test_the_files_of_a_batch_endpoint(trained: tuple[str, Path], tmp_path: Path, scalar: bool) -> None:
+    """An answer for each row, whatever other columns there are; an empty cell is an error with its row."""
+    task, folder = trained
+    if scalar:  # as docs/azure.md has it, for a driver that reads the types of the signature
+        folder = Path(shutil.copytree(folder, tmp_path / "scalar"))
+        description = folder / "MLmodel"
+        description.write_text(description.read_text().replace('"any"', '"string"'))
+    model = mlflow.pyfunc.load_model(str(folder))
+    inputs = model.metadata.signature.inputs
+    types = dict(zip(inputs.input_names(), inputs.pandas_types(), strict=True)) if scalar else None
+    files, words = FILES[task]
+    frames = [pd.read_csv(StringIO(text), dtype=types) for text in files]
+    answers = [model.predict(frame) for frame in frames]
+    assert [len(found) for found in answers] == [2] * len(files)
+    if task == "token_classification":
+        assert [found["words"].tolist() for found in answers] == words
+    else:
+        assert answers[0].iloc[0]["answer"] in "Ada did it."
+    name = {"question_answering": "context", "token_classification": "tokens"}[task]
+    holed = frames[-1].copy()
+    holed.loc[1, name] = float("nan")
+    with pytest.raises(mlflow.MlflowException, match=rf"{name} of row 1 is nan \(an empty cell\)"):
+        model.predict(holed)
+
+
+@pytest.mark.slow
+def test_limits_of_an_environment(trained: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever program serves the model: MLflow's server alone hands them on."""
+    task, folder = trained
+    monkeypatch.setenv("SERVING_MODEL_CONFIG", '{"max_request_rows": 1, "device": "cpu"}')
+    model = mlflow.pyfunc.load_model(str(folder))
+    with pytest.raises(mlflow.MlflowException, match="2 rows, where max_request_rows is 1;"):
+        model.predict(pd.read_csv(StringIO(FILES[task][0][0])))
 
 
 @pytest.fixture

@@ -175,7 +175,7 @@ def test_rows_without_text(served: dict[str, Any]) -> None:
     assert "missing inputs ['context']" in served["missing column"]
     assert served["other lengths"].startswith("not text: question of row 0 is ['Who?', 'When?'], context of row 0 ")
     assert served["two contexts"].startswith("not text: context of row 0 is ['Ada.', 'Bob.']; one question and its ")
-    assert served["null"].startswith("not text: question of row 1 is None, context of row 2 is nan; one question ")
+    assert served["null"].startswith("not text: question of row 1 is None, context of row 2 is nan (an empty cell); ")
     assert "question of row 4 is None and 4 more; " in served["many nulls"]
 
 

@@ -1,6 +1,7 @@
 """What a request to the served model may hold: its memory and its time grow with the rows and their characters."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -8,10 +9,17 @@ import numpy as np
 from finetune.core.types import Json
 
 # Of a small model on a CPU, a million characters take some 8 s and 0.7 GB. The limits are saved with the model, as
-# MLflow's model_config: who serves it may set others, by SERVING_MODEL_CONFIG or load_model, but a request can't.
+# MLflow's model_config: who serves it may set others, by SERVING_CONFIG or load_model, but a request can't.
 LIMITS = {"max_request_rows": 10_000, "max_request_characters": 1_000_000}
 
 UNLIMITED = dict.fromkeys(LIMITS, 2**62)
+SERVING_CONFIG = "SERVING_MODEL_CONFIG"  # the variable: MLflow's server reads it, Azure ML's programs don't
+
+
+def of_environment() -> Mapping[str, int]:
+    """Return the limits that whoever serves the model has set."""
+    found: Json = json.loads(os.environ.get(SERVING_CONFIG) or "{}")
+    return {name: found[name] for name in LIMITS if name in found}
 
 
 def too_much(records: Sequence[Json], limits: Mapping[str, int]) -> str:
@@ -25,7 +33,7 @@ def too_much(records: Sequence[Json], limits: Mapping[str, int]) -> str:
         for name, count in counts.items()
         if count > limits[name]
     ]
-    fix = f"send less at a time, or serve the model with SERVING_MODEL_CONFIG='{json.dumps(counts)}'"
+    fix = f"send less at a time, or serve the model with {SERVING_CONFIG}='{json.dumps(counts)}'"
     return f"the request has {' and '.join(found)}; {fix}" if found else ""
 
 

@@ -18,6 +18,7 @@ import pandas as pd
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
 from finetune.core.types import Json
+from finetune.data.values import Unusable
 from finetune.results import limits
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.task = load_task(stored["task"])
         self.state = self.task.state(**stored["state"])
         self.tokenizer = load_tokenizer(folder, self.task)
-        self.limits = {**limits.LIMITS, **(context.model_config or {})}  # models of earlier versions have none
+        self.limits = {**limits.LIMITS, **(context.model_config or {}), **limits.of_environment()}
         model, _ = load_model(folder, self.task, self.state)
         self.model = model.to(device(torch.cuda.is_available()))
 
@@ -58,10 +59,10 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         """
         from finetune.models.prediction import predict_rows
 
-        records = records_of(model_input, as_given(), self.task.serving)
-        if what := limits.too_much(records, self.limits):
+        given = records_of(model_input, as_given(), self.task.serving)
+        if what := limits.too_much(given, self.limits):
             raise TooLarge(what, error_code=BAD_REQUEST)
-        refuse_others(records, self.task.serving)
+        records = values_of(given, self.task.serving)
         state = replace(self.state, **{name: value for name, value in (params or {}).items() if value is not None})
         rows = self.task.serving.rows(records)
         predictions = predict_rows(self.model, self.tokenizer, rows, self.task, state, BATCH_SIZE)
@@ -97,19 +98,22 @@ def as_given() -> object:
 
 
 def records_of(model_input: pd.DataFrame, given: object, served: "Serving[Any]") -> list[Json]:
-    """Return a record of the task's input columns for each row, whatever name a column has in the request.
+    """Return a record for each row, with one of the names of each input column.
 
-    Raises: MlflowException if a row has none of the names of a column, or two.
+    Raises: MlflowException if a row has two of them.
     """
     records: list[Json] = in_rows(model_input, given, served).to_dict("records")
     for name in dict.fromkeys(served.others.values()):
         names = (name, *(other for other, meant in served.others.items() if meant == name))
         for i, record in enumerate(records):
             found = [one for one in names if not _is_absent(record.get(one))]
+            found = [one for one in found if one not in served.spare] or found
             if len(found) > 1:
                 what = f"row {i} has {' and '.join(found)}, which mean the same; {served.forms}"
                 raise mlflow.MlflowException.invalid_parameter_value(what)
-            record[name] = record[found[0]] if found else None
+            kept = next(iter(found or [one for one in names if one in record]))
+            for other in set(names) - {kept}:
+                record.pop(other, None)
     return records
 
 
@@ -142,14 +146,31 @@ class TooLarge(mlflow.MlflowException):  # type: ignore[misc]
         return 413
 
 
-def refuse_others(records: Sequence[Json], served: "Serving[Any]") -> None:
-    """Raise MlflowException, which a server answers with status 400, if the task doesn't accept a value."""
-    wrong = [(i, name) for i, r in enumerate(records) for name in served.inputs if not served.accepts(r[name])]
+def values_of(given: Sequence[Json], served: "Serving[Any]") -> list[Json]:
+    """Return the records with the values of the task's input columns, by the names of these.
+
+    Raises: MlflowException, which a server answers with status 400, if the task doesn't accept a value.
+    """
+    records: list[Json] = [{} for _ in given]
+    wrong = []
+    for i, (record, values) in enumerate(zip(given, records, strict=True)):
+        for name, value in record.items():
+            try:
+                values[served.others.get(name, name)] = _value(name, value, served)
+            except Unusable as reason:
+                wrong.append(f"{name} of row {i} is {value!r:.40}" + (f" ({reason})" if str(reason) else ""))
     if wrong:
-        shown = [f"{name} of row {i} is {records[i][name]!r:.40}" for i, name in wrong[:SHOWN]]
         more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        what = f"not {served.accepted}: {', '.join(shown)}{more}; {served.forms}"
+        what = f"not {served.accepted}: {', '.join(wrong[:SHOWN])}{more}; {served.forms}"
         raise mlflow.MlflowException.invalid_parameter_value(what)
+    return records
+
+
+def _value(name: str, given: object, served: "Serving[Any]") -> object:
+    value = served.cell(name, given) if isinstance(given, str) else given
+    if not served.accepts(value):
+        raise Unusable("an empty cell" if isinstance(given, float) and isnan(given) else "")
+    return value
 
 
 mlflow.models.set_model(ServedModel())

@@ -251,6 +251,13 @@ class Serving(Generic[S]):
     others: dict[str, str]
     """Other names that an input column may have in a request, each with its own."""
 
+    spare: frozenset[str]
+    """Those of them that count only in a record without another: data sets have them beside it."""
+
+    cell: Callable[[str, str], object]
+    """Given (name in the request, text), return the value that the text is there: a cell of a CSV holds nothing else.
+    Raises: Unusable if it is none."""
+
     outputs: dict[str, Json]
     """The types of the output columns, as in MLflow's JSON."""
 

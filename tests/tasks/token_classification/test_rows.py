@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune.core.errors import DataError
-from finetune.data.values import CUT_SHORT
+from finetune.data.values import CUT_SHORT, Unusable
 from finetune.tasks.token_classification import rows as tc_rows
 from tests.tasks.token_classification.conftest import SENTENCES, row, validated
 
@@ -205,6 +205,32 @@ def test_words_of_a_list_have_a_space_between(words: list[str]) -> None:
 def test_half_characters_are_served() -> None:
     made = tc_rows.serve([{"input_string": ["\ud83d"]}, {"input_string": "\ud83d a"}])
     assert [r["tokens"] for r in made] == [["\ufffd"], ["\ufffd", "a"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('["Ada", "lives"]', ["Ada", "lives"]),
+        ("['Ada', \"O'Neil\"]", ["Ada", "O'Neil"]),
+        (" ['Ada' 'lives'\n 'in']", ["Ada", "lives", "in"]),
+        ("array(['New York', 'is'], dtype=object)", ["New York", "is"]),
+        ("['Ada', 3, None]", ["Ada", "3", ""]),
+        ("[]", []),
+    ],
+)
+def test_words_in_a_cell_of_a_csv(text: str, words: list[str]) -> None:
+    """As pandas and NumPy write lists; a column of texts has no lists."""
+    (row,) = tc_rows.serve([{"input_string": tc_rows.cell("tokens", text)}])
+    assert row["tokens"] == words and tc_rows.accepts(tc_rows.cell("tokens", text))
+    assert tc_rows.cell("input_string", text) == tc_rows.cell("text", text) == text
+    assert tc_rows.cell("tokens", "Ada lives.") == "Ada lives."
+
+
+def test_a_cell_that_is_no_list() -> None:
+    for text, reason in (("['Ada', ", "neither JSON nor"), ("['Ada' ... 'in']", CUT_SHORT), ("[['Ada']]", "a token")):
+        with pytest.raises(Unusable) as caught:
+            tc_rows.cell("tokens", text)
+        assert str(caught.value).removeprefix("the tokens are ").startswith(reason)
 
 
 def test_what_may_be_served() -> None:

@@ -69,9 +69,10 @@ def test_where_finetune_is_not_installed(trained: Path, expected: list[dict[str,
         "empty": ({**frame, "data": []}, None),
         "nothing": ([{"input_string": ""}, {"input_string": []}], None),
         "others": ([{"input_string": None}, {"input_string": ["a", 3]}, {"input_string": "a"}], None),
-        "missing column": ([{"text": "a"}], None),
+        "missing column": ([{"texts": "a"}], None),
         "two names": ([{"input_string": "a", "tokens": ["a"]}], None),
-        "other name": ([{"tokens": ["Ada"]}, {"tokens": "Bob."}, {"input_string": "Ada"}], None),
+        "other name": ([{"tokens": ["Ada"]}, {"tokens": "Bob."}, {"input_string": "Ada"}, {"text": "Bob."}], None),
+        "spare name": ([{"tokens": ["Ada", "Bob"], "text": "Ada and Bob"}], None),
     }
     words = [sys.executable, "-I", "-c", ASK, str(trained / "mlflow")]
     ran = subprocess.run(words, input=json.dumps(asked), capture_output=True, text=True, cwd=trained, check=False)
@@ -94,16 +95,17 @@ def test_where_finetune_is_not_installed(trained: Path, expected: list[dict[str,
     assert served["others"].startswith(
         "not text or a list of words: input_string of row 0 is None, input_string of row 1 is ['a', 3]; several"
     )
-    assert "missing inputs: no column input_string or tokens" in served["missing column"]
+    assert "missing inputs: no column input_string or tokens or text" in served["missing column"]
     assert served["two names"].startswith("row 0 has input_string and tokens, which mean the same")
-    assert [answer["words"] for answer in served["other name"]] == [["Ada"], ["Bob", "."], ["Ada"]]
+    assert [answer["words"] for answer in served["other name"]] == [["Ada"], ["Bob", "."], ["Ada"], ["Bob", "."]]
+    assert [answer["words"] for answer in served["spare name"]] == [["Ada", "Bob"]]
 
 
 @pytest.mark.slow
 def test_signature(trained: Path) -> None:
     signature = mlflow.models.get_model_info(str(trained / "mlflow")).signature
     found = [(c["name"], c["type"], c["required"]) for c in signature.inputs.to_dict()]
-    assert found == [("input_string", "any", False), ("tokens", "any", False)]
+    assert found == [("input_string", "any", False), ("tokens", "any", False), ("text", "any", False)]
     assert signature.outputs is None
 
 
@@ -177,7 +179,7 @@ def test_texts_in_the_place_of_words(client: Any, form: str) -> None:
     reply = client.post("/invocations", json=FORMS[form]([["Ada met Bob.", "Ada."]]))
     assert reply.status_code == 400
     message = reply.json()["message"]
-    assert "not text or a list of words: input_string of row 0 is" in message
+    assert f"not text or a list of words: {'tokens' if form == 'tokens' else 'input_string'} of row 0 is" in message
     for way in ('{"inputs": ["Ada lives.", "So does Bob."]}', '{"inputs": [["Ada", "lives"]]}'):
         assert way in message
         assert client.post("/invocations", json=json.loads(way)).status_code == 200

@@ -87,6 +87,8 @@ TASK = Task(
     serving=Serving(
         inputs={"question": {"type": "string"}, "context": {"type": "string"}},
         others={},
+        spare=frozenset(),
+        cell=lambda name, text: text,
         outputs={
             "answer": {"type": "string"},
             "score": {"type": "double"},

@@ -74,7 +74,9 @@ TASK = Task(
     ),
     serving=Serving(
         inputs={"input_string": {"type": "any"}},
-        others={"tokens": "input_string"},
+        others={"tokens": "input_string", "text": "input_string"},
+        spare=frozenset({"text"}),
+        cell=rows.cell,
         outputs={
             "tags": WORDS,  # first: what compares a model with gold on Azure takes the first column
             "words": WORDS,

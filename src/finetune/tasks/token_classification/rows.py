@@ -33,6 +33,7 @@ _ELLIPSES = ("...", "\N{HORIZONTAL ELLIPSIS}")
 # itself, it may be its own part of speech.
 NOT_ANNOTATED = ("-", "_")
 _LEFT_OUT = "- and _ are read as not annotated; such words are left out of loss and metrics"
+_LISTS = ("[", "array(", "tensor(")  # how the text of a list begins
 _TEXTS = re.compile(r"\S[ \t\r\n]+\S")  # white space that is found between words; a number may hold a no-break space
 
 
@@ -100,7 +101,7 @@ def _listed(value: Any, what: str, repairs: list[str]) -> list[Any] | None:
     """Return a list, given as such, as JSON or Python text, or as words with spaces; None where there is nothing."""
     if missing(value):
         return None
-    if isinstance(value, str) and value.lstrip().startswith(("[", "array(", "tensor(")):
+    if isinstance(value, str) and value.lstrip().startswith(_LISTS):
         value = _of_numpy(value, what) if _NUMPY.fullmatch(value) else parsed(value, what)
     elif isinstance(value, str):
         repairs.append(f"{what} are text, not a list; split at white space")
@@ -194,6 +195,16 @@ def has_gold(row: Row) -> bool:
 def kinds(row: Row) -> set[str]:
     """Return the tags of the row: it is a row of each."""
     return {tag for tag in row["tags"] or () if tag is not None}
+
+
+def cell(name: str, text: str) -> object:
+    """Return the words, in a list of their own, that the text of a column `tokens` lists; any other text as it is.
+
+    Raises: Unusable if the list can't be read.
+    """
+    if name != "tokens" or not text.lstrip().startswith(_LISTS):
+        return text
+    return [[_token(token, []) for token in _listed(text, "the tokens", []) or ()]]
 
 
 def serve(records: Sequence[Row]) -> list[Row]:
