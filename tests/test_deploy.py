@@ -26,6 +26,26 @@ def test_dry_run(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
+def test_dry_run_of_a_batch_endpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    main([OUTPUT, "--endpoint", "answers", "--batch", "--compute", "cheap", "--dry-run"])
+    endpoint, deployment = capsys.readouterr().out.splitlines()[-2:]
+    assert endpoint == "batch endpoint  answers" and deployment.endswith(" on cheap")
+
+
+def test_each_kind_of_endpoint_has_its_own_machine() -> None:
+    words = [OUTPUT, "--endpoint", "answers"]
+    for more, said in (
+        (["--compute", "cheap"], ["--compute is for batch endpoints"]),
+        (
+            ["--batch", "--instance-type", "Standard_DS3_v2"],
+            ["--instance-type is for online endpoints", "--compute is missing"],
+        ),
+    ):
+        with pytest.raises(ParameterError) as caught:
+            main([*words, *more])
+        assert [fault.what for fault in caught.value.faults] == said
+
+
 def test_wrong_words_are_all_said() -> None:
     with pytest.raises(ParameterError) as caught:
         main(["--instance_type", "x", "--name"])

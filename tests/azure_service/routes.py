@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from tests.azure_service import batch
 from tests.azure_service.names import CONTAINERS, KEY, ROOT, WORKSPACE, Answer, Json, Request, missing, resource
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 ASSETS = "environments|codes|components|models|data"
 SIZES = {"Standard_DS3_v2": 0, "STANDARD_NC4AS_T4_V3": 1}  # of a machine -> its GPUs
-ENDPOINT = "onlineEndpoints/[^/]+"
+ENDPOINTS = "(online|batch)Endpoints"
+ENDPOINT = f"{ENDPOINTS}/[^/]+"
 DEPLOYMENT = f"{ENDPOINT}/deployments/[^/]+"
 
 
@@ -121,13 +123,17 @@ def cancel(service: "Service", request: Request) -> Answer:
 
 def put_endpoint(service: "Service", request: Request) -> Answer:
     known = put(service, request).body
-    known["properties"] |= {"provisioningState": "Succeeded", "scoringUri": f"{service.url}/score/{request.parts[1]}"}
+    kind = "score" if request.parts[0] == "onlineEndpoints" else "batch"
+    known["properties"] |= {"provisioningState": "Succeeded", "scoringUri": f"{service.url}/{kind}/{request.parts[1]}"}
     return Answer(body=known)
 
 
 def put_deployment(service: "Service", request: Request) -> Answer:
     """Start the model; the client learns from an operation of the service how that went."""
     known = put(service, request).body
+    if request.parts[0] == "batchEndpoints":  # nothing is started before it is invoked
+        known["properties"]["provisioningState"] = "Succeeded"
+        return Answer(body=known)
     service.deploy(request.path, known)
     known["properties"].setdefault("scaleSettings", {"scaleType": "Default"})
     operation = {"Azure-AsyncOperation": f"{service.url}/operation/{request.path}", "Retry-After": 1}
@@ -192,7 +198,7 @@ ROUTES: tuple[tuple[str, str, Route], ...] = (
     ("GET", "jobs/[^/]+", get_job),
     ("PUT", "jobs/[^/]+", put_job),
     ("POST", "jobs/[^/]+/cancel", cancel),
-    ("GET", "onlineEndpoints(/[^/]+/deployments)?", listed),
+    ("GET", f"{ENDPOINTS}(/[^/]+/deployments)?", listed),
     ("GET", f"{ENDPOINT}|{DEPLOYMENT}", get),
     ("PUT", ENDPOINT, put_endpoint),
     ("PUT", DEPLOYMENT, put_deployment),
@@ -245,13 +251,24 @@ def outside(service: "Service", request: Request) -> Answer:
         return Answer(body=known[request.path])
     if request.path.endswith("/vmSizes"):
         return Answer(body={"value": [{"name": name, "gpus": gpus} for name, gpus in SIZES.items()]})
-    if request.path.startswith("/operation/"):
-        return Answer(body=service.deployed(request.path.removeprefix("/operation/")))
-    if request.path.startswith("/score/"):
-        return service.score(request.parts[2], request.headers, request.body)
-    if match := re.fullmatch(r"/log/([^/]+)/(.*)", request.path):
-        return Answer(200, service.state(match[1])["logs"][match[2]].read_bytes(), {"Content-Type": "text/plain"})
-    return missing(request.path)
+    route = OUTSIDE.get(request.parts[1])
+    return route(service, request) if route else missing(request.path)
+
+
+def operation(service: "Service", request: Request) -> Answer:
+    return Answer(body=service.deployed(request.path.removeprefix("/operation/")))
+
+
+def score(service: "Service", request: Request) -> Answer:
+    return service.score(request.parts[2], request.headers, request.body)
+
+
+def log(service: "Service", request: Request) -> Answer:
+    _, _, name, file = request.path.split("/", 3)
+    return Answer(200, service.state(name)["logs"][file].read_bytes(), {"Content-Type": "text/plain"})
+
+
+OUTSIDE: dict[str, Route] = {"operation": operation, "score": score, "batch": batch.invoke, "log": log}
 
 
 def answered(service: "Service", method: str, target: str, headers: dict[str, str], raw: bytes) -> Answer:

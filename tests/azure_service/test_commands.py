@@ -1,5 +1,6 @@
 """finetune register, submit and deploy, with the real azure-ai-ml, against the stand-in."""
 
+import csv
 import json
 import os
 import random
@@ -16,6 +17,7 @@ from finetune.azure.declare import ROOT
 from finetune.azure.service.connection import WORKSPACE as OPTIONS
 from finetune.azure.service.release import find_release
 from finetune.core.errors import ModelError, ParameterError, StepError
+from finetune.results.limits import UNLIMITED
 from tests.azure_service import steps
 from tests.azure_service.names import GROUP, SUBSCRIPTION, WORKSPACE
 from tests.azure_service.service import Service
@@ -225,3 +227,52 @@ def test_a_deployment_that_does_not_start(azure: Service, model: Path, tmp_path:
     (broken / "serving_input_example.json").unlink()
     with pytest.raises(ModelError, match="can't be served and asked"):
         deploy.main([str(broken), "--endpoint", "broken", *PLACE])
+
+
+# deploy --batch
+
+
+@pytest.fixture
+def own_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """azure-ai-ml leaves the deployment of a request in the headers of all later ones."""
+    from azure.ai.ml.constants._endpoint import EndpointInvokeFields
+
+    monkeypatch.setattr(EndpointInvokeFields, "DEFAULT_HEADER", {"Content-Type": "application/json"})
+
+
+@pytest.mark.usefixtures("own_headers")
+def test_deploy_a_batch_endpoint(
+    azure: Service, client: Any, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Twelve files in two mini batches, each row of them answered; one that can't be is an error that names it."""
+    from azure.ai.ml import Input
+    from azure.ai.ml.exceptions import JobException
+
+    words = [str(model), "--endpoint", "files", "--batch", "--compute", "cpu-cluster", *PLACE]
+    for state in ("new", "there"):
+        deploy.main(words)
+        printed = capsys.readouterr().out
+        assert [line.rpartition(": ")[2] for line in printed.splitlines() if ": " in line] == [state] * 3
+    assert "CSV files with the columns question, context;" in printed
+    assert "az ml batch-endpoint invoke --name files --input FOLDER --subscription" in printed
+    (made,) = [known for path, known in azure.resources.items() if path.startswith("batchEndpoints/files/deployments/")]
+    sent = made["properties"]
+    assert (sent["miniBatchSize"], sent["outputFileName"], sent["errorThreshold"]) == (10, "predictions.csv", 0)
+    assert json.loads(sent["environmentVariables"]["SERVING_MODEL_CONFIG"]) == UNLIMITED
+    for i in range(12):
+        (tmp_path / f"{i:02}.csv").write_text(
+            f"id,question,context\n{i},Who?,Ada wrote page {i}.\n,When?,In 18{i:02}.\n"
+        )
+    given = Input(path=str(tmp_path), type="uri_folder")
+    job = client.batch_endpoints.invoke(endpoint_name="files", input=given)
+    client.jobs.stream(job.name)
+    (step,) = client.jobs.list(parent_job_name=job.name)
+    client.jobs.download(name=step.name, output_name="score", download_path=tmp_path / "out")
+    with (tmp_path / "out" / "named-outputs" / "score" / "predictions.csv").open(encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert [(row, file) for row, _, file in rows] == [(str(j), f"{i:02}.csv") for i in range(12) for j in (0, 1)]
+    assert all(isinstance(json.loads(answer)["answer"], str) for _, answer, _ in rows)
+    (tmp_path / "03.csv").write_text("question,context\nWho?,\n")
+    job = client.batch_endpoints.invoke(endpoint_name="files", input=Input(path=str(tmp_path), type="uri_folder"))
+    with pytest.raises(JobException, match=r"03\.csv'. Exception: .*context of row 0 is nan \(an empty cell\)"):
+        client.jobs.stream(job.name)

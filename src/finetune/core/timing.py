@@ -27,6 +27,7 @@ STEP_POLL = 0.05  # between two looks at the processes of a step: no user notice
 # A run on Azure ML (azure/service/)
 JOB_SETTLED = 120.0  # for the job to say that it has ended, which its run history says first
 JOB_POLL = 2.0  # between two looks at it
+BATCH_OF_FILES = 3600  # for a batch endpoint to answer 10 files; Azure ML's own 30 s are those of small models
 DEPLOYMENT_POLL = 15.0  # between two signs of life of an endpoint or a deployment in the making: 5 to 20 minutes
 
 # One run in a folder (core/lock.py)

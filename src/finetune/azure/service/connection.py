@@ -41,6 +41,12 @@ class Place:
     def __str__(self) -> str:
         return f"registry {self.registry}" if self.registry else f"workspace {self.workspace} in {self.resource_group}"
 
+    @property
+    def words(self) -> str:
+        """The words that name the workspace to the Azure CLI."""
+        where = f"--subscription {self.subscription} --resource-group {self.resource_group}"
+        return f"{where} --workspace-name {self.workspace}"
+
 
 def find_place(options: Mapping[str, str]) -> tuple[Place, list[Fault]]:
     """Return the place that the options and the variables name, and the faults of that."""
@@ -107,6 +113,11 @@ def _client_of_config(credential: object) -> Any:
     except ValidationException as error:
         fix = " ".join(f"{option} NAME" for option in WORKSPACE)
         raise ParameterError(Fault("no workspace is given", why=first_line(error), fix=fix)) from None
+
+
+def require_compute(client: Any, name: str) -> None:
+    """Raise ParameterError if the workspace has no compute of that name."""
+    require("compute", name, lambda: client.compute.get(name), lambda: [each.name for each in client.compute.list()])
 
 
 def require(kind: str, name: str, get: Callable[[], object], known: Callable[[], list[str]]) -> None:

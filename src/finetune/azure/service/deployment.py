@@ -35,7 +35,7 @@ class Deployment:
     model: str
     version: str
     endpoint: str
-    instance_type: str
+    machine: str  # its type; of a batch endpoint, the name of a cluster
 
     @property
     def name(self) -> str:
@@ -43,7 +43,7 @@ class Deployment:
         return f"model-{self.version[:DIGITS]}"
 
 
-def plan(source: str, name: str, endpoint: str, instance_type: str) -> Deployment:
+def plan(source: str, name: str, endpoint: str, machine: str) -> Deployment:
     """Return what is to be made of a model. Raises: ParameterError for names, ModelError for a folder."""
     faults = []
     if not MODEL_NAME.fullmatch(name):
@@ -63,7 +63,7 @@ def plan(source: str, name: str, endpoint: str, instance_type: str) -> Deploymen
     else:
         refuse_other_folder(Path(source))
         version = snapshot.digest(snapshot.tree(Path(source)))
-    return Deployment(source, name, version[:DIGITS], endpoint, instance_type)
+    return Deployment(source, name, version[:DIGITS], endpoint, machine)
 
 
 def refuse_other_folder(folder: Path) -> None:
@@ -143,14 +143,14 @@ def make_endpoint(client: Any, planned: Deployment) -> bool:
             client.online_endpoints.get(planned.endpoint)
             return False
         except ResourceNotFoundError:
-            endpoint = ManagedOnlineEndpoint(name=planned.endpoint, auth_mode="key")
-            _put(client, endpoint)
+            put_endpoint(client.online_endpoints, ManagedOnlineEndpoint(name=planned.endpoint, auth_mode="key"))
             return True
 
 
-def _put(client: Any, endpoint: Any) -> None:
+def put_endpoint(operations: Any, endpoint: Any) -> None:
+    """Make or change an endpoint, by azure-ai-ml's operations of its kind. Raises: StepError if that fails."""
     what = f"endpoint {endpoint.name}"
-    if failed := wait(client.online_endpoints.begin_create_or_update(endpoint), what):
+    if failed := wait(operations.begin_create_or_update(endpoint), what):
         raise StepError(Fault(f"{what} failed", why="\n".join(failed)))
 
 
@@ -171,7 +171,7 @@ def make_deployment(client: Any, planned: Deployment) -> bool:
             name=planned.name,
             endpoint_name=planned.endpoint,
             model=f"azureml:{planned.model}:{planned.version}",
-            instance_type=planned.instance_type,
+            instance_type=planned.machine,
             instance_count=1,
             scale_settings=DefaultScaleSettings(),
         )
@@ -216,7 +216,7 @@ def give_traffic(client: Any, planned: Deployment) -> None:
         endpoint = client.online_endpoints.get(planned.endpoint)
         if endpoint.traffic != {planned.name: 100}:
             endpoint.traffic = {planned.name: 100}
-            _put(client, endpoint)
+            put_endpoint(client.online_endpoints, endpoint)
 
 
 def others(client: Any, planned: Deployment) -> list[str]:
@@ -239,5 +239,4 @@ def ask(client: Any, planned: Deployment, request: Json) -> str:
 
 def removal(planned: Deployment, place: Place) -> str:
     """Return the command that deletes the endpoint."""
-    where = f"--subscription {place.subscription} --resource-group {place.resource_group}"
-    return f"az ml online-endpoint delete --name {planned.endpoint} {where} --workspace-name {place.workspace}"
+    return f"az ml online-endpoint delete --name {planned.endpoint} {place.words}"

@@ -5,15 +5,14 @@ import json
 import secrets
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from finetune.azure.pipeline_yaml import Pipeline, unfit_for_azure
 from finetune.azure.plan import pipeline_inputs
 from finetune.azure.processes import LOG_LINES_SHOWN
-from finetune.azure.service.connection import explained, require, require_azure
+from finetune.azure.service.connection import explained, require_azure, require_compute
 from finetune.core import timing
 from finetune.core.console import say
 from finetune.core.errors import Fault, ParameterError, StepError
@@ -79,13 +78,9 @@ def send(client: Any, job: Any, inputs: Mapping[str, str]) -> Any:
     """Send the job, and return what Azure ML calls it. Raises: ParameterError for a compute that isn't there."""
     computes = {text for name, text in inputs.items() if name.startswith("compute_")} | {job.settings.default_compute}
     for name in sorted({text.removeprefix("azureml:") for text in computes} - {SERVERLESS}):
-        require("compute", name, partial(client.compute.get, name), lambda: _names(client.compute.list()))
+        require_compute(client, name)
     with explained("submitting"):
         return client.jobs.create_or_update(job)
-
-
-def _names(found: Iterable[Any]) -> list[str]:
-    return [each.name for each in found]
 
 
 def follow(client: Any, name: str) -> None:
