@@ -1,5 +1,6 @@
-"""The names and places of the one workspace of the stand-in, and what requests and answers are."""
+"""The names and places of the stand-in's one workspace and one registry, and what requests and answers are."""
 
+import uuid
 from dataclasses import dataclass
 from dataclasses import field as default
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 Json = dict[str, Any]
 SUBSCRIPTION, GROUP, WORKSPACE = "00000000-0000-0000-0000-000000000001", "rg", "ws"
+REGISTRY = "company"
 ROOT = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/providers/Microsoft.MachineLearningServices"
 CONTAINERS = {"workspaceblobstore": "azureml-blobstore", "workspaceartifactstore": "azureml"}
 FINISHED = ("Completed", "Failed", "Canceled")
@@ -48,6 +50,16 @@ def resource(path: str, body: Json) -> Json:
     names = path.split("/")
     where = f"{ROOT}/workspaces/{WORKSPACE}/{path}"
     return {**body, "id": where, "name": names[-1], "type": names[0], "systemData": who}
+
+
+def upload_place(url: str, folder: Path) -> Json:
+    """A container of its own for what is to be uploaded."""
+    container = f"upload-{uuid.uuid4().hex}"
+    where = f"{url}/acct.blob.local/{container}"
+    (folder / "blob" / container).mkdir()
+    sas = {"credentialType": "SAS", "sasUri": f"{where}?sig=1"}
+    reference = {"blobUri": where, "storageAccountArmId": "acct", "credential": sas}
+    return {"blobReferenceForConsumption": reference, "pendingUploadId": container}
 
 
 def logs_of(home: Path) -> dict[str, Path]:

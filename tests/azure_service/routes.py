@@ -9,8 +9,20 @@ from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from tests.azure_service import batch
-from tests.azure_service.names import CONTAINERS, KEY, ROOT, WORKSPACE, Answer, Json, Request, missing, resource
+from tests.azure_service import batch, registry
+from tests.azure_service.names import (
+    CONTAINERS,
+    KEY,
+    REGISTRY,
+    ROOT,
+    WORKSPACE,
+    Answer,
+    Json,
+    Request,
+    missing,
+    resource,
+    upload_place,
+)
 
 if TYPE_CHECKING:
     from tests.azure_service.service import Service
@@ -68,13 +80,7 @@ def keys(service: "Service", request: Request) -> Answer:
 
 
 def pending_upload(service: "Service", request: Request) -> Answer:
-    """A container of its own for what is to be uploaded."""
-    container = f"upload-{uuid.uuid4().hex}"
-    where = f"{service.url}/acct.blob.local/{container}"
-    (service.folder / "blob" / container).mkdir()
-    sas = {"credentialType": "SAS", "sasUri": f"{where}?sig=1"}
-    reference = {"blobUri": where, "storageAccountArmId": "acct", "credential": sas}
-    return Answer(body={"blobReferenceForConsumption": reference, "pendingUploadId": container})
+    return Answer(body=upload_place(service.url, service.folder))
 
 
 def put(service: "Service", request: Request) -> Answer:
@@ -235,6 +241,7 @@ def data(service: "Service", request: Request) -> Answer:
 
 
 PLANES: dict[str | None, Route] = {None: arm, "/history/v1.0": history, "/data/v1.0": data}
+IN_REGISTRY = re.compile(rf"/mferp/managementfrontend/subscriptions/.*?/registries/{REGISTRY}/(.*?)/?")
 
 
 def outside(service: "Service", request: Request) -> Answer:
@@ -268,7 +275,13 @@ def log(service: "Service", request: Request) -> Answer:
     return Answer(200, service.state(name)["logs"][file].read_bytes(), {"Content-Type": "text/plain"})
 
 
-OUTSIDE: dict[str, Route] = {"operation": operation, "score": score, "batch": batch.invoke, "log": log}
+OUTSIDE: dict[str, Route] = {
+    "operation": operation,
+    "score": score,
+    "batch": batch.invoke,
+    "log": log,
+    "registrymanagement": registry.discovery,
+}
 
 
 def answered(service: "Service", method: str, target: str, headers: dict[str, str], raw: bytes) -> Answer:
@@ -280,8 +293,12 @@ def answered(service: "Service", method: str, target: str, headers: dict[str, st
     path = unquote(url.path)
     match = re.fullmatch(rf"(/[a-z]+/v1\.0)?/subscriptions/.*?/workspaces/{WORKSPACE}(?![^/])/?(.*?)/?", path, re.I)
     query = {name: values[0] for name, values in parse_qs(url.query).items()}
-    request = Request(method, match[2] if match else path, query, headers, json.loads(raw) if raw else None)
+    asset = IN_REGISTRY.fullmatch(path)
+    rest = asset[1] if asset else match[2] if match else path
+    request = Request(method, rest, query, headers, json.loads(raw) if raw else None)
     try:
+        if asset:
+            return registry.assets(service, request)
         return PLANES[match[1]](service, request) if match else outside(service, request)
     except KeyError as error:
         return missing(str(error))

@@ -88,6 +88,7 @@ class Service:
             "REQUESTS_CA_BUNDLE": str(self.certificate),
             "ARM_CLOUD_METADATA_URL": f"{self.url}/metadata/endpoints",
             "AZUREML_CURRENT_CLOUD": self.cloud,
+            "REGISTRY_DISCOVERY_ENDPOINT_URL": f"{self.url}/",
             "IDENTITY_ENDPOINT": f"{self.url}/token",  # as of an App Service: DefaultAzureCredential asks it
             "IDENTITY_HEADER": "secret",
         }

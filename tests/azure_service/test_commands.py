@@ -19,7 +19,7 @@ from finetune.azure.service.release import find_release
 from finetune.core.errors import ModelError, ParameterError, StepError
 from finetune.results.limits import UNLIMITED
 from tests.azure_service import steps
-from tests.azure_service.names import GROUP, SUBSCRIPTION, WORKSPACE
+from tests.azure_service.names import GROUP, REGISTRY, SUBSCRIPTION, WORKSPACE
 from tests.azure_service.service import Service
 from tests.conftest import finetune_words
 
@@ -70,6 +70,42 @@ def test_register_twice(azure: Service, capsys: pytest.CaptureFixture[str]) -> N
         "there"
     ] * len(rows)
     assert (json.dumps(azure.resources), azure.blobs.uploads) == (before, uploads)
+
+
+def test_register_in_a_registry_twice(azure: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    """All names what it needs by its place in the registry, where its code is too; then nothing is sent."""
+    release = find_release(ROOT)
+    words = ["--registry", REGISTRY]
+    register.main(words)
+    rows = [line.split() for line in capsys.readouterr().out.split("--- done\n")[1].splitlines()]
+    assert rows == [[asset.kind, asset.name, release.version, "new"] for asset in release.assets]
+    start = f"azureml://registries/{REGISTRY}"
+    ids = [known["id"] for path, known in azure.resources.items() if path.startswith("registries/")]
+    made = {f"{start}/{asset.kind}s/{asset.name}/versions/{release.version}" for asset in release.assets}
+    assert made == {one for one in ids if "/codes/" not in one}
+    specs = {
+        path.split("/")[3]: known["properties"]["componentSpec"]
+        for path, known in azure.resources.items()
+        if path.startswith(f"registries/{REGISTRY}/components/")
+    }
+    for name, spec in specs.items():
+        needs = [job["componentId"] for job in (spec.get("jobs") or {}).values()] or [spec["environment"]]
+        assert len(needs) == (4 if name.endswith("_pipeline") else 1) and set(needs) < made
+    codes = [spec["code"] for spec in specs.values() if "code" in spec]
+    assert len(codes) == len(specs) - 2 and set(codes) == {one for one in ids if "/codes/" in one}
+    folder = azure.local(azure.resources[codes[0].removeprefix("azureml://")]["properties"]["codeUri"])
+    assert (folder / "finetune" / "run.py").read_bytes() == (ROOT / "src" / "finetune" / "run.py").read_bytes()
+    before, uploads = json.dumps(azure.resources), azure.blobs.uploads
+    register.main(words)
+    assert [line.split()[-1] for line in capsys.readouterr().out.split("--- done\n")[1].splitlines()] == [
+        "there"
+    ] * len(rows)
+    assert (json.dumps(azure.resources), azure.blobs.uploads) == (before, uploads)
+
+
+def test_a_registry_that_is_not_there(azure: Service) -> None:
+    with pytest.raises(ParameterError, match="there is no registry 'nobody'"):
+        register.main(["--registry", "nobody"])
 
 
 def test_a_process_finds_the_workspace_by_config_json(azure: Service, tmp_path: Path) -> None:

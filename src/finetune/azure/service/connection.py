@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from textwrap import shorten
-from typing import Any
+from typing import Any, TypeVar
 
 from finetune.core.errors import Fault, ParameterError, ServiceError, UnsupportedError, first_line
 from finetune.params.schema import did_you_mean
@@ -27,6 +27,8 @@ USAGE = """\
 FORBIDDEN = 403
 LINE_SHOWN = 160
 LINES_SHOWN = 8  # of an error of azure-ai-ml, which may go on for pages
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ def find_place(options: Mapping[str, str]) -> tuple[Place, list[Fault]]:
 def connect(place: Place) -> tuple[Any, Place]:
     """Return azure-ai-ml's client of the place, and the place.
 
-    Raises: UnsupportedError without azure-ai-ml, ParameterError without a workspace of that name, ServiceError if the
-    service can't be reached or refuses.
+    Raises: UnsupportedError without azure-ai-ml, ParameterError without a workspace or registry of that name,
+    ServiceError if the service can't be reached or refuses.
     """
     require_azure()
     from azure.ai.ml import MLClient
@@ -75,7 +77,10 @@ def connect(place: Place) -> tuple[Any, Place]:
     with explained("connecting"):
         credential = DefaultAzureCredential()
         if place.registry:
-            return MLClient(credential, registry_name=place.registry), place
+            found = require(
+                "registry", place.registry, lambda: MLClient(credential, registry_name=place.registry), list
+            )
+            return found, place
         if place.workspace:
             client = MLClient(credential, place.subscription, place.resource_group, place.workspace)
         else:
@@ -120,12 +125,15 @@ def require_compute(client: Any, name: str) -> None:
     require("compute", name, lambda: client.compute.get(name), lambda: [each.name for each in client.compute.list()])
 
 
-def require(kind: str, name: str, get: Callable[[], object], known: Callable[[], list[str]]) -> None:
-    """Raise ParameterError if the service has nothing of that name, with the nearest of the names that are there."""
+def require(kind: str, name: str, get: Callable[[], Found], known: Callable[[], list[str]]) -> Found:
+    """Return what the service has of that name.
+
+    Raises: ParameterError if that is nothing, with the nearest of the names that are there.
+    """
     from azure.core.exceptions import AzureError, ResourceNotFoundError
 
     try:
-        get()
+        return get()
     except ResourceNotFoundError as error:
         try:
             names = known()
