@@ -16,7 +16,7 @@ from finetune.core.errors import DataError, FinetuneError, ParameterError, Unsup
 from finetune.core.world import World
 from finetune.models import estimate
 from finetune.params.components import TASKS
-from finetune.params.schema import LOCAL_OR_HUB
+from finetune.params.schema import LOCAL_OR_HUB, SECRETS
 from finetune.pipeline import main as run_pipeline
 from tests.conftest import ROOT, SAMPLES, sample_rows, write_jsonl
 
@@ -57,7 +57,11 @@ def test_values_reach_the_steps_as_they_are(value: str, task: str, tiny_model: P
     pipeline = load_pipeline(ROOT / "components" / task / "pipeline.yaml")
     own = {f"train_file_path={SAMPLES / task / 'train.jsonl'}", f"pytorch_model_path={tiny_model}"}
     texts = {name for name, p in pipeline.inputs.items() if p.kind == "string" and not p.enum}
-    texts = {name for name in texts - {*LOCAL_OR_HUB, "shm_size_finetune"} if not name.startswith(("compute", "inst"))}
+    texts = {
+        name
+        for name in texts - {*LOCAL_OR_HUB, *SECRETS, "shm_size_finetune"}
+        if not name.startswith(("compute", "inst"))
+    }
     given = read_words(["x.yaml", "--set", *own, *(f"{name}={value}" for name in texts)], tmp_path / "out")
     prepared, faults = prepare(pipeline, given.values, tmp_path / "out")
     steps = check.settle_steps(check.commands_of(prepared), faults)

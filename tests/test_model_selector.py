@@ -20,6 +20,7 @@ from finetune.core.process import run_main
 from finetune.data.folders import SelectedModel
 from finetune.models.loading import load_model
 from finetune.tasks import load_task
+from tests.azure.gated import SECRET, TOKEN, VAULT, Gated
 from tests.conftest import build_tiny_model
 from tests.families import build_family
 
@@ -329,6 +330,44 @@ def test_a_revision_of_a_hub_model(tiny_model: Path, tmp_path: Path) -> None:
     command[command.index("--huggingface_revision") + 1] = "v3"
     ran = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert (ran.returncode, "org/tiny at v3 can't be fetched" in ran.stderr) == (ModelError.exit_code, True)
+
+
+# Imports by the words behind it; exit code 3 if a process that is started then would have the first word.
+IMPORT = """
+import os, sys
+from finetune.core.process import run_main
+from finetune.model_selector import main
+run_main(main, sys.argv[2:])
+sys.exit(3 * any(sys.argv[1] in value for value in os.environ.values()))
+"""
+
+
+@pytest.mark.slow
+def test_a_gated_model_by_a_secret(tiny_model: Path, tmp_path: Path) -> None:
+    """The token of the vault goes to the hub and is nowhere else; HF_TOKEN does without a vault."""
+    with Gated(tmp_path, tiny_model) as service:
+        clean = {name: value for name, value in os.environ.items() if name != "HF_TOKEN"} | service.environment()
+        secret, other = (["--huggingface_token_secret", one] for one in (SECRET, f"https://{VAULT}/secrets/other"))
+        for name, more, variables, code in (
+            ("secret", secret, {"HF_TOKEN": "hf_of_somebody_else"}, 0),
+            ("variable", [], {"HF_TOKEN": TOKEN}, 3),
+            ("without", [], {}, ModelError.exit_code),
+            ("other", other, {}, ModelError.exit_code),
+        ):
+            home = tmp_path / name
+            words = ["--task", "question_answering", "--huggingface_id", "org/gated", *more]
+            command = [sys.executable, "-c", IMPORT, TOKEN, *words, "--output_dir", str(home / "out")]
+            env = {**clean, **variables, "HF_HOME": str(home)}
+            service.asked.clear()
+            ran = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+            assert ran.returncode == code, ran.stderr
+            assert any("/secrets/" in path for path in service.asked) == (name in ("secret", "other"))
+            assert TOKEN not in ran.stdout + ran.stderr
+            written = [file for file in home.rglob("*") if file.is_file()]
+            assert not [file for file in written if TOKEN.encode() in file.read_bytes()]
+            assert (home / "out" / "model" / "model.safetensors").is_file() == (code != ModelError.exit_code)
+    assert "fix: ask for the gated model at https://huggingface.co/org/gated" in ran.stderr
+    assert f"token: that of https://{VAULT}/secrets/other" in ran.stderr
 
 
 def test_no_model(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def import_tokenizer(params: ModelImportParams, task: "Task[State]", folder: Pat
 
     source, name = choose_source(params)
     if source == "huggingface_id" and not Path(name).is_dir():
-        found = fetch(name, params.huggingface_revision, weights=False)
+        found = fetch(name, params, weights=False)
         return load_config(found), load_tokenizer(found, task)
     refuse_broken_source(Path(name))
     if (Path(name) / intact.ADAPTER_CONFIG).is_file():

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune.azure.vault import read_secret
 from finetune.cli import settle_task
 from finetune.core.console import quiet_libraries, say, start
 from finetune.core.errors import Fault, ModelError, first_line
@@ -56,7 +57,7 @@ def import_model(params: ModelImportParams, task_name: str) -> None:
     from finetune.tasks import load_task
 
     task = load_task(task_name)
-    folder = Path(name) if local else fetch(name, params.huggingface_revision)
+    folder = Path(name) if local else fetch(name, params)
     refuse_broken_source(folder)
     target = SelectedModel.model_folder(params.output_dir)
     clear(params.output_dir, SELECTED)
@@ -99,22 +100,39 @@ def refuse_broken_source(folder: Path) -> None:
     intact.raise_all(faults)
 
 
-def fetch(huggingface_id: str, revision: str | None, weights: bool = True) -> Path:
-    """Download what is needed of a hub model: the only place that touches the network. Raises: ModelError."""
+def fetch(huggingface_id: str, params: ModelImportParams, weights: bool = True) -> Path:
+    """Download what is needed of a hub model: the only place that touches the network.
+
+    Raises: ModelError, and ServiceError if the token's secret can't be read.
+    """
     from huggingface_hub import snapshot_download
 
+    revision, secret = params.huggingface_revision, params.huggingface_token_secret
+    token = read_secret(secret) if secret else None  # None: that of HF_TOKEN, if there is one
     patterns = ["config.json", *TOKENIZER, *(WEIGHTS if weights else ())]
     try:
-        folder = Path(snapshot_download(huggingface_id, revision=revision, allow_patterns=patterns))
+        folder = Path(snapshot_download(huggingface_id, revision=revision, allow_patterns=patterns, token=token))
         if weights and not list(folder.glob("*.safetensors")):
             patterns += PICKLED_WEIGHTS
-            folder = Path(snapshot_download(huggingface_id, revision=revision, allow_patterns=patterns))
+            folder = Path(snapshot_download(huggingface_id, revision=revision, allow_patterns=patterns, token=token))
     except Exception as error:  # huggingface_hub raises its own, requests' and OS errors here
         why = f"{type(error).__name__}: {first_line(error)}"
-        fix = "check id and network, and HF_TOKEN for a gated model, or give --pytorch_model_path with a local folder"
         which = f"{huggingface_id} at {revision}" if revision else huggingface_id
-        raise ModelError(Fault(f"{which} can't be fetched", why=why, fix=fix)) from None
+        why = why.replace(token, "…") if token else why
+        raise ModelError(Fault(f"{which} can't be fetched", why=why, fix=_fix(error, huggingface_id, secret))) from None
     return folder
+
+
+def _fix(error: Exception, huggingface_id: str, secret: str | None) -> str:
+    """Return what mends that a model of the hub can't be fetched."""
+    from huggingface_hub.errors import GatedRepoError
+
+    token = f"that of {secret}" if secret else "HF_TOKEN, or the secret of --huggingface_token_secret"
+    if isinstance(error, GatedRepoError):
+        return (
+            f"ask for the gated model at https://huggingface.co/{huggingface_id} as the token's account; token: {token}"
+        )
+    return f"check id, network and token ({token}), or give --pytorch_model_path with a local folder"
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,7 @@ def scored(model: ModelFacts | None = None, **given: Any) -> Case[Any]:
     return Case(QuestionAnsweringEvaluationParams(evaluation_result=OUT, **given), known_model=model)
 
 
+SECRET = "https://our-keys.vault.azure.net/secrets/hub-token"
 # For each row of the table, in its order: a case of it alone, and what is said.
 SAMPLES: tuple[tuple[Case[Any], str], ...] = (
     (Case(ModelImportParams(output_dir=OUT)), "no model is given"),
@@ -199,6 +200,10 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
     (
         Case(ModelImportParams(output_dir=OUT, pytorch_model_path=OUT, huggingface_revision="v1")),
         "huggingface_revision v1 has no effect: the model is not of a hub",
+    ),
+    (
+        Case(ModelImportParams(output_dir=OUT, pytorch_model_path=OUT, huggingface_token_secret=SECRET)),
+        "huggingface_token_secret has no effect, and is not read: the model is not of a hub",
     ),
     (Case(QuestionAnsweringPreprocessParams(model_selector_output=OUT, output_dir=OUT)), "there are no training rows"),
     (scored(mlflow_model_folder=OUT), "no --preprocess_output or --test_data"),

@@ -13,7 +13,17 @@ from finetune.azure.interface import command_line, from_yaml, yaml_input, yaml_i
 from finetune.core.errors import ParameterError
 from finetune.params.components import TASKS, ComputeParams
 from finetune.params.finetune import QuestionAnsweringParams
-from finetune.params.schema import Param, help_text, param, params_of, parse, port, to_text
+from finetune.params.schema import (
+    SECRET_ADDRESS,
+    SECRETS,
+    Param,
+    help_text,
+    param,
+    params_of,
+    parse,
+    port,
+    to_text,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +95,8 @@ def value_of(p: Param) -> st.SearchStrategy[Any]:
             return st.integers(None if low is None else int(low), None if high is None else int(high))
         case "number":
             return st.floats(low, high, allow_nan=False, allow_infinity=False)
+        case "string" if p.name in SECRETS:
+            return st.from_regex(SECRET_ADDRESS, fullmatch=True)
         case "string":
             return st.sampled_from(p.enum) if p.enum else st.text(NAMED, max_size=LONGEST)
         case _:

@@ -477,6 +477,11 @@ MODEL_IMPORT = (
         elsewhere="tests/test_model_selector.py::test_a_revision_of_a_hub_model",
     ),
     Proof(
+        "huggingface_token_secret",
+        "a gated model is fetched with the token of that secret, which is nowhere else",
+        elsewhere="tests/test_model_selector.py::test_a_gated_model_by_a_secret",
+    ),
+    Proof(
         "pytorch_model_path",
         "the imported weights are those of the folder, though another model is named too",
         {"pytorch_model_path": "{other_model}", "mlflow_model_path": "{trained}/mlflow"},

@@ -227,7 +227,7 @@ def conda(device: str) -> Json:
     pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
     needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     names = [re.split(r"[<>=]", text)[0] for text in needed]
-    besides = ("azureml-mlflow", *(("bitsandbytes", "deepspeed") if device == "gpu" else ()))
+    besides = ("azure-identity", "azureml-mlflow", *(("bitsandbytes", "deepspeed") if device == "gpu" else ()))
     packages = [f"{name}=={pins[name]}" for name in (*names, *besides)]
     return {
         "name": f"finetune-{device}",

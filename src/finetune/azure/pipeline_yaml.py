@@ -16,7 +16,7 @@ from finetune.azure.interface import Entry, Scalar, from_yaml
 from finetune.core.errors import Fault, ParameterError
 from finetune.core.reading import Unreadable, misfit, no_file, yaml_mapping
 from finetune.core.types import Json
-from finetune.params.schema import Param, did_you_mean, to_text
+from finetune.params.schema import Param, as_shown, did_you_mean, to_text
 
 _PARENT_INPUT = re.compile(r"\$\{\{\s*parent\.inputs\.(\w+)\s*\}\}")
 _PARENT_OUTPUT = re.compile(r"\$\{\{\s*parent\.outputs\.(\w+)\s*\}\}")
@@ -192,7 +192,7 @@ def unfit_for_azure(pipeline: Pipeline, given: Mapping[str, str | None]) -> list
                 continue
             shown, value = _known_value(step, step.inputs[name], given)
             if signs := quoting.read_otherwise(value, reference.place):
-                what = f"{shown}: {value!r} can't be given to {step.name} by Azure ML"
+                what = f"{shown}: {as_shown(name, value)!r} can't be given to {step.name} by Azure ML"
                 why = f"it is put into the command as it is, between {reference.place}, where a shell reads {signs}"
                 faults.append(Fault(what, where=pipeline.path.name, why=why, fix=f"a value without {' '.join(signs)}"))
     return list(dict.fromkeys(faults))

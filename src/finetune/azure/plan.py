@@ -14,7 +14,7 @@ from finetune.core.errors import Fault, ParameterError
 from finetune.core.outputs import overlaps
 from finetune.core.paths import LOST, is_lost
 from finetune.core.types import Json
-from finetune.params.schema import LOCAL_OR_HUB, did_you_mean, missing, no_path
+from finetune.params.schema import LOCAL_OR_HUB, as_shown, did_you_mean, missing, no_path
 
 USAGE = """usage: finetune pipeline FILE --output FOLDER [--set NAME=VALUE ...] [--force]
 
@@ -76,7 +76,7 @@ def pipeline_inputs(
         try:
             pipeline.inputs[name].convert(text)
         except ValueError as error:
-            faults.append(Fault(f"--set {name}={text} {error}"))
+            faults.append(Fault(f"--set {name}={as_shown(name, text)} {error}"))
             continue
         texts[name] = text
         if text.startswith(elsewhere):
@@ -127,7 +127,8 @@ def prepare(
                 try:
                     step.inputs[name].convert(value)
                 except ValueError as error:
-                    faults.append(Fault(f"{name} {value!r} {error}", where=f"{pipeline.path.name}, {step.name}"))
+                    what = f"{name} {as_shown(name, value)!r} {error}"
+                    faults.append(Fault(what, where=f"{pipeline.path.name}, {step.name}"))
         outputs = {name: folders[step.name, name] for name in step.outputs}
         command = fill(step.component["command"], values, {name: str(path) for name, path in outputs.items()})
         nodes, on_each = process_counts(step, inputs)

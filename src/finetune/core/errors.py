@@ -1,9 +1,11 @@
 """Errors written for the person who has to fix them: what, where, why, how to fix; one exit code per class."""
 
 import errno
+import re
 from dataclasses import dataclass
 
 LONGEST = 800  # characters of each part of a fault
+_HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")  # may have been typed anywhere
 FAULTS = 20  # shown of an error
 
 
@@ -28,7 +30,7 @@ class Fault:
     def __str__(self) -> str:
         lines = [shortened(self.what)]
         lines += [f"  {label}: {shortened(text)}" for label, text in self._details() if text]
-        return "\n".join(lines)
+        return _HUB_TOKEN.sub("hf_…", "\n".join(lines))
 
     def _details(self) -> tuple[tuple[str, str], ...]:
         return ("where", self.where), ("why", self.why), ("fix", self.fix)
@@ -102,7 +104,7 @@ class StepError(FinetuneError):
 
 
 class ServiceError(FinetuneError):
-    """Azure ML's service can't be reached, accepts no credential, or refuses."""
+    """Azure ML's service, or a key vault, can't be reached, accepts no credential, or refuses."""
 
     exit_code = 11
     title = "Azure ML error"

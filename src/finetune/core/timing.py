@@ -30,6 +30,9 @@ JOB_POLL = 2.0  # between two looks at it
 BATCH_OF_FILES = 3600  # for a batch endpoint to answer 10 files; Azure ML's own 30 s are those of small models
 DEPLOYMENT_POLL = 15.0  # between two signs of life of an endpoint or a deployment in the making: 5 to 20 minutes
 
+# A secret (azure/vault.py)
+VAULT = 20.0  # for an answer of the key vault, four times: one behind a firewall may say nothing at all
+
 # One run in a folder (core/lock.py)
 BEAT = 10.0  # between two signs of life in the lock: on a mounted folder each is an upload
 SILENT = 120.0  # without one after which a run on another machine is gone: a save of 6 GB has been silent for 34

@@ -18,7 +18,11 @@ class ModelImportParams:
     )
     huggingface_revision: str | None = param(
         None,
-        "Branch, tag or commit of huggingface_id; left out, its main branch. The token for a gated model is taken from the environment variable HF_TOKEN.",
+        "Branch, tag or commit of huggingface_id; left out, its main branch.",
+    )
+    huggingface_token_secret: str | None = param(
+        None,
+        "Address of a secret in an Azure key vault, https://VAULT.vault.azure.net/secrets/NAME, that holds the hub's token for a gated model; never the token itself. The step reads it as its managed identity. Left out, the token is that of the environment variable HF_TOKEN.",
     )
     pytorch_model_path: Path | None = port(
         "custom_model",

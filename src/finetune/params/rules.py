@@ -156,6 +156,12 @@ RULES: tuple[Rule[Any], ...] = (
         kind=None,
     ),
     Rule(
+        ModelImportParams,
+        lambda case: case.params.huggingface_token_secret is not None and not _from_hub(case.params),
+        "huggingface_token_secret has no effect, and is not read: the model is not of a hub",
+        kind=None,
+    ),
+    Rule(
         DataFiles,
         lambda case: not (case.params.train_file_path or case.params.train_mltable_path or case.params.dataset_name),
         "there are no training rows",

@@ -27,6 +27,11 @@ T = TypeVar("T")
 PortKind = Literal["uri_file", "uri_folder", "mltable", "custom_model", "mlflow_model"]
 BOOLEAN = ("true", "false")
 LOCAL_OR_HUB = ("huggingface_id", "dataset_name")  # names that may be those of local folders
+SECRETS = ("huggingface_token_secret",)  # names of addresses of secrets: a value that is none may be the secret itself
+SECRET_ADDRESS = re.compile(
+    r"https://[A-Za-z][A-Za-z0-9-]{1,22}[A-Za-z0-9]\.vault\.(azure\.net|azure\.cn|usgovcloudapi\.net)"
+    r"/secrets/[A-Za-z0-9-]{1,127}(/[0-9A-Fa-f]{32})?/?"
+)
 ZERO = "holds a zero character"
 LONGEST_PATH, LONGEST_NAME = 4096, 255  # bytes, on all common file systems
 COMPARED, NAME = 10_000, 100  # known names, and characters of each, among which a slip of the pen is looked for
@@ -80,6 +85,10 @@ class Param:
             raise ValueError(why)
         if "\0" in text:
             raise ValueError(ZERO)
+        if self.name in SECRETS and not SECRET_ADDRESS.fullmatch(text):
+            raise ValueError(
+                "must be https://VAULT.vault.azure.net/secrets/NAME; a token that was given here is to be revoked"
+            )
         if self.is_port:
             if not text:
                 raise ValueError("must be a path")
@@ -173,6 +182,11 @@ def to_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def as_shown(name: str, text: str) -> str:
+    """Return a parameter's value as errors show it: what may be a secret is not."""
+    return "…" if name in SECRETS and not SECRET_ADDRESS.fullmatch(text) else text
+
+
 def no_path(text: str) -> str:
     """Return why no file system has such a path; "" where one may."""
     if "\0" in text:
@@ -251,7 +265,7 @@ def parse(cls: type[T], argv: Sequence[str], prog: str) -> T:
         try:
             values[name] = known[name].convert(text)
         except ValueError as error:
-            faults.append(Fault(f"--{name} {text!r} {error}", fix=_example(known[name])))
+            faults.append(Fault(f"--{name} {as_shown(name, text)!r} {error}", fix=_example(known[name])))
     for p in known.values():
         if p.required and p.name not in words:
             faults.append(Fault(f"--{p.name} is missing", why=p.doc, fix=_example(p)))
@@ -284,7 +298,8 @@ def _split(argv: Sequence[str], known: dict[str, Param]) -> tuple[dict[str, str]
         else:
             text = text if equals else rest.pop(0)
             if name in words:
-                faults.append(Fault(f"--{name} is given twice: {words[name]!r} and {text!r}"))
+                values = " and ".join(repr(as_shown(name, value)) for value in (words[name], text))
+                faults.append(Fault(f"--{name} is given twice: {values}"))
             elif name in known:
                 words[name] = text
             else:

@@ -151,7 +151,7 @@ def explained(doing: str) -> Iterator[None]:
     try:
         yield
     except ClientAuthenticationError as error:
-        fault = Fault(f"{doing}: no credential is accepted", why=_attempts(error), fix="az login")
+        fault = Fault(f"{doing}: no credential is accepted", why=attempts(error), fix="az login")
         raise ServiceError(fault) from None
     except ServiceRequestError as error:
         fault = Fault(f"{doing}: Azure ML can't be reached", why=reason(error), fix="check the network and the names")
@@ -163,7 +163,7 @@ def explained(doing: str) -> Iterator[None]:
         raise ServiceError(Fault(f"{doing}: it failed", why=reason(error))) from None
 
 
-def _attempts(error: BaseException) -> str:
+def attempts(error: BaseException) -> str:
     """Return what each credential that was tried says, in a line: the one that should have worked may be the last."""
     lines = [line.strip() for line in str(error).splitlines() if re.match(r"\s*\w+Credential: ", line)]
     return "\n    ".join(shorten(line, LINE_SHOWN, placeholder=" …") for line in lines) or reason(error)
