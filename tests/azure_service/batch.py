@@ -43,9 +43,11 @@ def invoke(service: "Service", request: Request) -> Answer:
         "type": "command",
         "componentId": f"/{PLACE}",
         "inputs": {key: {"job_input_type": "literal", "value": f"${{{{parent.inputs.{key}}}}}"} for key in inputs},
+        "outputs": {"score": {"type": "literal", "value": "${{parent.outputs.score}}"}},
     }
     job = f"batchjob-{uuid.uuid4()}"
-    properties = {"jobType": "Pipeline", "inputs": inputs, "outputs": {}, "jobs": {"batchscoring": node}}
+    outputs = {"score": {"jobOutputType": "uri_folder"}}
+    properties = {"jobType": "Pipeline", "inputs": inputs, "outputs": outputs, "jobs": {"batchscoring": node}}
     known = service.resources[f"jobs/{job}"] = resource(f"jobs/{job}", {"properties": properties})
     service.start_job(job, known)
     return Answer(201, known)

@@ -303,9 +303,10 @@ def test_deploy_a_batch_endpoint(
     job = client.batch_endpoints.invoke(endpoint_name="files", input=given)
     client.jobs.stream(job.name)
     (step,) = client.jobs.list(parent_job_name=job.name)
-    client.jobs.download(name=step.name, output_name="score", download_path=tmp_path / "out")
-    with (tmp_path / "out" / "named-outputs" / "score" / "predictions.csv").open(encoding="utf-8") as file:
-        rows = list(csv.reader(file))
+    for name in (step.name, job.name):  # as the public notebooks have it, and as Azure's documentation
+        client.jobs.download(name=name, output_name="score", download_path=tmp_path / name)
+        with (tmp_path / name / "named-outputs" / "score" / "predictions.csv").open(encoding="utf-8") as file:
+            rows = list(csv.reader(file))
     assert [(row, file) for row, _, file in rows] == [(str(j), f"{i:02}.csv") for i in range(12) for j in (0, 1)]
     assert all(isinstance(json.loads(answer)["answer"], str) for _, answer, _ in rows)
     (tmp_path / "03.csv").write_text("question,context\nWho?,\n")
