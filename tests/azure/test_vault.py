@@ -17,7 +17,10 @@ from tests.conftest import ROOT, SAMPLES
 
 @pytest.fixture
 def gated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gated]:
-    """The vault, which this process finds."""
+    """The vault, which this process finds, and asks again at once."""
+    from azure.core.pipeline.policies import RetryPolicy
+
+    monkeypatch.setattr(RetryPolicy, "sleep", lambda *_, **__: None)
     with Gated(tmp_path, tmp_path) as service:
         for name, value in service.environment().items():
             monkeypatch.setenv(name, value)
@@ -40,24 +43,26 @@ def test_the_value_of_a_secret(gated: Gated) -> None:
         ("disabled", "is not given to the identity", "Caller may not do this.", "--name disabled --enabled true"),
         ("broken", "can't be read", "odd", "az keyvault secret show --vault-name our-keys --name broken --query id"),
         ("silent", "can't be read", "status 418", "az keyvault secret show"),
+        ("no-vault", "can't be read", "status 503", "az keyvault secret show"),
+        ("odd", "is no token", "", "az keyvault secret set"),
         ("empty", "is no token", "", "az keyvault secret set --vault-name our-keys --name empty --file TOKEN_FILE"),
         ("two-lines", "is no token", "", "az keyvault secret set"),
     ],
 )
 def test_what_is_refused(gated: Gated, name: str, what: str, why: str, fix: str) -> None:
     gated.secrets |= {"wall": refused("ForbiddenByFirewall"), "silent": (418, {})}
+    gated.secrets |= {"no-vault": (503, {"error": "none"}), "odd": (200, {})}
     with pytest.raises(ServiceError) as caught:
         vault.read_secret(f"https://{VAULT}/secrets/{name}")
     (fault,) = caught.value.faults
     assert what in fault.what and f"https://{VAULT}/secrets/{name}" in fault.what
     assert fault.why == why and fix in fault.fix
     assert "hf_" not in str(caught.value)
+    asked = [path for path in gated.asked if "/secrets/" in path]
+    assert len(asked) == (1 + vault.RETRIES if name == "no-vault" else 1)
 
 
-def test_a_vault_that_is_not_there(gated: Gated, monkeypatch: pytest.MonkeyPatch) -> None:
-    from azure.core.pipeline.policies import RetryPolicy
-
-    monkeypatch.setattr(RetryPolicy, "sleep", lambda self, transport, response=None: None)
+def test_a_vault_that_is_not_there(gated: Gated) -> None:
     with pytest.raises(ServiceError) as caught:
         vault.read_secret("https://nowhere.vault.azure.net/secrets/x")
     (fault,) = caught.value.faults

@@ -2,7 +2,7 @@
 
 import pytest
 
-from finetune.core.errors import FAULTS, LONGEST, DataError, Fault, first_line, shortened
+from finetune.core.errors import FAULTS, LONGEST, DataError, Fault, ParameterError, first_line, shortened
 
 
 def test_long_values_lose_their_middle() -> None:
@@ -30,3 +30,9 @@ def test_of_many_faults_the_first_are_shown() -> None:
 def test_each_part_stands_on_its_own_line(count: int) -> None:
     faults = [Fault("what", "where", "why", "fix")] * count
     assert str(DataError(*faults)) == "\n".join(["data error: what\n  where: where\n  why: why\n  fix: fix"] * count)
+
+
+def test_a_token_of_the_hub_is_not_shown() -> None:
+    token = "hf_" + "aB3" * 11
+    shown = str(ParameterError(Fault(f"unexpected word '{token}'", why=f"{token}.", fix="hf_datasets1 is a name")))
+    assert token not in shown and shown.count("hf_…") == 2 and "hf_datasets1" in shown

@@ -8,8 +8,10 @@ from urllib.parse import urlsplit
 from finetune.azure.service.connection import attempts
 from finetune.core import timing
 from finetune.core.errors import Fault, ServiceError, UnsupportedError, first_line
+from finetune.core.types import Json
 
 API_VERSION = "7.4"
+RETRIES = 3  # where nothing answers, or an error of the vault's own: some seconds in all
 # The identity of a cluster of Azure ML that has several, and the one that azure-identity looks for.
 CLIENT_IDS = ("DEFAULT_IDENTITY_CLIENT_ID", "AZURE_CLIENT_ID")
 OTHER_MACHINE = (
@@ -51,11 +53,10 @@ def read_secret(address: str) -> str:
         raise ServiceError(
             Fault(what, why=first_line(error), fix="check its name, its firewall and the network")
         ) from None
-    value = _value(response)
+    answer = _answer(response)
     if response.status_code != 200:
-        raise ServiceError(_refusal(address, response.status_code, value))
-    token = value.get("value")
-    token = token.strip() if isinstance(token, str) else ""  # a file that a secret is made of ends its line
+        raise ServiceError(_refusal(address, response.status_code, answer))
+    token = str(answer.get("value", "")).strip()  # a file that a secret is made of ends its line
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         what = f"the value of {address} is no token: it is empty, or holds white space or other signs"
         raise ServiceError(Fault(what, fix=_command(SET, address)))
@@ -74,28 +75,32 @@ def _ask(address: str) -> Any:
     cloud = url.netloc.partition(".")[2]  # of which an identity has its own token
     client_id = next((os.environ[name] for name in CLIENT_IDS if os.environ.get(name)), None)
     credential = DefaultAzureCredential(managed_identity_client_id=client_id)
-    policies = [RetryPolicy(), BearerTokenCredentialPolicy(credential, f"https://{cloud}/.default")]
+    policies = [RetryPolicy(retry_total=RETRIES), BearerTokenCredentialPolicy(credential, f"https://{cloud}/.default")]
     where = f"https://{url.netloc}"
     with PipelineClient(where, policies=policies, connection_timeout=timing.VAULT, read_timeout=timing.VAULT) as client:
         return client.send_request(HttpRequest("GET", address.rstrip("/"), params={"api-version": API_VERSION}))
 
 
-def _value(response: Any) -> dict[str, Any]:
+def _object(value: object) -> Json:
+    """Return a JSON object, empty where a value is another: who answers may be no vault."""
+    return value if isinstance(value, dict) else {}
+
+
+def _answer(response: Any) -> Json:
     try:
-        found = response.json()
+        return _object(response.json())
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
-def _refusal(address: str, status: int, answer: dict[str, Any]) -> Fault:
+def _refusal(address: str, status: int, answer: Json) -> Fault:
     """Return what the vault says for no."""
-    error = answer.get("error") or {}
+    error = _object(answer.get("error"))
     why = first_line(Exception(error.get("message") or f"status {status}"))
     if status == 404:
         return Fault(f"there is no secret {address}", why=why, fix=_command(SET, address))
-    reason = (error.get("innererror") or {}).get("code", "")
     if status == 403:
+        reason = str(_object(error.get("innererror")).get("code"))
         what = f"{address} is not given to the identity that this step runs as"
         return Fault(what, why=why, fix=_command(REFUSALS.get(reason, NOT_ALLOWED), address))
     return Fault(f"{address} can't be read", why=why, fix=_command(SHOW, address))

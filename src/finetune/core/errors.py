@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 
 LONGEST = 800  # characters of each part of a fault
-_HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{8,}")  # may have been typed anywhere
+_HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{24,}")  # may have been typed anywhere
 FAULTS = 20  # shown of an error
 
 
