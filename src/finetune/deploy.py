@@ -15,7 +15,6 @@ from finetune.core.console import say, start
 from finetune.core.errors import Fault, ParameterError
 from finetune.core.process import run_main
 from finetune.core.types import Json
-from finetune.results.limits import SERVING_CONFIG, UNLIMITED
 
 USAGE = f"""usage: finetune deploy MODEL --endpoint NAME [--name NAME] [--batch] [--workspace NAME ...] [--dry-run]
 
@@ -64,6 +63,8 @@ def main(argv: list[str]) -> None:
 
 def serve_files(client: Any, planned: deployment.Deployment, place: connection.Place, request: Json) -> None:
     """Make the batch endpoint and its deployment, and say how it is used."""
+    from finetune.results.limits import SERVING_CONFIG, UNLIMITED
+
     say(f"batch endpoint {planned.endpoint}: {state(batch.make_endpoint(client, planned))}")
     unlimited = {SERVING_CONFIG: json.dumps(UNLIMITED)}  # a file is no request, which may come from anybody
     say(f"deployment {planned.name}: {state(batch.make_deployment(client, planned, unlimited))}")
