@@ -151,11 +151,3 @@ def test_unexpected_words(checkout: Path) -> None:
     result = declare(checkout, "--chekc")
     assert result.returncode == 2
     assert "fix: finetune declare [--check]" in result.stderr
-
-
-def test_the_gpu_image_has_the_cuda_of_torch() -> None:
-    """PyPI's torch is built for CUDA 12 up to 2.10, for 13 from 2.11 on."""
-    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
-    newer = tuple(int(part) for part in pins["torch"].split(".")[:2]) >= (2, 11)
-    image = yaml.safe_load((ROOT / "environments" / "gpu" / "environment.yaml").read_text())["image"]
-    assert re.search(r"-cuda(\d+)\.", image)[1] == ("13" if newer else "12")  # type: ignore[index]

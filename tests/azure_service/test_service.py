@@ -109,11 +109,15 @@ def test_code_is_uploaded_once(by_dsl: Any, client: Any, azure: Service, root: P
     assert client.components.get("first", version="1").command == load_component(root / "first.yaml").command
 
 
-def test_an_environment(client: Any) -> None:
+def test_an_environment_and_its_docker_context(client: Any, azure: Service) -> None:
     from azure.ai.ml import load_environment
 
-    made = client.environments.create_or_update(load_environment("environments/cpu/environment.yaml"))
-    assert client.environments.get(made.name, version=made.version).conda_file["name"] == "finetune-cpu"
+    named = [{"name": "finetune-cpu"}, {"version": "1"}]
+    made = client.environments.create_or_update(
+        load_environment("environments/cpu/environment.yaml", params_override=named)
+    )
+    context = azure.local(client.environments.get(made.name, version=made.version).build.path)
+    assert (context / "Dockerfile").read_text() == Path("environments/cpu/Dockerfile").read_text()
 
 
 def test_a_registered_pipeline_component_and_a_job_yaml(client: Any, root: Path, tmp_path: Path) -> None:

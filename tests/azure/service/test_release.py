@@ -44,8 +44,9 @@ def test_version_is_that_of_the_content(checkout: Path, tmp_path_factory: pytest
         "src/finetune/run.py",
         "configs/deepspeed/zero2.json",
         "components/token_classification/evaluation.yaml",
-        "environments/gpu/conda.yaml",
+        "environments/gpu/requirements.txt",
         "environments/cpu/environment.yaml",
+        "environments/serving/Dockerfile",
     ],
 )
 def test_version_changes_with_any_file(name: str, checkout: Path) -> None:
@@ -65,8 +66,8 @@ def test_all_is_registered_after_what_it_needs() -> None:
     assets = find_release(ROOT).assets
     names = [asset.name for asset in assets]
     assert names.count("finetune-gpu") == 1
-    assert len(set(names)) == len(names) == 2 + len(list((ROOT / "components").glob("*/*.yaml")))
-    assert [asset.kind for asset in assets].count("environment") == 2
+    assert len(set(names)) == len(names) == 3 + len(list((ROOT / "components").glob("*/*.yaml")))
+    assert [asset.kind for asset in assets].count("environment") == 3
     done: set[Path] = set()
     for asset in assets:
         assert set(asset.needs.values()) <= done

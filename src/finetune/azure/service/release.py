@@ -16,6 +16,7 @@ from finetune.core.errors import Fault, ParameterError
 from finetune.core.types import Json
 
 DIGITS = 12
+ENVIRONMENT = "environment.yaml"  # in a folder with its Dockerfile; it has no name, since components take it inline
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ def find_release(root: Path) -> Release:
         raise ParameterError(
             Fault(f"{root} is not a checkout of the project", why=why, fix="pip install -e . in a clone")
         )
+    waiting += sorted(root.glob(f"environments/*/{ENVIRONMENT}"))
     found: dict[Path, Asset] = {}
     while waiting:
         path = waiting.pop().resolve()
@@ -65,26 +67,26 @@ def _asset(path: Path) -> Asset:
         for place, value in places.items()
         if isinstance(value, str) and value.startswith("file:")
     }
-    return Asset("component" if "type" in spec else "environment", spec["name"], path, needs)
+    if path.name == ENVIRONMENT:
+        return Asset("environment", f"finetune-{path.parent.name}", path, needs)
+    return Asset("component", spec["name"], path, needs)
 
 
 def _spec(path: Path) -> Json:
     if not path.is_file():
-        raise ParameterError(Fault(f"{path} is missing", fix="finetune declare"))
+        raise ParameterError(Fault(f"{path} is missing", fix=f"git restore {path}"))
     spec: Json = yaml.safe_load(path.read_text(encoding="utf-8"))
     return spec
 
 
 def _digest(root: Path, paths: list[Path]) -> str:
-    """Return a digest of the YAMLs and of all files that they name: neither times nor the checkout's place count."""
+    """Return a digest of the YAMLs and of all files that go with them: neither times nor the checkout's place count."""
     content = hashlib.sha256()
     codes: dict[frozenset[tuple[Path, Path]], str] = {}  # components share their code, which is read once
     for path in sorted(paths):
         spec = _spec(path)
-        for file in (path, *([path.parent / spec["conda_file"]] if "conda_file" in spec else [])):
-            content.update(
-                f"{file.relative_to(root).as_posix()}\0{snapshot.digest({Path(file.name): file})}\0".encode()
-            )
+        beside = snapshot.tree(path.parent) if path.name == ENVIRONMENT else {Path(path.name): path}
+        content.update(f"{path.relative_to(root).as_posix()}\0{snapshot.digest(beside)}\0".encode())
         if "code" in spec:
             files = snapshot.of_component(path, spec)
             key = frozenset(files.items())
@@ -115,7 +117,8 @@ def _entity(asset: Asset, release: Release, registry: str) -> Any:
 
     named = {each.path: each for each in release.assets}
     changes = {place: reference(named[path], release.version, registry) for place, path in asset.needs.items()}
-    overrides = [{place: value} for place, value in {"version": release.version, **changes}.items()]
+    named_here = {"name": asset.name, "version": release.version}
+    overrides = [{place: value} for place, value in (named_here | changes).items()]
     load = load_environment if asset.kind == "environment" else load_component
     return load(asset.path, params_override=overrides)
 
