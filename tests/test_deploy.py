@@ -1,8 +1,10 @@
 """finetune deploy: what is said and refused before anything is made."""
 
+from pathlib import Path
+
 import pytest
 
-from finetune.azure.service import connection
+from finetune.azure.service import connection, deployment
 from finetune.core.errors import ModelError, ParameterError
 from finetune.deploy import main
 
@@ -37,13 +39,37 @@ def test_each_kind_of_endpoint_has_its_own_machine() -> None:
     for more, said in (
         (["--compute", "cheap"], ["--compute is for batch endpoints"]),
         (
-            ["--batch", "--instance-type", "Standard_DS3_v2"],
-            ["--instance-type is for online endpoints", "--compute is missing"],
+            ["--batch", "--cpu-image", "--instance-type", "Standard_DS3_v2"],
+            [
+                "--cpu-image is for online endpoints",
+                "--instance-type is for online endpoints",
+                "--compute is missing",
+            ],
         ),
     ):
         with pytest.raises(ParameterError) as caught:
             main([*words, *more])
         assert [fault.what for fault in caught.value.faults] == said
+
+
+def test_dry_run_with_the_image_without_cuda(capsys: pytest.CaptureFixture[str]) -> None:
+    main([OUTPUT, "--endpoint", "answers", "--cpu-image", "--dry-run"])
+    *_, name, environment = capsys.readouterr().out.splitlines()
+    version = environment.removeprefix("environment finetune-serving, version ")
+    assert name.startswith("deployment  cpu-") and name.endswith(f"-{version[:6]} on Standard_DS3_v2")
+
+
+def test_the_image_without_cuda_on_a_gpu_machine_or_outside_a_checkout(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    words = [OUTPUT, "--endpoint", "answers", "--cpu-image", "--instance-type", "Standard_NC4as_T4_v3"]
+    monkeypatch.setattr(deployment, "SERVING", tmp_path / "nowhere")
+    with pytest.raises(ParameterError) as caught:
+        main(words)
+    assert [fault.what for fault in caught.value.faults] == [
+        "this is not a checkout of the project",
+        "--cpu-image and --instance-type Standard_NC4as_T4_v3",
+    ]
 
 
 def test_wrong_words_are_all_said() -> None:

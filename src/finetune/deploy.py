@@ -3,7 +3,8 @@
     finetune deploy azureml://jobs/JOB/outputs/mlflow_model_folder --endpoint NAME
     finetune deploy azureml://jobs/JOB/outputs/mlflow_model_folder --endpoint NAME --batch --compute CLUSTER
 
-The model is an MLflow model, which Azure ML serves without a scoring script or an environment.
+The model is an MLflow model, which Azure ML serves without a scoring script or an environment; with --cpu-image there
+are both, of ours.
 """
 
 import json
@@ -16,7 +17,7 @@ from finetune.core.errors import Fault, ParameterError
 from finetune.core.process import run_main
 from finetune.core.types import Json
 
-USAGE = f"""usage: finetune deploy MODEL --endpoint NAME [--name NAME] [--batch] [--workspace NAME ...] [--dry-run]
+USAGE = f"""usage: finetune deploy MODEL --endpoint NAME [--name NAME] [--cpu-image | --batch] [--workspace NAME ...] [--dry-run]
 
 Registers a model, makes an endpoint and a deployment of it, and sends the model's own example as a request. What is
 there already is said and left alone.
@@ -26,13 +27,15 @@ MODEL            mlflow_model_folder of a run: azureml://jobs/JOB/outputs/mlflow
 --name NAME      the model; {{name}} if left out
 --instance-type TYPE
                  the machine; {{instance}} if left out
+--cpu-image      serve it from environments/serving, an image without CUDA, instead of what Azure ML builds of the
+                 model's conda.yaml
 --batch          a batch endpoint instead, whose jobs answer the rows of CSV files; nothing is asked
 --compute NAME   with --batch: the cluster that runs these jobs
 --dry-run        check names and folder and say what would be made; nothing is asked or sent
 {connection.USAGE}"""
 NAME, INSTANCE = "finetuned", "Standard_DS3_v2"
 OPTIONS = (*connection.WORKSPACE, "--endpoint", "--name", "--instance-type", "--compute")
-BATCH = "--batch"
+BATCH, CPU_IMAGE = "--batch", "--cpu-image"
 
 
 def main(argv: list[str]) -> None:
@@ -42,12 +45,15 @@ def main(argv: list[str]) -> None:
     line, place = read_words(argv)
     given = line.options
     machine = given["--compute"] if BATCH in line.flags else given.get("--instance-type", INSTANCE)
-    planned = deployment.plan(line.words[0], given.get("--name", NAME), given["--endpoint"], machine)
+    name, own_image = given.get("--name", NAME), CPU_IMAGE in line.flags
+    planned = deployment.plan(line.words[0], name, given["--endpoint"], machine, own_image)
     start("deploy")
     if "--dry-run" in line.flags:
         say(f"model       {planned.model}, version {planned.version}, from {planned.source}")
         kind = "batch endpoint" if BATCH in line.flags else "endpoint"
         say(f"{kind:10}  {planned.endpoint}\ndeployment  {planned.name} on {planned.machine}")
+        if planned.image:
+            say(f"environment finetune-serving, version {planned.image}")
         return
     client, place = connection.connect(place)
     say(str(place))
@@ -93,7 +99,7 @@ def state(new: bool) -> str:
 
 def read_words(argv: list[str]) -> tuple[Line, connection.Place]:
     """Return the command line read, and the workspace that it names. Raises: ParameterError if it is wrong."""
-    line, faults = read_line(argv, OPTIONS, ("--dry-run", BATCH))
+    line, faults = read_line(argv, OPTIONS, ("--dry-run", BATCH, CPU_IMAGE))
     place, wrong = connection.find_place(line.options)
     faults += [*(Fault(f"unexpected word {word!r}") for word in line.words[1:]), *wrong]
     if not line.words:
@@ -111,6 +117,8 @@ def machine_faults(line: Line) -> list[Fault]:
     if BATCH not in line.flags:
         return [Fault("--compute is for batch endpoints", fix="--instance-type TYPE")] * ("--compute" in line.options)
     faults = []
+    if CPU_IMAGE in line.flags:
+        faults.append(Fault("--cpu-image is for online endpoints", fix="--batch without it"))
     if "--instance-type" in line.options:
         faults.append(Fault("--instance-type is for online endpoints", why="a cluster has a type of its own"))
     if "--compute" not in line.options:

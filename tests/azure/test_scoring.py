@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
@@ -23,6 +24,7 @@ from mlflow.models import Model
 from mlflow.pyfunc.scoring_server import _get_jsonable_obj
 
 from finetune import run
+from finetune.azure.scoring import score
 from tests.conftest import finetune_words
 
 SCRIPT = os.environ.get("AZURE_SCORING_SCRIPT", "")
@@ -152,3 +154,58 @@ def test_azures_own_script_answers_the_notebooks_requests(script: tuple[str, Any
         assert [a["words"] for a in module.run(input_data=texts)] == [["Ada", "lives", "."], ["Bob"]]
     else:
         assert module.run(input_data=request, params={"null_threshold": 3.0}) == answers
+
+
+@pytest.fixture
+def own(trained: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A task whose model our scoring script has loaded, from a folder that is a link."""
+    task, folder = trained
+    (tmp_path / "model").symlink_to(folder)
+    monkeypatch.setenv("AZUREML_MODEL_DIR", str(tmp_path))
+    score.init()
+    yield task
+    score.model.cache_clear()
+
+
+def scored(body: object) -> tuple[int, Any]:
+    """Status and reply of our scoring script."""
+    answer = score.run(body if isinstance(body, str) else json.dumps(body))
+    return answer.status_code, answer.get_json()
+
+
+@pytest.mark.slow
+def test_our_own_script_answers_in_azures_form_and_in_mlflows(own: str) -> None:
+    request, first = REQUESTS[own]
+    status, answers = scored({"input_data": request})
+    assert status == 200 and len(answers) == 2 and next(iter(answers[0])) == first
+    split = {key: value for key, value in request.items() if key != "index"}
+    records = [dict(zip(split["columns"], row, strict=True)) for row in split["data"]]
+    assert scored({"input_data": split, "params": None}) == (200, answers)
+    for body in ({"dataframe_split": request}, {"dataframe_records": records}, {"instances": records}):
+        assert scored(body) == (200, {"predictions": answers})
+
+
+@pytest.mark.slow
+def test_our_own_script_says_what_is_wrong_with_a_request(own: str) -> None:
+    request, _ = REQUESTS[own]
+    for body, refused, said in (
+        ("{", 400, "JSON"),
+        ([1], 400, "must be a JSON dictionary"),
+        ({"input_data": [["Who?"]]}, 400, "must be a dictionary"),
+        ({"input_data": {"columns": ["x"], "data": [["y"]]}}, 400, "missing inputs"),
+        ({"input_data": request, "params": {"max_request_rows": 10**9}}, 200, ""),
+        (
+            {"input_data": {"columns": request["columns"], "data": request["data"] * 5001}},
+            413,
+            "max_request_rows is 10,000",
+        ),
+    ):
+        status, reply = scored(body)
+        assert (status, said in str(reply)) == (refused, True), reply
+
+
+@pytest.mark.slow
+def test_our_own_script_starts_on_one_model_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AZUREML_MODEL_DIR", str(tmp_path))
+    with pytest.raises(ValueError, match="not enough values"):
+        score.init()

@@ -1,6 +1,6 @@
-"""Serve an MLflow model without a scoring script of the user's, as the no-code deployment of Azure ML does.
+"""Serve an MLflow model as an endpoint of Azure ML does, without a scoring script of the user's or with one.
 
-python -m tests.azure_service.scoring MODEL
+python -m tests.azure_service.scoring MODEL [SCRIPT]
 
 A request is a line of JSON on stdin, an answer one on stdout; "ready" is the first. What is asked of the model at start
 and how a request is read follow mlflow_score_script.py of Azure/azureml-assets. That script itself answers where
@@ -19,23 +19,37 @@ from typing import Any
 
 import mlflow
 import pandas as pd
+from flask import Response
 from mlflow.models import Model
 from mlflow.pyfunc.scoring_server import _get_jsonable_obj
 
 Json = dict[str, Any]
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, script: str = "") -> None:
+    own = os.environ.get("AZURE_SCORING_SCRIPT")
     with redirect_stdout(sys.stderr):
-        answered = azures_own(folder) if os.environ.get("AZURE_SCORING_SCRIPT") else ours(folder)
+        answered = of_script(folder, script) if script else azures_own(folder) if own else ours(folder)
     print("ready", flush=True)
     for line in sys.stdin:
         with redirect_stdout(sys.stderr):
             try:
-                answer = {"status": 200, "body": answered(json.loads(line))}
+                found = answered(json.loads(line))
+                if isinstance(found, Response):
+                    answer = {"status": found.status_code, "body": found.get_json()}
+                else:
+                    answer = {"status": 200, "body": found}
             except Exception as error:
                 answer = {"status": 400, "body": {"error": f"{type(error).__name__}: {error}"}}
         print(json.dumps(answer), flush=True)
+
+
+def of_script(folder: Path, script: str) -> Callable[[Json], Any]:
+    """Return the `run` of a scoring script, which has started; Azure ML's server hands it the text of a request."""
+    os.environ["AZUREML_MODEL_DIR"] = str(folder.parent)
+    names = runpy.run_path(script)
+    names["init"]()
+    return lambda request: names["run"](json.dumps(request))
 
 
 def azures_own(folder: Path) -> Callable[[Json], Any]:
@@ -74,4 +88,4 @@ def check_example(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -127,9 +127,9 @@ class Service:
         if match := re.match(r"azureml://jobs/([^/]+)/outputs/([^/]+)/?(?:paths/)?(.*)", uri):
             job = self.resources[f"jobs/{match[1]}"]
             return self.local(job["properties"]["outputs"][match[2]]["uri"]) / match[3]
-        if match := re.search(r"((?:data|models)/[^/]+/versions/[^/]+)$", uri):
+        if match := re.search(r"((?:codes|data|models)/[^/]+/versions/[^/]+)$", uri):
             properties = self.resources[match[1]]["properties"]
-            return self.local(properties.get("dataUri") or properties["modelUri"])
+            return self.local(next(properties[key] for key in ("codeUri", "dataUri", "modelUri") if key in properties))
         raise ValueError(f"{uri} is not an address of this service")
 
     def mounted(self, value: Any) -> Any:
@@ -276,12 +276,15 @@ class Service:
             scorer.wait()
 
     def deploy(self, path: str, deployment: Json) -> None:
-        """Start a process that serves the model, without a scoring script of the user's."""
+        """Start a process that serves the model, with the scoring script of the user's if there is one."""
         self.stop(path)
-        model = self.local(deployment["properties"]["model"])
+        properties = deployment["properties"]
+        words = [str(self.local(properties["model"]))]
+        if code := properties.get("codeConfiguration"):
+            words.append(str(self.local(code["codeId"]) / code["scoringScript"]))
         with self.deployment_log(path).open("w") as log:
             scorer = self.scorers[path] = subprocess.Popen(
-                [sys.executable, "-m", "tests.azure_service.scoring", str(model)],
+                [sys.executable, "-m", "tests.azure_service.scoring", *words],
                 env={**os.environ, "PYTHONPATH": str(CHECKOUT)},  # without src: a model brings its code along
                 cwd=CHECKOUT,
                 stdin=subprocess.PIPE,

@@ -21,7 +21,7 @@ from finetune.results.limits import UNLIMITED
 from tests.azure_service import steps
 from tests.azure_service.names import GROUP, REGISTRY, SUBSCRIPTION, WORKSPACE
 from tests.azure_service.service import Service
-from tests.conftest import finetune_words
+from tests.conftest import finetune_words, sample_rows, write_jsonl
 
 pytestmark = [pytest.mark.azure, pytest.mark.slow]
 PLACE = [word for pair in zip(OPTIONS, (SUBSCRIPTION, GROUP, WORKSPACE), strict=True) for word in pair]
@@ -166,6 +166,23 @@ def test_without_waiting(azure: Service, project: Path, capsys: pytest.CaptureFi
         azure.runners[name].wait()
 
 
+def test_the_images_of_the_components_go_along(
+    azure: Service, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = write_jsonl(tmp_path / "rows.jsonl", sample_rows("train")[:8])
+    words = [f"pytorch_model_path={tiny_model}", f"train_file_path={rows}", "--no-wait", *PLACE]
+    submit.main([str(ROOT / "components" / "question_answering" / "pipeline.yaml"), "--set", *words])
+    azure.cancel(capsys.readouterr().out.split("run ")[1].split(":")[0])
+    sent = [known for path, known in azure.resources.items() if path.startswith("environments/CliV2Anonymous")]
+    found = [
+        contents(azure.local(known["properties"]["build"]["contextUri"]))
+        for known in sent
+        if known["properties"].get("build")
+    ]
+    assert len(found) == 2
+    assert all(contents(ROOT / "environments" / name) in found for name in ("cpu", "gpu"))
+
+
 def test_what_is_the_users_is_refused_before_anything_is_sent(azure: Service, project: Path) -> None:
     out = project.parent / "out"
     (out / "result").mkdir(parents=True)
@@ -220,6 +237,25 @@ def test_deploy_a_folder_twice(azure: Service, model: Path, capsys: pytest.Captu
         line.rpartition(": ")[2] for line in printed.splitlines() if line.startswith(("model", "endp", "depl"))
     ] == ["there"] * 3
     assert asked(printed) == (request, answer) and azure.blobs.uploads == uploads
+
+
+def test_deploy_with_the_image_without_cuda(azure: Service, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beside the deployment of the same model in Azure ML's own image: its environment and scoring script go along."""
+    words = [str(model), "--endpoint", "two-images", *PLACE]
+    deploy.main(words)
+    usual = asked(capsys.readouterr().out)
+    deploy.main([*words, "--cpu-image"])
+    printed = capsys.readouterr().out
+    assert asked(printed) == usual
+    assert "note: deployment model-" in printed
+    name = printed.split("deployment ")[1].split(":")[0]
+    made = azure.resources[f"onlineEndpoints/two-images/deployments/{name}"]["properties"]
+    environment = azure.resources[made["environmentId"].partition("/workspaces/ws/")[2]]["properties"]
+    context = azure.local(environment["build"]["contextUri"])
+    assert contents(context) == contents(ROOT / "environments" / "serving")
+    assert azure.resources["onlineEndpoints/two-images"]["properties"]["traffic"] == {name: 100}
+    deploy.main([*words, "--cpu-image"])
+    assert f"deployment {name}: there\n" in capsys.readouterr().out
 
 
 def write_copying_pipeline(folder: Path) -> Path:

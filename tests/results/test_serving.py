@@ -4,13 +4,8 @@ import contextlib
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 import venv
 from collections.abc import Iterator, Sequence
 from importlib.metadata import Distribution, distribution
@@ -22,6 +17,7 @@ from packaging.requirements import Requirement
 
 from finetune import evaluation, preprocess, run
 from tests.conftest import finetune_words, sample_rows, write_jsonl
+from tests.servers import ask, free_port, install, listening
 
 TASK = ["--task", "question_answering"]
 LORA = {"apply_lora": "true", "merge_lora_weights": "false", "lora_r": 4}
@@ -231,15 +227,6 @@ def environment(request: pytest.FixtureRequest, trained: Path) -> Iterator[Path]
     shutil.rmtree(folder)  # 1 GB
 
 
-def install(binaries: Path, requirements: Path) -> None:
-    pip = [str(binaries / "python"), "-m", "pip", "install", "--quiet", "--no-compile"]
-    ran = subprocess.run([*pip, "-r", str(requirements)], capture_output=True, text=True, check=False)
-    unreachable = ("Failed to establish a new connection", "Temporary failure in name resolution", "timed out")
-    if ran.returncode and any(sign in ran.stderr for sign in unreachable):
-        pytest.skip("the package index can't be reached")
-    assert ran.returncode == 0, ran.stderr
-
-
 def link(folder: Path, requirements: Path) -> None:
     """Links to the packages of this environment that pip would install, and their commands."""
     (site,) = folder.glob("lib/python*/site-packages")
@@ -273,9 +260,7 @@ def needed(lines: Sequence[str]) -> list[Distribution]:
 @contextlib.contextmanager
 def server(environment: Path, model: Path) -> Iterator[str]:
     """The address of `mlflow models serve`, as it runs in that environment."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     words = [
         str(environment / "mlflow"),
         "models",
@@ -287,34 +272,9 @@ def server(environment: Path, model: Path) -> Iterator[str]:
         "-p",
         str(port),
     ]
-    clean = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy") and k != "PYTHONPATH"}
-    env = {**clean, "PATH": f"{environment}:{os.environ['PATH']}"}
-    log = model.parent / "server.log"
-    with log.open("w") as file:
-        process = subprocess.Popen(words, env=env, cwd=model.parent, stdout=file, stderr=file, start_new_session=True)
-    try:
-        until = time.monotonic() + 120
-        while ask(f"http://127.0.0.1:{port}/ping")[0] != 200:
-            assert process.poll() is None and time.monotonic() < until, log.read_text()
-            time.sleep(0.5)
+    env = {"PATH": f"{environment}:{os.environ['PATH']}"}
+    with listening(words, env, f"http://127.0.0.1:{port}/ping", model.parent / "server.log"):
         yield f"http://127.0.0.1:{port}/invocations"
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait()
-
-
-def ask(address: str, body: Any = None) -> tuple[int, Any]:
-    """(status, reply); status 0 where nobody listens."""
-    data = None if body is None else json.dumps(body).encode()
-    asked = urllib.request.Request(address, data, {"Content-Type": "application/json"})
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with direct.open(asked) as reply:
-            return reply.status, json.loads(reply.read().strip() or "null")
-    except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())
-    except OSError:
-        return 0, None
 
 
 @pytest.mark.slow

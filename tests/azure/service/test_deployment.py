@@ -1,12 +1,14 @@
 """The names that follow from a model, and what can't be deployed."""
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from finetune.azure.service import deployment
 from finetune.azure.service.connection import Place
 from finetune.azure.service.deployment import ENDPOINT_NAME, REQUEST, make_endpoint, plan, removal, request_of
 from finetune.core.errors import ModelError, ParameterError, StepError
@@ -34,6 +36,20 @@ def test_the_same_model_has_the_same_names(model: Path) -> None:
     assert of_run == plan(OUTPUT, "name", "endpoint", "type")
     assert of_run.version != plan(OUTPUT.replace("_1", "_2"), "name", "endpoint", "type").version
     assert all(ENDPOINT_NAME.fullmatch(planned.name) for planned in (first, of_run))
+
+
+def test_the_image_without_cuda_is_another_deployment(
+    model: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same model: it follows from the files of the image and the scoring script."""
+    copy = tmp_path_factory.mktemp("copy") / "serving"
+    shutil.copytree(deployment.SERVING, copy)
+    monkeypatch.setattr(deployment, "SERVING", copy)
+    usual, first, again = (plan(str(model), "name", "endpoint", "type", image) for image in (False, True, True))
+    assert first == again and first.version == usual.version and first.name != usual.name
+    assert ENDPOINT_NAME.fullmatch(first.name)
+    (copy / "requirements.txt").write_text("torch\n")
+    assert plan(str(model), "name", "endpoint", "type", True).name not in (usual.name, first.name)
 
 
 def test_wrong_names_are_all_said() -> None:

@@ -1,4 +1,8 @@
-"""A finetuned model as an online endpoint of Azure ML: registered, deployed without code of the user's, and asked."""
+"""A finetuned model as an online endpoint of Azure ML: registered, deployed and asked.
+
+Azure ML serves it without code of the user's, from an image that it builds of the model's conda.yaml; or a scoring
+script of ours does, in an image without CUDA.
+"""
 
 import hashlib
 import json
@@ -12,6 +16,7 @@ from typing import Any
 import yaml
 
 from finetune.azure import snapshot
+from finetune.azure.declare import ROOT
 from finetune.azure.service.connection import Place, explained, reason, require
 from finetune.core import timing
 from finetune.core.console import say
@@ -23,6 +28,9 @@ OF_A_RUN = re.compile(r"azureml://jobs/([\w-]+)/outputs/(\w+)(?:/paths/?)?")
 MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,254}")
 ENDPOINT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{1,30}[A-Za-z0-9]")
 REQUEST = "serving_input_example.json"  # in an MLflow model: its input example, as a server takes it
+GPU_MACHINE = re.compile(r"standard_n[a-z]", re.IGNORECASE)
+SERVING = ROOT / "environments" / "serving"
+SCRIPT = ROOT / "src" / "finetune" / "azure" / "scoring" / "score.py"
 DIGITS = 12
 LOG_LINES_SHOWN = 30
 
@@ -36,16 +44,17 @@ class Deployment:
     version: str
     endpoint: str
     machine: str  # its type; of a batch endpoint, the name of a cluster
+    image: str = ""  # version of the image without CUDA and of its scoring script; "" is Azure ML's own
 
     @property
     def name(self) -> str:
         """The deployment's name in its endpoint."""
-        return f"model-{self.version[:DIGITS]}"
+        return f"cpu-{self.version}-{self.image[:6]}" if self.image else f"model-{self.version}"
 
 
-def plan(source: str, name: str, endpoint: str, machine: str) -> Deployment:
+def plan(source: str, name: str, endpoint: str, machine: str, cpu_image: bool = False) -> Deployment:
     """Return what is to be made of a model. Raises: ParameterError for names, ModelError for a folder."""
-    faults = []
+    faults = refuse_cpu_image(machine) if cpu_image else []
     if not MODEL_NAME.fullmatch(name):
         faults.append(
             Fault(f"--name {name!r} can't be the name of a model", why="letters, digits, - _ and . are allowed")
@@ -63,7 +72,20 @@ def plan(source: str, name: str, endpoint: str, machine: str) -> Deployment:
     else:
         refuse_other_folder(Path(source))
         version = snapshot.digest(snapshot.tree(Path(source)))
-    return Deployment(source, name, version[:DIGITS], endpoint, machine)
+    image = snapshot.digest({**snapshot.tree(SERVING), Path(SCRIPT.name): SCRIPT})[:DIGITS] if cpu_image else ""
+    return Deployment(source, name, version[:DIGITS], endpoint, machine, image)
+
+
+def refuse_cpu_image(instance_type: str) -> list[Fault]:
+    """Return why the image without CUDA can't be had, or not on such a machine."""
+    faults = []
+    if not SERVING.is_dir():
+        why = "--cpu-image takes environments/serving of one"
+        faults.append(Fault("this is not a checkout of the project", why=why, fix="pip install -e . in a clone"))
+    if GPU_MACHINE.match(instance_type):
+        why = "without CUDA, its GPU is left idle"
+        faults.append(Fault(f"--cpu-image and --instance-type {instance_type}", why=why, fix="one of them"))
+    return faults
 
 
 def refuse_other_folder(folder: Path) -> None:
@@ -174,6 +196,7 @@ def make_deployment(client: Any, planned: Deployment) -> bool:
             instance_type=planned.machine,
             instance_count=1,
             scale_settings=DefaultScaleSettings(),
+            **own_image(planned),
         )
         failed = wait(client.online_deployments.begin_create_or_update(deployment), what)
         there = client.online_deployments.get(planned.name, planned.endpoint)
@@ -182,6 +205,20 @@ def make_deployment(client: Any, planned: Deployment) -> bool:
             fix = "mend that and deploy again: what is there already stays"
             raise StepError(Fault(f"{what} failed", f"endpoint {planned.endpoint}", "\n".join(lines), fix))
     return True
+
+
+def own_image(planned: Deployment) -> Json:
+    """Return the image and the scoring script of a deployment, where they are ours."""
+    from azure.ai.ml import load_environment
+    from azure.ai.ml.entities import CodeConfiguration
+
+    if not planned.image:
+        return {}
+    named = [{"name": "finetune-serving"}, {"version": planned.image}]
+    return {
+        "environment": load_environment(SERVING / "environment.yaml", params_override=named),
+        "code_configuration": CodeConfiguration(str(SCRIPT.parent), SCRIPT.name),
+    }
 
 
 def wait(poller: Any, what: str) -> list[str]:
