@@ -181,7 +181,7 @@ def test_our_own_script_answers_in_azures_form_and_in_mlflows(own: str) -> None:
     split = {key: value for key, value in request.items() if key != "index"}
     records = [dict(zip(split["columns"], row, strict=True)) for row in split["data"]]
     assert scored({"input_data": split, "params": None}) == (200, answers)
-    for body in ({"dataframe_split": request}, {"dataframe_records": records}, {"instances": records}):
+    for body in ({"dataframe_split": request}, {"dataframe_records": records}, {"inputs": records}):
         assert scored(body) == (200, {"predictions": answers})
 
 
