@@ -17,7 +17,7 @@ from finetune.core.errors import Fault, ParameterError
 from finetune.core.process import run_main
 from finetune.core.types import Json
 
-USAGE = f"""usage: finetune deploy MODEL --endpoint NAME [--name NAME] [--cpu-image | --batch] [--workspace NAME ...] [--dry-run]
+USAGE = f"""usage: finetune deploy MODEL --endpoint NAME [--cpu-image | --batch] [--name NAME] [--dry-run]
 
 Registers a model, makes an endpoint and a deployment of it, and sends the model's own example as a request. What is
 there already is said and left alone.
