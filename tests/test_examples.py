@@ -14,11 +14,11 @@ TASKS = ("question_answering", "token_classification")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "task"), zip(("job", "job_token_classification"), TASKS, strict=True))
-def test_job_yaml_is_valid(name: str, task: str) -> None:
+@pytest.mark.parametrize("task", TASKS)
+def test_job_yaml_is_valid(task: str) -> None:
     from azure.ai.ml import load_job
 
-    job = load_job(ROOT / "examples" / f"{name}.yaml")
+    job = load_job(ROOT / "examples" / f"job_{task}.yaml")
     assert job._validate().passed
     assert job.jobs[task].inputs["num_train_epochs"]._data == 3
 

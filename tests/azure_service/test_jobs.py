@@ -1,15 +1,21 @@
-"""Our own pipeline as examples/job.yaml submits it: the model of the local runner, and our errors."""
+"""What examples/ submits: the same job from YAML and from Python, the model of the local runner, and our errors."""
 
+import re
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
 
 from finetune import pipeline
+from tests.azure_service.names import GROUP, SUBSCRIPTION, WORKSPACE
+from tests.azure_service.service import Service
 from tests.conftest import ROOT, SAMPLES, sample_rows, write_jsonl
 
 pytestmark = [pytest.mark.azure, pytest.mark.slow, pytest.mark.thorough]
+TASKS = ("question_answering", "token_classification")
 SETTINGS = {
     "max_seq_length": 96,
     "max_steps": 2,
@@ -19,44 +25,76 @@ SETTINGS = {
 }
 SPLITS = {"train": 24, "validation": 4, "test": 4}  # rows
 OUTPUTS = ("pytorch_model_folder", "evaluation_result")
-NODE = "question_answering"
 
 
-@pytest.fixture(scope="module")
-def submitted_yaml(client: Any, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """The finished job of the YAML on a tiny model and few rows, and the folder with its files."""
+class Submitted(NamedTuple):
+    """The finished job of a task's YAML on a tiny model and few rows, and the folder with its files."""
+
+    task: str
+    name: str
+    folder: Path
+
+
+def rows_of(task: str, folder: Path) -> dict[str, Path]:
+    """A few rows of each split of the sample, by the inputs that take them."""
+    return {
+        f"{split}_file_path": write_jsonl(folder / f"{split}.jsonl", sample_rows(split, task)[:count])
+        for split, count in SPLITS.items()
+    }
+
+
+def load_changed(name: str, changed: dict[str, Any]) -> Any:
     from azure.ai.ml import load_job
 
-    folder = tmp_path_factory.mktemp("yaml")
-    for split, count in SPLITS.items():
-        write_jsonl(folder / f"{split}.jsonl", sample_rows(split)[:count])
-    node = f"jobs.{NODE}"
+    return load_job(ROOT / "examples" / f"{name}.yaml", params_override=[{key: v} for key, v in changed.items()])
+
+
+@pytest.fixture(scope="module", params=TASKS)
+def submitted(
+    request: pytest.FixtureRequest, client: Any, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Submitted:
+    task, folder = request.param, tmp_path_factory.mktemp("yaml")
+    node = f"jobs.{task}"
     changed = {
         **{f"{node}.inputs.{name}": value for name, value in SETTINGS.items()},
-        **{f"{node}.inputs.{split}_file_path.path": str(folder / f"{split}.jsonl") for split in SPLITS},
+        **{f"{node}.inputs.{name}.path": str(file) for name, file in rows_of(task, folder).items()},
         f"{node}.inputs.pytorch_model_path": {"type": "custom_model", "path": str(tiny_model)},
         f"{node}.outputs": {name: f"${{{{parent.outputs.{name}}}}}" for name in OUTPUTS},
         "outputs": {name: {"type": "uri_folder"} for name in OUTPUTS},
     }
-    job = load_job(ROOT / "examples" / "job.yaml", params_override=[{name: v} for name, v in changed.items()])
-    name = client.jobs.create_or_update(job).name
+    name = client.jobs.create_or_update(load_changed(f"job_{task}", changed)).name
     client.jobs.stream(name)
-    return name, folder
+    return Submitted(task, name, folder)
 
 
 def test_the_local_runner_and_a_submitted_job_give_the_same_model(
-    submitted_yaml: tuple[str, Path], client: Any, tiny_model: Path, tmp_path: Path
+    submitted: Submitted, client: Any, tiny_model: Path, tmp_path: Path
 ) -> None:
-    name, folder = submitted_yaml
+    task, name, folder = submitted
     client.jobs.download(name, download_path=tmp_path, all=True)
-    given = yaml.safe_load((ROOT / "examples" / "job.yaml").read_text())["jobs"][NODE]["inputs"] | SETTINGS
+    given = yaml.safe_load((ROOT / "examples" / f"job_{task}.yaml").read_text())["jobs"][task]["inputs"] | SETTINGS
     given |= {f"{split}_file_path": folder / f"{split}.jsonl" for split in SPLITS} | {"pytorch_model_path": tiny_model}
-    component = ROOT / "components" / "question_answering" / "pipeline.yaml"
+    component = ROOT / "components" / task / "pipeline.yaml"
     words = [f"{key}={value}" for key, value in given.items()]
     pipeline.main([str(component), "--output", str(tmp_path / "here"), "--set", *words])
     for file in ("pytorch_model_folder/model.safetensors", "evaluation_result/predictions.jsonl"):
         here, there = tmp_path / "here" / file, tmp_path / "named-outputs" / file
         assert here.read_bytes() == there.read_bytes(), file
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_submit_py_sends_what_the_yaml_does(task: str, client: Any, azure: Service) -> None:
+    words = [sys.executable, str(ROOT / "examples" / "submit.py"), SUBSCRIPTION, GROUP, WORKSPACE, task]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    printed = re.search(r"/runs/(\w+)\?", done.stdout)
+    assert printed, done.stdout
+    received = []
+    for name in (printed[1], client.jobs.create_or_update(load_changed(f"job_{task}", {})).name):
+        azure.cancel(name)
+        (step,) = azure.resources[f"jobs/{name}"]["properties"]["jobs"].values()
+        received.append({key: entry.get("uri") or entry["value"] for key, entry in step["inputs"].items()})
+    assert received[0] == received[1] and received[0]["huggingface_id"] == "bert-base-uncased"
 
 
 def test_a_fault_of_the_user_is_told_in_our_words(client: Any) -> None:
