@@ -3,14 +3,19 @@
 import runpy
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import mlflow
 import pytest
+import yaml
 
+from finetune import run
 from finetune.core.errors import ParameterError
 from finetune.tasks.token_classification.schemes import detect, entities
-from tests.conftest import ROOT, sample_rows
+from tests.conftest import ROOT, finetune_words, sample_rows
 
 TASKS = ("question_answering", "token_classification")
+SPLITS = ("train", "validation", "test")
 
 
 @pytest.mark.slow
@@ -36,6 +41,41 @@ def test_sweep_yaml_is_valid() -> None:
     assert set(sweep.search_space) == {"learning_rate", "per_device_train_batch_size"} < set(sweep.trial.inputs)
 
 
+def plain(job: Any) -> dict[str, Any]:
+    """What azure-ai-ml makes of a job; without the names of its components, which in a YAML job are none."""
+    made: dict[str, Any] = job._to_dict()
+    for step in made["jobs"].values():
+        component = step.get("component") or step["trial"]
+        del component["name"], component["version"]
+        for entry in step["inputs"].values():
+            if isinstance(entry, dict) and "type" in entry:  # a file, in the YAML beside it
+                entry["path"] = str(ROOT / "examples" / entry["path"].removeprefix("azureml:"))
+    return made
+
+
+@pytest.mark.slow
+def test_the_sweep_in_python_is_the_one_in_yaml() -> None:
+    from azure.ai.ml import load_job
+
+    built = runpy.run_path(str(ROOT / "examples" / "sweep.py"))["make_sweep"]()
+    assert built._validate().passed
+    made = plain(built)
+    assert made == plain(load_job(ROOT / "examples" / "sweep.yaml"))
+    sweep = made["jobs"]["finetune"]
+    assert sweep["search_space"].keys() == {"learning_rate", "per_device_train_batch_size"}
+    assert {"early_termination", "limits", "objective"} < sweep.keys() and made["outputs"]["model"]
+
+
+@pytest.mark.slow
+def test_a_run_logs_the_metric_of_the_sweep(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = yaml.safe_load((ROOT / "examples" / "sweep.yaml").read_text())["jobs"]["finetune"]
+    best = sweep["inputs"]["metric_for_best_model"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    run.main(finetune_words(prepared, tmp_path, max_steps=1, metric_for_best_model=best))
+    (logged,) = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["0"])
+    assert sweep["objective"]["primary_metric"] in logged.data.metrics
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_submit_builds_a_job(task: str) -> None:
@@ -56,7 +96,7 @@ def test_submit_refuses_what_azure_ml_would_not_carry(tmp_path: Path) -> None:
 
 
 def test_sample_of_words_and_tags() -> None:
-    rows = {split: sample_rows(split, "token_classification") for split in ("train", "validation", "test")}
+    rows = {split: sample_rows(split, "token_classification") for split in SPLITS}
     sentences = [" ".join(row["tokens"]) for split in rows.values() for row in split]
     assert len(sentences) == len(set(sentences)) == 640  # none twice, so none on two sides
     found = {split: [e for row in made for e in named(row)] for split, made in rows.items()}

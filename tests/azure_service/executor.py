@@ -7,6 +7,7 @@ FOLDER has request.json; state.json says how the job and its steps stand. Steps 
 """
 
 import json
+import math
 import os
 import re
 import shutil
@@ -199,7 +200,8 @@ def flattened(
     `inputs` and `outputs` are what the pipeline's own stand for, outside of it; `exports` is filled with what the
     outputs of its pipeline nodes stand for.
     """
-    for name, node in nodes.items():
+    for name, sent in nodes.items():
+        node = one_trial(sent) if sent["type"] == "sweep" else sent
         spec = request["components"][re.sub(r"^.*/(components/.+)$", r"\1", node["componentId"])]
         full = prefix + name
         bound = bindings(node.get("inputs") or {}, inputs, prefix)
@@ -219,6 +221,15 @@ def flattened(
         else:
             settings = {key: node[key] for key in ("resources", "distribution") if key in node}
             yield command_step(request, full, spec, bound, own, substituted(settings, inputs))
+
+
+def one_trial(sweep: Json) -> Json:
+    """Return the node of a sweep's trial with the first of the choices, and the smallest of what is loguniform."""
+    drawn = {
+        name: entry["values"][0] if entry["type"] == "choice" else math.exp(entry["min_value"])
+        for name, entry in sweep["search_space"].items()
+    }
+    return {**sweep, **sweep["trial"], "inputs": {**sweep["inputs"], **drawn}}
 
 
 def bindings(entries: Json, inputs: dict[str, str], prefix: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import mlflow
 import pytest
 import yaml
 
@@ -95,6 +96,27 @@ def test_submit_py_sends_what_the_yaml_does(task: str, client: Any, azure: Servi
         (step,) = azure.resources[f"jobs/{name}"]["properties"]["jobs"].values()
         received.append({key: entry.get("uri") or entry["value"] for key, entry in step["inputs"].items()})
     assert received[0] == received[1] and received[0]["huggingface_id"] == "bert-base-uncased"
+
+
+def test_a_trial_of_the_sweep(client: Any, azure: Service, tiny_model: Path, tmp_path: Path) -> None:
+    """It is run by the numbers that are drawn, logs the metric that the sweep goes by, and leaves the model."""
+    rows = rows_of("question_answering", tmp_path)
+    changed = {
+        "jobs.model_import.inputs.pytorch_model_path": {"type": "custom_model", "path": str(tiny_model)},
+        "jobs.datapreprocess.inputs.max_seq_length": SETTINGS["max_seq_length"],
+        **{f"jobs.datapreprocess.inputs.{name}.path": str(file) for name, file in rows.items()},
+        "jobs.finetune.inputs.max_steps": 1,
+    }
+    job = client.jobs.create_or_update(load_changed("sweep", changed))
+    client.jobs.stream(job.name)
+    tracked = mlflow.MlflowClient(azure.tracking_uri)
+    experiment = tracked.get_experiment_by_name("question-answering")
+    by_job = f"tags.mlflow.rootRunId = '{job.name}' and tags.mlflow.runName = 'finetune'"
+    (trial,) = tracked.search_runs([experiment.experiment_id], by_job)
+    assert trial.data.params["per_device_train_batch_size"] == "8"
+    assert job.jobs["finetune"].objective.primary_metric in trial.data.metrics
+    client.jobs.download(job.name, download_path=tmp_path, output_name="model")
+    assert (tmp_path / "named-outputs" / "model" / "MLmodel").is_file()
 
 
 def test_a_fault_of_the_user_is_told_in_our_words(client: Any) -> None:
