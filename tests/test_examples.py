@@ -1,6 +1,11 @@
-"""The submissions in examples/ are built by azure-ai-ml, and the sample is what it says it is."""
+"""The submissions in examples/ are built by azure-ai-ml, the notebook runs, and the sample is what it says it is."""
 
+import json
+import os
+import re
 import runpy
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,7 +17,8 @@ import yaml
 from finetune import run
 from finetune.core.errors import ParameterError
 from finetune.tasks.token_classification.schemes import detect, entities
-from tests.conftest import ROOT, finetune_words, sample_rows
+from tests.conftest import ROOT, finetune_words, sample_rows, write_jsonl
+from tests.test_docs import LINK
 
 TASKS = ("question_answering", "token_classification")
 SPLITS = ("train", "validation", "test")
@@ -93,6 +99,41 @@ def test_submit_refuses_what_azure_ml_would_not_carry(tmp_path: Path) -> None:
     with pytest.raises(ParameterError) as caught:
         submit["make_job"]("question_answering", **hostile)
     assert {fault.what.partition(":")[0] for fault in caught.value.faults} == hostile.keys()
+
+
+# Runs the code of a notebook cell by cell and shows what their expressions give; the second word is a cell of ours, the
+# second to run.
+RUN_CELLS = """
+import ast, json, sys
+cells = json.load(open(sys.argv[1], encoding="utf-8"))["cells"]
+first, *others = ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+for text in (first, sys.argv[2], *others):
+    exec(compile(ast.Interactive(ast.parse(text).body), "<cell>", "single"))
+"""
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tiny_model: Path, tmp_path: Path) -> None:
+    files = {split: str(write_jsonl(tmp_path / f"{split}.jsonl", sample_rows(split)[:12])) for split in SPLITS}
+    small = {"max_seq_length": 96, "max_steps": 2, "logging_steps": 1}
+    values = f"MODEL, OUT, FILES = Path({str(tiny_model)!r}), Path({str(tmp_path / 'out')!r}), {files}"
+    words = [str(ROOT / "examples" / "finetune.ipynb"), f"{values}; SETTINGS |= {small}"]
+    env = {**os.environ, "MPLBACKEND": "agg"}
+    command = [sys.executable, "-c", RUN_CELLS, *words]
+    done = subprocess.run(command, cwd=ROOT / "examples", env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "12 test rows: exact " in done.stdout
+    assert re.search(r"\n +answer +score +start +end\n0 ", done.stdout)
+
+
+def test_the_notebook_is_short_and_holds_no_output() -> None:
+    cells = json.loads((ROOT / "examples" / "finetune.ipynb").read_text(encoding="utf-8"))["cells"]
+    assert 10 <= len(cells) <= 14
+    assert not any(cell["outputs"] for cell in cells if cell["cell_type"] == "code")
+    linked = [
+        name for cell in cells if cell["cell_type"] == "markdown" for name in LINK.findall("".join(cell["source"]))
+    ]
+    assert linked and all((ROOT / "examples" / name).exists() for name in linked)
 
 
 def test_sample_of_words_and_tags() -> None:
