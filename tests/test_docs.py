@@ -65,6 +65,28 @@ def test_names(page: Path) -> None:
     assert not list(missing_names(page))
 
 
+def table_after(text: str, before: str) -> list[list[str]]:
+    """The cells of the table after some text, row by row, without its head."""
+    lines = text.partition(before)[2].partition("\n| --- |")[2].splitlines()[1:]
+    rows = lines[: next((i for i, line in enumerate(lines) if not line.startswith("|")), len(lines))]
+    return [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows]
+
+
+def test_every_command_of_the_way_to_an_endpoint_says_where_it_was_run() -> None:
+    text = (ROOT / "docs" / "azure.md").read_text("utf-8")
+    table = table_after(text, "# On Azure ML")
+    assert all(re.match("stand-in|here|not tried", where) for _, _, where in table)
+    way = text.partition("\n### ")[0]
+    typed = re.findall(r"^(az(?: [a-z][a-z-]*)+|finetune [a-z]+|pip install)", way, re.MULTILINE)
+    assert len(typed) >= 8 and not [command for command in typed if not any(command in row[1] for row in table)]
+
+
+def test_what_can_stop_a_user_of_the_public_examples_has_a_test() -> None:
+    table = table_after((ROOT / "docs" / "azure.md").read_text("utf-8"), "What can stop such a user")
+    assert len(table) == 10
+    assert not [row[0] for row in table if not TEST.search(row[2]) and row[2] != "not tried"]
+
+
 def test_there_are_pages() -> None:
     assert {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "design.md", "status.md"} < {page.name for page in PAGES}
 
