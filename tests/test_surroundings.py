@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 import finetune
+from tests.azure_service import steps
 from tests.conftest import ROOT, sample_rows, write_jsonl
+from tests.forking import Command, Forks
 
 SRC = Path(finetune.__file__).parents[1]
 READ_ONLY = Path("/proc/sys")
@@ -52,29 +54,30 @@ class Finder:
 sys.meta_path.insert(0, Finder)
 """
 OURS = {"finetune", "__main__", "threading"}  # the last is tqdm's own thread
+LENGTHS = {"max_seq_length": 128, "doc_stride": 32}
 SMALL = {"max_steps": 2, "per_device_train_batch_size": 16, "per_device_eval_batch_size": 16}
 
 
-def commands(task: str, model: Path, data: Path, out: Path) -> Iterator[list[str]]:
-    """The command line of every entry point, in the order of a pipeline, with absolute paths."""
-    lengths = {"max_seq_length": 128, "doc_stride": 32}
-    pipeline = str(ROOT / "components" / task / "pipeline.yaml")
-    given = {"train_file_path": data, "pytorch_model_path": model, **lengths, **SMALL}
-    values = [f"{name}={value}" for name, value in given.items()]
+def commands(task: str, pipeline: list[str], model: Path, data: Path, out: Path) -> Iterator[list[str]]:
+    """The words of every entry point, in the order of a pipeline, with absolute paths; `pipeline` are those of one."""
+    given = {"train_file_path": data, "pytorch_model_path": model, **LENGTHS, **SMALL}
+    values = ["--set", *(f"{name}={value}" for name, value in given.items())]
+    own = str(ROOT / "components" / task / "pipeline.yaml")
     folders = {"pytorch_model_folder": out / "pytorch", "mlflow_model_folder": out / "mlflow"}
     prepared = {"preprocess_output": out / "data", "model_selector_output": out / "model"}
-    yield ["finetune", "check", pipeline, "--set", *values]
     yield module("model_selector", task, pytorch_model_path=model, output_dir=out / "model")
     source = {"train_file_path": data, "model_selector_output": out / "model"}
-    yield module("preprocess", task, **source, output_dir=out / "data", **lengths)
+    yield module("preprocess", task, **source, output_dir=out / "data", **LENGTHS)
     yield module("run", task, **prepared, **folders, **SMALL)
     result = {"preprocess_output": out / "data", "evaluation_result": out / "result"}
     yield module("evaluation", task, pytorch_model_folder=out / "pytorch", **result)
-    yield ["finetune", "pipeline", pipeline, "--output", str(out / "all"), "--set", *values]
+    yield ["finetune", "pipeline", *(pipeline or [own, *values]), "--output", str(out / "all")]
+    if pipeline:  # ours begins with the check, in a process of its own
+        yield ["finetune", "check", own, *values]
     yield ["finetune", "declare", "--check"]
     yield ["finetune", "register", "--dry-run"]
-    yield ["finetune", "submit", pipeline, "--dry-run", "--set", *values]
-    yield ["finetune", "deploy", str(out / "all" / "mlflow_model_folder"), "--endpoint", "answers", "--dry-run"]
+    yield ["finetune", "submit", own, "--dry-run", *values]
+    yield ["finetune", "deploy", str(out / "mlflow"), "--endpoint", "answers", "--dry-run"]
 
 
 def module(name: str, task: str, **parameters: object) -> list[str]:
@@ -82,20 +85,21 @@ def module(name: str, task: str, **parameters: object) -> list[str]:
     return [f"finetune.{name}", "--task", task, *words]
 
 
-def execute(words: list[str], folder: Path, written: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a module in the folder, which is removed before if its name is gone; `written` gets all that is printed."""
+def texts_of(written: Path) -> list[tuple[str, str, str]]:
+    """All that was printed: the package that did, where to, and the text."""
+    return [json.loads(line) for line in written.read_text().splitlines()] if written.exists() else []
+
+
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """A process that has imported the libraries while it was watched: they have neither printed nor left anything."""
+    site, folder = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("imported")
+    (site / "sitecustomize.py").write_text(WATCH)
     env = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-    env["PYTHONPATH"] = str(SRC)
-    if written:
-        site = written.with_suffix(".site")
-        site.mkdir(exist_ok=True)
-        (site / "sitecustomize.py").write_text(WATCH)
-        env |= {"PYTHONPATH": f"{site}{os.pathsep}{SRC}", "WRITTEN": str(written)}
-    enter = 'mkdir "$0" && cd "$0" && rmdir "$0" && exec "$@"' if folder.name == "gone" else 'cd "$0" && exec "$@"'
-    ran = subprocess.run(
-        ["bash", "-c", enter, str(folder), sys.executable, "-m", *words], env=env, capture_output=True, check=False
-    )
-    return subprocess.CompletedProcess(ran.args, ran.returncode, ran.stdout.decode(), ran.stderr.decode())
+    env |= {"PYTHONPATH": f"{site}{os.pathsep}{SRC}", "WRITTEN": str(site / "written")}
+    with Forks(folder, env) as forks:
+        assert forks.run([]) == [] and texts_of(site / "written") == [] and not list(folder.iterdir())
+        yield forks
 
 
 @pytest.mark.slow
@@ -103,35 +107,43 @@ def execute(words: list[str], folder: Path, written: Path | None = None) -> subp
     ("task", "kind"),
     [("question_answering", "read-only"), ("token_classification", "gone"), ("token_classification", "clean")],
 )
-def test_every_command(tiny_model: Path, tmp_path: Path, task: str, kind: str) -> None:
+def test_every_command(forks: Forks, tiny_model: Path, tmp_path: Path, task: str, kind: str) -> None:
+    """The clean folder is where our own pipeline is run, one of quick steps elsewhere: steps have folders of theirs."""
     data = write_jsonl(tmp_path / "rows.jsonl", sample_rows("train", task)[:48])
     folder = READ_ONLY if kind == "read-only" else tmp_path / kind
-    if kind == "clean":
-        folder.mkdir()
-    before = list(folder.iterdir()) if kind != "gone" else []
-    for number, words in enumerate(commands(task, tiny_model, data, tmp_path / "out")):
-        written = tmp_path / f"written{number}"
-        ran = execute(words, folder, written)
-        assert ran.returncode == 0, (words, ran.stdout + ran.stderr)
-        assert "Traceback" not in ran.stdout + ran.stderr
-        texts = [json.loads(line) for line in written.read_text().splitlines()]
+    quick = [] if kind == "clean" else [str(steps.write_pipeline(tmp_path)), "--set", "text=hello"]
+    before = []
+    for number, words in enumerate(commands(task, quick, tiny_model, data, tmp_path / "out")):
+        if kind != "read-only" and not folder.exists():
+            folder.mkdir()
+        before = list(folder.iterdir())
+        written, *streams = (tmp_path / f"{name}{number}" for name in ("written", "stdout", "stderr"))
+        command = Command(["-m", *words], {"WRITTEN": str(written)}, str(folder), *map(str, streams))
+        (code,) = forks.run([command])
+        shown = {path.name.rstrip("0123456789"): path.read_bytes().decode() for path in streams}
+        assert code == 0, (words, shown)
+        assert "Traceback" not in "".join(shown.values())
+        texts = texts_of(written)
         assert texts and [text for text in texts if text[0] not in OURS] == [], words
         if "pipeline" not in words:  # it passes on what its steps print
-            for name, shown in (("stdout", ran.stdout), ("stderr", ran.stderr)):
-                assert shown == "".join(text for _, stream, text in texts if stream == name), words
-    assert (list(folder.iterdir()) if folder.exists() else []) == before
+            for name, text in shown.items():
+                assert text == "".join(text for _, stream, text in texts if stream == name), words
+        assert (list(folder.iterdir()) if folder.exists() else []) == before, words
 
 
 @pytest.mark.slow
 def test_relative_paths_where_the_folder_is_gone(tmp_path: Path) -> None:
     folders = {"preprocess_output": "p", "model_selector_output": tmp_path, "mlflow_model_folder": "m"}
     pipeline = ROOT / "components" / "question_answering" / "pipeline.yaml"
+    enter = 'mkdir "$0" && cd "$0" && rmdir "$0" && exec "$@"'
+    env = {**os.environ, "PYTHONPATH": str(SRC)}
     for words, lost in (
         (module("run", "question_answering", **folders, pytorch_model_folder="./o"), ("p", "m", "./o")),
         (["finetune", "pipeline", "here.yaml", "--output", "o"], ("here.yaml", "o")),
         (["finetune", "check", str(pipeline), "--set", "train_file_path=t.csv"], ("t.csv",)),
     ):
-        ran = execute(words, tmp_path / "gone")
+        command = ["bash", "-c", enter, str(tmp_path / "gone"), sys.executable, "-m", *words]
+        ran = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         assert ran.returncode == 2, ran.stderr
         named = re.findall(r"(\S+) begins at the working folder, which has been removed; give an absolute", ran.stderr)
         assert tuple(name.strip("'").removeprefix("train_file_path=") for name in named) == lost
