@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.forking import Command, Forks
+
 BIN = Path(sys.executable).parent
 MPIRUN = ("mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none")
 
@@ -32,17 +34,15 @@ class Launched:
         folder.mkdir(parents=True, exist_ok=True)
         self.logs = [folder / f"printed{i}.txt" for i in range(len(commands))]
         self.running = []
-        # Two runs that make a new store at once are in each other's way.
-        shared = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"} if "MLFLOW_TRACKING_URI" in os.environ else {}
         for log, command, own, cwd in zip(
             self.logs, commands, variables, folders or [None] * len(commands), strict=True
         ):
-            env = {**os.environ, "OMP_NUM_THREADS": "1", **shared, **{name: str(own[name]) for name in own}}
+            env = {**os.environ, **variables_of(folder, own)}
             with log.open("w") as file:
                 self.running.append(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env, cwd=cwd))
 
     def said(self, i: int = 0) -> str:
-        return self.logs[i].read_text(errors="replace").replace("\r", "\n")
+        return said(self.logs[i])
 
     def codes(self, seconds: float = 240) -> list[int]:
         """Exit codes, once all have ended."""
@@ -84,6 +84,36 @@ class Launched:
 
     def send(self, rank: int, number: signal.Signals) -> None:
         os.kill(self.pid(rank), number)
+
+
+class Forked:
+    """Processes that were forked from one with the libraries, and have ended; what each printed."""
+
+    def __init__(self, forks: Forks, folder: Path, words: Sequence[Any], variables: Sequence[dict[str, Any]]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.logs = [folder / f"printed{i}.txt" for i in range(len(variables))]
+        commands = []
+        for log, own in zip(self.logs, variables, strict=True):
+            log.unlink(missing_ok=True)
+            commands.append(Command([*words], variables_of(folder, own), str(folder), str(log), str(log)))
+        self._codes = forks.run(commands)
+
+    def said(self, i: int = 0) -> str:
+        return said(self.logs[i])
+
+    def codes(self) -> list[int]:
+        return self._codes
+
+
+def said(log: Path) -> str:
+    return log.read_text(errors="replace").replace("\r", "\n")
+
+
+def variables_of(folder: Path, own: dict[str, Any]) -> dict[str, str]:
+    """What a process is told besides what this one is."""
+    # Two runs that make a new store at once are in each other's way.
+    shared = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"} if "MLFLOW_TRACKING_URI" in os.environ else {}
+    return {"OMP_NUM_THREADS": "1", **shared, **{name: str(value) for name, value in own.items()}}
 
 
 def _below(pid: int) -> list[int]:
@@ -132,10 +162,22 @@ def launch(
         nodes += ["--master-port", str(shared["MASTER_PORT"])]
         commands = [[torchrun, *nodes, "--node-rank", str(node), *module] for node in range(processes)]
         return Launched(folder, commands, [variables] * processes)
-    shared |= {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
     commands = [[sys.executable, *code, *given] for given in each]
-    own = [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in range(processes)]
-    return Launched(folder, commands, own, folders)
+    return Launched(folder, commands, of_azure(processes, shared), folders)
+
+
+def of_azure(processes: int, shared: dict[str, Any]) -> list[dict[str, Any]]:
+    """The variables that Azure ML sets for each process."""
+    shared = {**shared, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    return [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in range(processes)]
+
+
+def launch_forks(
+    forks: Forks, folder: Path, words: Sequence[Any], processes: int = 2, code: Sequence[str] = ("-m", "finetune.run")
+) -> Forked:
+    """Run `finetune.run` as Azure ML does, or one process alone, in forks; return when they have ended."""
+    variables = of_azure(processes, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port()}) if processes > 1 else [{}]
+    return Forked(forks, folder, [*code, *words], variables)
 
 
 def stopping(step: int) -> str:

@@ -2,8 +2,9 @@
 
 import functools
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from safetensors.torch import load_file
 
 from finetune.core.errors import ParameterError, StoppedError
 from tests.conftest import finetune_words
-from tests.launching import Launched, launch, stopping
+from tests.forking import QUIET, Forks
+from tests.launching import Forked, launch_forks, stopping
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: make test-distributed")
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
@@ -35,8 +37,15 @@ def words(prepared: Path, output: Path, **parameters: Any) -> list[str]:
     return finetune_words(prepared, output, **{**STEPS, **parameters})
 
 
-def ran(folder: Path, prepared: Path, how: str = "azure", processes: int = 2, **parameters: Any) -> Launched:
-    run = launch(folder, words(prepared, folder, **parameters), how, processes)
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    libraries = (*QUIET, "transformers.trainer", "deepspeed")
+    with Forks(tmp_path_factory.mktemp("forks"), dict(os.environ), libraries) as forks:
+        yield forks
+
+
+def ran(forks: Forks, folder: Path, prepared: Path, processes: int = 2, **parameters: Any) -> Forked:
+    run = launch_forks(forks, folder, words(prepared, folder, **parameters), processes)
     assert set(run.codes()) == {0}, run.said()
     assert f"put together from {processes} processes" in run.said()
     return run
@@ -55,17 +64,17 @@ def same(saved: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> boo
 
 
 BEST = {"metric_for_best_model": "exact"}
-Whole = Callable[[int, dict[str, Any]], tuple[Path, Launched]]
+Whole = Callable[[int, dict[str, Any]], tuple[Path, Forked]]
 
 
 @pytest.fixture(scope="module")
-def whole(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+def whole(forks: Forks, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     """The folder of a run that nothing befell, made once for each stage and parameters; what it printed."""
 
     @functools.cache
-    def made(stage: int, given: str) -> tuple[Path, Launched]:
+    def made(stage: int, given: str) -> tuple[Path, Forked]:
         folder = tmp_path_factory.mktemp("whole")
-        return folder, ran(folder, prepared, **json.loads(given), deepspeed_stage=stage, **BEST)
+        return folder, ran(forks, folder, prepared, **json.loads(given), deepspeed_stage=stage, **BEST)
 
     return lambda stage, given: made(stage, json.dumps(given))
 
@@ -82,7 +91,7 @@ def whole(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     ],
 )
 def test_the_best_is_saved_whole_and_in_32_bits(
-    prepared: Path, whole: Whole, stage: int, given: dict[str, Any]
+    forks: Forks, prepared: Path, whole: Whole, stage: int, given: dict[str, Any]
 ) -> None:
     """So few steps give no exact answer: the best is the first of those that are evaluated."""
     output, run = whole(stage, given)
@@ -98,7 +107,7 @@ def test_the_best_is_saved_whole_and_in_32_bits(
     assert "both loaded afresh and equal" in run.said()
 
     (folder / "model.safetensors").unlink()
-    again = ran(output, prepared, **given, deepspeed_stage=stage, **BEST, resume_from_checkpoint="true")
+    again = ran(forks, output, prepared, **given, deepspeed_stage=stage, **BEST, resume_from_checkpoint="true")
     assert "nothing is left to train" in again.said() and same(load_file(folder / "model.safetensors"), saved)
 
 
@@ -106,18 +115,20 @@ def test_the_best_is_saved_whole_and_in_32_bits(
     ("stage", "given"),
     [(3, {"precision": "bf16"}), pytest.param(2, {}, marks=thorough), pytest.param(3, {}, marks=thorough)],
 )
-def test_a_run_goes_on(prepared: Path, tmp_path: Path, whole: Whole, stage: int, given: dict[str, Any]) -> None:
+def test_a_run_goes_on(
+    forks: Forks, prepared: Path, tmp_path: Path, whole: Whole, stage: int, given: dict[str, Any]
+) -> None:
     unbroken, _ = whole(stage, given)
     given, cut = {**given, "deepspeed_stage": stage, **BEST}, tmp_path / "cut"
-    run = launch(cut, words(prepared, cut, **given), code=("-c", stopping(3)))
+    run = launch_forks(forks, cut, words(prepared, cut, **given), code=("-c", stopping(3)))
     assert set(run.codes()) == {StoppedError.exit_code}, run.said()
 
     alone = words(prepared, cut, **given, gradient_accumulation_steps=2, resume_from_checkpoint="true")
-    other = launch(cut, alone, "alone")
+    other = launch_forks(forks, cut, alone, 1)
     assert other.codes() == [ParameterError.exit_code]
     assert f"sharded by ZeRO stage {stage}, processes 2" in other.said() and "processes 1" in other.said()
 
-    assert "going on from checkpoint-" in ran(cut, prepared, **given, resume_from_checkpoint="true").said()
+    assert "going on from checkpoint-" in ran(forks, cut, prepared, **given, resume_from_checkpoint="true").said()
     weights = [in_32_bits(folder / "pytorch" / "checkpoint-6") for folder in (unbroken, cut)]
     assert same(*weights)
 
@@ -132,10 +143,10 @@ def test_a_run_goes_on(prepared: Path, tmp_path: Path, whole: Whole, stage: int,
         pytest.param(2, "false", "bf16", marks=thorough),
     ],
 )
-def test_adapters(prepared: Path, tmp_path: Path, stage: int, merge: str, precision: str) -> None:
+def test_adapters(forks: Forks, prepared: Path, tmp_path: Path, stage: int, merge: str, precision: str) -> None:
     """The frozen weights are those that were imported, bit for bit, though they were computed with in 16 bits."""
     given = {"deepspeed_stage": stage, "apply_lora": "true", "merge_lora_weights": merge, "precision": precision}
-    ran(tmp_path, prepared, **given, max_steps=2)
+    ran(forks, tmp_path, prepared, **given, max_steps=2)
     folder, imported = tmp_path / "pytorch", load_file(prepared / "model" / "model" / "model.safetensors")
     if merge == "true":
         saved = load_file(folder / "model.safetensors")
@@ -154,18 +165,18 @@ def test_adapters(prepared: Path, tmp_path: Path, stage: int, merge: str, precis
 
 @thorough
 @pytest.mark.parametrize("stage", [2, 3])
-def test_the_optimizer_on_the_cpu(prepared: Path, tmp_path: Path, stage: int) -> None:
+def test_the_optimizer_on_the_cpu(forks: Forks, prepared: Path, tmp_path: Path, stage: int) -> None:
     if not shutil.which("g++"):
         pytest.skip("there is no g++ to compile DeepSpeed's Adam with")
     config = tmp_path / "offload.json"
     config.write_text(
         json.dumps({"zero_optimization": {"stage": stage, "offload_optimizer": {"device": "cpu", "pin_memory": False}}})
     )
-    ran(tmp_path, prepared, deepspeed=config)
+    ran(forks, tmp_path, prepared, deepspeed=config)
 
 
 @thorough
-def test_optimizer_and_scheduler_of_a_config(prepared: Path, tmp_path: Path) -> None:
+def test_optimizer_and_scheduler_of_a_config(forks: Forks, prepared: Path, tmp_path: Path) -> None:
     if not shutil.which("g++"):
         pytest.skip("there is no g++ to compile DeepSpeed's Adam with")
     config = {
@@ -174,7 +185,7 @@ def test_optimizer_and_scheduler_of_a_config(prepared: Path, tmp_path: Path) -> 
         "scheduler": {"type": "WarmupLR", "params": {"warmup_min_lr": 0, "warmup_max_lr": 3e-4, "warmup_num_steps": 2}},
     }
     (tmp_path / "blocks.json").write_text(json.dumps(config))
-    run = ran(tmp_path, prepared, "alone", 1, deepspeed=tmp_path / "blocks.json")
+    run = ran(forks, tmp_path, prepared, 1, deepspeed=tmp_path / "blocks.json")
     assert "optim: AdamW (the optimizer block of the deepspeed config wins)" in run.said()
     assert run.said().count("\noptim: ") == 1
     assert "step 6/6" in run.said() and "learning rate 3.00e-04" in run.said()
@@ -182,7 +193,6 @@ def test_optimizer_and_scheduler_of_a_config(prepared: Path, tmp_path: Path) -> 
 
 def test_a_stale_lock_does_not_hold_up_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """One that is young is waited for, until it is gone or old; that of a build that goes on is left to it."""
-    import os
     import subprocess
     import threading
     import time
