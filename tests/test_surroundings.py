@@ -112,7 +112,6 @@ def test_every_command(forks: Forks, tiny_model: Path, tmp_path: Path, task: str
     data = write_jsonl(tmp_path / "rows.jsonl", sample_rows("train", task)[:48])
     folder = READ_ONLY if kind == "read-only" else tmp_path / kind
     quick = [] if kind == "clean" else [str(steps.write_pipeline(tmp_path)), "--set", "text=hello"]
-    before = []
     for number, words in enumerate(commands(task, quick, tiny_model, data, tmp_path / "out")):
         if kind != "read-only" and not folder.exists():
             folder.mkdir()
