@@ -27,9 +27,9 @@ from finetune.params.model_import import ModelImportParams
 from finetune.params.schema import non_default, to_text
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+    from transformers import PreTrainedConfig
 
-    from finetune.tasks.task import State, Task
+    from finetune.tasks.task import Imported, State, Task
     from finetune.tasks.token_lengths import Lengths
 
 MODULES = {c.module: c.name for c in COMPONENTS}  # module of a step -> field of params.TaskComponents
@@ -73,11 +73,11 @@ def check(commands: Sequence[tuple[str, World]], faults: Sequence[Fault]) -> Non
 
     record = load_task(steps["model_import"].task)
     with tempfile.TemporaryDirectory() as folder:
-        config, tokenizer = import_tokenizer(steps["model_import"].settled.params, record, Path(folder))
-    say(f"model: {config.model_type}, {config.get_text_config().num_hidden_layers} layers")
-    lengths, evaluated = look_at_data(steps["datapreprocess"].settled.params, record, config, tokenizer)
+        model = import_tokenizer(steps["model_import"].settled.params, record, Path(folder))
+    say(f"model: {model.config.model_type}, {model.config.get_text_config().num_hidden_layers} layers")
+    lengths, evaluated = look_at_data(steps["datapreprocess"].settled.params, record, model)
     if "finetune" in steps:
-        look_at_training(steps["finetune"], record, config, lengths, evaluated)
+        look_at_training(steps["finetune"], record, model.config, lengths, evaluated)
 
 
 class Settlement(NamedTuple):
@@ -122,46 +122,40 @@ def described(steps: Sequence[Settled[Any]]) -> list[str]:
     return lines + [str(derived) for settled in steps for derived in settled.given]
 
 
-def import_tokenizer(params: ModelImportParams, task: "Task[State]", folder: Path) -> tuple[Any, Any]:
-    """Return the config and tokenizer of the model that will be imported. Raises: ParameterError or ModelError."""
+def import_tokenizer(params: ModelImportParams, task: "Task[State]", folder: Path) -> "Imported":
+    """Return what encoding needs of the model that will be imported. Raises: ParameterError or ModelError."""
     from finetune.model_selector import choose_source, fetch, find_files, refuse_broken_source
     from finetune.models import intact
-    from finetune.models.loading import load_config
-    from finetune.models.tokenizers import load_tokenizer
+    from finetune.models.tokenizers import imported
 
     source, name = choose_source(params)
     if source == "huggingface_id" and not Path(name).is_dir():
-        found = fetch(name, params, weights=False)
-        return load_config(found), load_tokenizer(found, task)
+        return imported(fetch(name, params, weights=False), task)
     refuse_broken_source(Path(name))
     if (Path(name) / intact.ADAPTER_CONFIG).is_file():
-        return load_config(Path(name)), load_tokenizer(Path(name), task)
+        return imported(Path(name), task)
     files = find_files(Path(name))
     for path in (files.config, *files.tokenizer):
         shutil.copyfile(path, folder / path.name)
-    return load_config(folder), load_tokenizer(folder, task)
+    return imported(folder, task)
 
 
-def look_at_data(
-    params: Any, task: "Task[State]", config: "PreTrainedConfig", tokenizer: "PreTrainedTokenizerFast"
-) -> tuple["Lengths", int]:
+def look_at_data(params: Any, task: "Task[State]", model: "Imported") -> tuple["Lengths", int]:
     """Return the lengths of the training rows, and the expected windows of one evaluation. Raises: DataError."""
     from finetune import preprocess
-    from finetune.models.tokenizers import longest_window
     from finetune.tasks import token_lengths
 
     splits = preprocess.usable_rows(params, task)
     rows, audits = splits.rows, splits.audits
-    model_length = longest_window(config, tokenizer)
-    state = task.data.fit(params, rows, model_length, tokenizer)
-    config.update(task.model.head_config(state))
-    preprocess.say_derived(params, task, state, rows, model_length)
+    state = task.data.fit(params, rows, model)
+    model.config.update(task.model.head_config(state))
+    preprocess.say_derived(params, task, state, rows, model.longest_window)
     say(f"validation and test: {splits.source}")
     for name, kept in rows.items():
         say(f"{name}: {len(kept):,} rows")
         for line in audits[name].lines():
             say(f"  {line}")
-    found = token_lengths.measure(rows["train"], task, tokenizer, state)
+    found = token_lengths.measure(rows["train"], task, model.tokenizer, state)
     for line in (*token_lengths.describe(found, state.max_seq_length), *task.data.beyond(found.gold, state)):
         say(line)
     return found, round(len(rows["validation"]) * len(found.windows) / len(found.rows))

@@ -128,16 +128,17 @@ def read_test_rows(params: Any, task: "Task[State]", preprocessed: Preprocessed 
 def state_of(params: Any, folder: Path, task: "Task[State]", preprocessed: Preprocessed | None) -> "State":
     """Return how to decode: as the model was trained, else as its data were prepared, else by the defaults; what is
     given as a parameter wins."""
-    given = {name: vars(params)[name] for name in task.decoding.request_fields}
-    state = known_state(folder, task, preprocessed)
-    return replace(state, **{name: value for name, value in given.items() if value is not None})
+    given = vars(params)
+    asked = {name: given[name] for name in task.decoding.request_fields}
+    state = known_state(folder, task, preprocessed, given)
+    return replace(state, **{name: value for name, value in asked.items() if value is not None})
 
 
-def known_state(folder: Path, task: "Task[State]", preprocessed: Preprocessed | None) -> "State":
-    """Return the state that the model has, or its data; a model that comes from elsewhere may know better by its
-    config."""
+def known_state(folder: Path, task: "Task[State]", preprocessed: Preprocessed | None, given: Json) -> "State":
+    """Return the state that the model has, or its data, or that of preprocess with the parameters that are given here;
+    a model that comes from elsewhere may know better by its config."""
     from finetune.models.loading import load_config, stored_state
-    from finetune.models.tokenizers import load_tokenizer, longest_window
+    from finetune.models.tokenizers import imported
     from finetune.params.components import TASKS
     from finetune.params.schema import params_of
 
@@ -148,10 +149,10 @@ def known_state(folder: Path, task: "Task[State]", preprocessed: Preprocessed | 
     if preprocessed is not None:
         return task.model.adopt(preprocessed.state_as(task.state), config)
     component = TASKS[task.name].datapreprocess
-    nowhere = {p.name: Path() for p in params_of(component) if p.required}
-    tokenizer = load_tokenizer(folder, task)
+    values: Json = {p.name: Path() for p in params_of(component) if p.is_port and p.required}
+    values |= {p.name: given[p.name] for p in params_of(component) if given.get(p.name) is not None}
     no_rows: dict[str, list[Row]] = {name: [] for name in SPLITS}
-    state = task.data.fit(component(**nowhere), no_rows, longest_window(config, tokenizer), tokenizer)
+    state = task.data.fit(component(**values), no_rows, imported(folder, task))
     return task.model.adopt(state, config)
 
 
@@ -200,7 +201,7 @@ def write_metrics(
     found = {name: found[name] for name in asked.names}
     counts = {"rows": len(rows), f"rows_without_{task.data.gold}": len(rows) - len(scored)}
     parts = {key: value for key, value in asdict(breakdown).items() if value}
-    record = {**found, **metrics, **counts, **parts, **facts}
+    record = {**found, **metrics, **task.scoring.described(state), **counts, **parts, **facts}
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     say("  ".join(f"{name} {shown(value)}" for name, value in metrics.items()))
     if asked.options or len(asked.names) < len(task.scoring.published.names):

@@ -46,17 +46,16 @@ def preprocess(params: Any, task_name: str) -> None:
     intact.refuse_broken(model_folder)
 
     quiet_libraries()
-    from finetune.models.loading import load_config
-    from finetune.models.tokenizers import load_tokenizer, longest_window
+    from finetune.models.tokenizers import imported
     from finetune.tasks import load_task
 
     task = load_task(task_name)
-    tokenizer = load_tokenizer(model_folder, task)
-    model_length = longest_window(load_config(model_folder), tokenizer)
+    model = imported(model_folder, task)
+    tokenizer, model_length = model.tokenizer, model.longest_window
 
     splits = usable_rows(params, task)
     rows, audits = splits.rows, splits.audits
-    state = task.data.fit(params, rows, model_length, tokenizer)
+    state = task.data.fit(params, rows, model)
     say_derived(params, task, state, rows, model_length)
     clear(params.output_dir, PREPROCESSED)
     unencoded = {name: Audit() for name in SPLITS}

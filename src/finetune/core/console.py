@@ -34,6 +34,7 @@ def quiet_libraries() -> None:
     """
     for module in ("transformers", "torch.distributed"):
         warnings.filterwarnings("ignore", category=FutureWarning, module=module)
+    warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")  # Marian's tokenizer
     for name in ("alembic", "bitsandbytes", "DeepSpeed", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

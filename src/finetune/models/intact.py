@@ -271,13 +271,20 @@ def refuse_larger(folder: Path, wanted: int) -> None:
 def tokenizer_faults(folder: Path) -> list[Fault]:
     """Return a fault if the folder has no vocabulary, without which transformers makes up one of special tokens."""
     there = [name for name in VOCABULARIES if (folder / name).is_file()]
-    if not there:
+    if not there and not _reads_bytes(folder):
         why = f"none of {', '.join(VOCABULARIES)} is there"
         return [Fault(f"{folder} has no vocabulary for its tokenizer", why=why, fix="copy the tokenizer's files too")]
-    if there == ["vocab.json"] and not (folder / "merges.txt").is_file():
+    others = ("merges.txt", "source.spm")  # of GPT-2's kin, and of Marian
+    if there == ["vocab.json"] and not any((folder / name).is_file() for name in others):
         why = "vocab.json is half of a tokenizer"
-        return [Fault(f"{folder} has no merges.txt", why=why, fix="copy the tokenizer's files too")]
+        return [Fault(f"{folder} has no {' or '.join(others)}", why=why, fix="copy the tokenizer's files too")]
     return []
+
+
+def _reads_bytes(folder: Path) -> bool:
+    """Return whether the tokenizer is ByT5's, which has bytes in place of a vocabulary."""
+    path = folder / "tokenizer_config.json"
+    return path.is_file() and read_json(path).get("tokenizer_class") == "ByT5Tokenizer"
 
 
 def refuse_misfit(folder: Path, seen: Mapping[str, int], words: int, rows: int | None) -> None:

@@ -126,6 +126,8 @@ def load_model(
         )
     except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
         raise ModelError(Fault(f"{folder} can't be loaded", why=first_line(error) or type(error).__name__)) from None
+    if state is not None:
+        task.model.configure(model, state)
     refuse_other_weights(folder, model, set(info["missing_keys"]), {name for name, *_ in info["mismatched_keys"]})
     if base.is_dir():
         model = merged(model, folder)

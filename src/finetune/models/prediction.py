@@ -83,7 +83,7 @@ def predict_parts(
         windows = as_windows(columns)
         batches = batches_by_length(windows, batch_size, task.data.padding(tokenizer), model.device)
         reduced, _ = predict(model, batches, task, state, keep_batches)
-        yield task.decoding.decode(reduced, part, state)
+        yield task.decoding.decode(reduced, part, state, tokenizer)
 
 
 def predict_rows(

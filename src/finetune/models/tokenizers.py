@@ -10,7 +10,7 @@ from finetune.core.errors import Fault, ModelError, first_line
 from finetune.models import intact
 from finetune.models.intact import CONFIG
 from finetune.models.loading import architecture, load_config
-from finetune.tasks.task import State, Task
+from finetune.tasks.task import Imported, State, Task
 from finetune.tasks.tokenizers import set_space_before_words
 
 # Model types that number positions from pad_token_id + 1.
@@ -37,10 +37,10 @@ NO_LIMIT = 100_000  # tokenizers without a limit of their own say 1e30
 
 
 def load_tokenizer(folder: Path, task: Task[State]) -> PreTrainedTokenizerFast:
-    """Return a fast tokenizer.
+    """Return the tokenizer, a fast one where the task is `aligned`.
 
-    Raises: ModelError if there is none, or it can't map tokens to words and characters, or knows no word, or has tokens
-    that the model beside it has no embedding for.
+    Raises: ModelError if there is none, or it can't map tokens to words and characters where the task asks for that, or
+    knows no word, or has tokens that the model beside it has no embedding for.
     """
     intact.raise_all(intact.tokenizer_faults(folder))
     config = load_config(folder) if (folder / CONFIG).is_file() else None  # which the tokenizer's class is looked up by
@@ -49,7 +49,7 @@ def load_tokenizer(folder: Path, task: Task[State]) -> PreTrainedTokenizerFast:
     except Exception as error:  # each family has its own code here, which takes what it finds
         why, fix = f"{type(error).__name__}: {first_line(error)}", "copy the tokenizer's files again"
         raise ModelError(Fault(f"{folder} has no tokenizer that loads", why=why, fix=fix)) from None
-    if not tokenizer.is_fast:
+    if task.data.aligned and not tokenizer.is_fast:
         why = "only fast tokenizers say which word and which characters a token stands for"
         raise ModelError(Fault(f"{folder}: {type(tokenizer).__name__} is not a fast tokenizer", why=why))
     tokenizer.truncation_side = "right"  # windows follow one another from the left
@@ -64,6 +64,12 @@ def load_tokenizer(folder: Path, task: Task[State]) -> PreTrainedTokenizerFast:
         set_space_before_words(tokenizer)
     loaded: PreTrainedTokenizerFast = tokenizer
     return loaded
+
+
+def imported(folder: Path, task: Task[State]) -> Imported:
+    """Return what encoding needs of the model in the folder. Raises: ModelError."""
+    tokenizer, config = load_tokenizer(folder, task), load_config(folder)
+    return Imported(config, tokenizer, longest_window(config, tokenizer))
 
 
 def refuse_misfit(folder: Path, tokenizer: PreTrainedTokenizerFast, config: PreTrainedConfig | None) -> None:

@@ -6,9 +6,17 @@ group's docstring is its heading. Names, types and defaults are those of the pub
 
 from dataclasses import dataclass
 
-from finetune.params.datapreprocess import QuestionAnsweringPreprocessParams, TokenClassificationPreprocessParams
-from finetune.params.evaluation import QuestionAnsweringEvaluationParams, TokenClassificationEvaluationParams
-from finetune.params.finetune import QuestionAnsweringParams, TokenClassificationParams
+from finetune.params.datapreprocess import (
+    QuestionAnsweringPreprocessParams,
+    TokenClassificationPreprocessParams,
+    TranslationPreprocessParams,
+)
+from finetune.params.evaluation import (
+    QuestionAnsweringEvaluationParams,
+    TokenClassificationEvaluationParams,
+    TranslationEvaluationParams,
+)
+from finetune.params.finetune import QuestionAnsweringParams, TokenClassificationParams, TranslationParams
 from finetune.params.model_import import ModelImportParams
 from finetune.params.schema import param
 
@@ -59,5 +67,12 @@ TASKS = {
         datapreprocess=TokenClassificationPreprocessParams,
         finetune=TokenClassificationParams,
         evaluation=TokenClassificationEvaluationParams,
+    ),
+    "translation": TaskComponents(
+        title="Translation",
+        model_import=ModelImportParams,
+        datapreprocess=TranslationPreprocessParams,
+        finetune=TranslationParams,
+        evaluation=TranslationEvaluationParams,
     ),
 }

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.params.schema import param, port
+from finetune.params.schema import param, port, required
 
 PREPROCESSED = ("preprocess.json", "preprocess.part", "train/", "validation/", "test/", "tokenizer/")
 
@@ -107,6 +107,38 @@ class TokenClassificationDecoding:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenClassificationPreprocessParams(TokenClassificationColumns, TokenClassificationDecoding, DataFiles, Encoding):
+    """Folders."""
+
+    model_selector_output: Path = port("uri_folder", "Output of model import.")
+    output_dir: Path = port(
+        "uri_folder", "Encoded splits, their rows, the tokenizer and preprocess.json.", output=True, writes=PREPROCESSED
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslationColumns:
+    """Columns."""
+
+    source_lang: str = required("Language to translate from: its code, and the column of its texts.")
+    target_lang: str = required("Language to translate to: its code, and the column of its texts.")
+    source_key: str | None = param(None, "Column of the source texts, where it is not called as source_lang.")
+    target_key: str | None = param(None, "Column of the target texts, where it is not called as target_lang.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslationDecoding:
+    """Decoding."""
+
+    max_target_length: int = param(-1, "Tokens in a translation, at most. -1 means the model's true maximum.", min=-1)
+    num_beams: int = param(1, "Beams that translations are searched with. 1 takes the best token at each step.", min=1)
+    source_prefix: str | None = param(
+        None,
+        "Text before each source. Left out, what the model expects: 'translate English to German: ' for T5, nothing for most.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslationPreprocessParams(TranslationColumns, TranslationDecoding, DataFiles, Encoding):
     """Folders."""
 
     model_selector_output: Path = port("uri_folder", "Output of model import.")

@@ -7,6 +7,7 @@ from typing import Literal
 from finetune.params.datapreprocess import (
     QuestionAnsweringColumns,
     TokenClassificationColumns,
+    TranslationColumns,
 )
 from finetune.params.schema import param, port
 
@@ -73,3 +74,19 @@ class TokenClassificationEvaluationParams(EvaluationParams, TokenClassificationC
     """Token classification."""
 
     task_name: Literal["NamedEntityRecognition"] = param("NamedEntityRecognition", TASK_NAME)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslationEvaluationParams(EvaluationParams, TranslationColumns):
+    """Translation."""
+
+    task_name: Literal["TextTranslation"] = param("TextTranslation", TASK_NAME)
+    source_lang: str | None = param(
+        None, "Language to translate from: its code, and the column of its texts. Needed with test_data alone."
+    )  # type: ignore[assignment]
+    target_lang: str | None = param(
+        None, "Language to translate to: its code, and the column of its texts. Needed with test_data alone."
+    )  # type: ignore[assignment]
+    num_beams: int | None = param(
+        None, "Beams that translations are searched with. Left out, the number stored in the model.", min=1
+    )

@@ -18,7 +18,7 @@ PYTORCH_MODEL = (
     "base_model/",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
     "additional_chat_templates/", "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "spm.model",
-    "sentencepiece.bpe.model", "tokenizer.model", "README.md", ".saving/",
+    "sentencepiece.bpe.model", "tokenizer.model", "source.spm", "target.spm", "target_vocab.json", "README.md", ".saving/",
 )  # fmt: skip
 MLFLOW_MODEL = (
     "MLmodel", "artifacts/", "code/", "conda.yaml", "python_env.yaml", "requirements.txt", "input_example.json",
@@ -284,10 +284,29 @@ class TokenClassificationParams(FinetuneParams):
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class TranslationParams(FinetuneParams):
+    """Translation."""
+
+    num_train_epochs: int = param(5, "Passes over the training rows.", min=1)
+    per_device_train_batch_size: int = param(4, "Training windows on each device at a time.", min=1)
+    per_device_eval_batch_size: int = param(4, "Validation windows on each device at a time.", min=1)
+    logging_steps: int = param(100, "With strategy steps: log after this many steps.", min=1)
+    metric_for_best_model: Literal["loss", "bleu", "chrf"] = param(
+        "loss", "Metric by which the best checkpoint is chosen: the lowest loss, the highest bleu or chrf."
+    )  # type: ignore[assignment]
+    label_smoothing_factor: float = param(
+        0.0,
+        "Share of each target token that is spread over the whole vocabulary in the training loss. The evaluation loss stays without.",
+        min=0,
+        max=0.99,
+    )
+
+
 # What a checkpoint is made of, or what its optimizer and scheduler go on with whatever is given: changed in a resumed
 # run, they would give a model that no run of these parameters gives.
 FIXED_ON_RESUME: tuple[str, ...] = (
     "apply_lora", "lora_r", "lora_alpha", "lora_type", "finetune_in_4bit", "optim", "learning_rate", "warmup_steps",
     "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_type", "lr_scheduler_cycles", "lr_scheduler_power", "seed",
-    "metric_for_best_model", "precision", "apply_deepspeed", "apply_fsdp", "class_weights",
+    "metric_for_best_model", "precision", "apply_deepspeed", "apply_fsdp", "class_weights", "label_smoothing_factor",
 )  # fmt: skip

@@ -34,7 +34,10 @@ def notes(case: Case[Any]) -> list[str]:
     return [rule.fault(case).what for rule in firing(case) if not rule.kind]
 
 
-DEFAULTS = {f.name: f.default for f in fields(FinetuneParams)}
+def _at_default(params: FinetuneParams, name: str) -> bool:
+    """Return whether a parameter has the default that it has for this task."""
+    return any(f.name == name and f.default == vars(params)[name] for f in fields(params))
+
 
 # (parameters, the parameter they depend on, its values for which they have an effect): a note for each.
 NEEDS: tuple[tuple[tuple[str, ...], str, tuple[Any, ...]], ...] = (
@@ -67,8 +70,7 @@ def _need(name: str, needed: str, values: tuple[Any, ...]) -> Rule[FinetuneParam
         return f"{name} {to_text(given[name])} has no effect with {needed} {to_text(given[needed])}"
 
     def fires(case: Case[FinetuneParams]) -> bool:
-        given = vars(case.params)
-        return given[name] != DEFAULTS[name] and given[needed] not in values
+        return not _at_default(case.params, name) and vars(case.params)[needed] not in values
 
     return Rule(FinetuneParams, fires, text, kind=None)
 
@@ -354,7 +356,7 @@ RULES: tuple[Rule[Any], ...] = (
     *_needs(),
     Rule(
         FinetuneParams,
-        lambda case: bool(case.params.evaluation_steps_interval) and case.params.eval_steps != DEFAULTS["eval_steps"],
+        lambda case: bool(case.params.evaluation_steps_interval) and not _at_default(case.params, "eval_steps"),
         lambda case: f"eval_steps {case.params.eval_steps} has no effect with evaluation_steps_interval",
         kind=None,
     ),
@@ -363,14 +365,14 @@ RULES: tuple[Rule[Any], ...] = (
         lambda case: (
             case.params.apply_deepspeed
             and case.params.deepspeed is not None
-            and case.params.deepspeed_stage != DEFAULTS["deepspeed_stage"]
+            and not _at_default(case.params, "deepspeed_stage")
         ),
         lambda case: f"deepspeed_stage {case.params.deepspeed_stage} has no effect with deepspeed: the config says it",
         kind=None,
     ),
     Rule(
         FinetuneParams,
-        lambda case: case.params.max_steps > 0 and case.params.num_train_epochs != DEFAULTS["num_train_epochs"],
+        lambda case: case.params.max_steps > 0 and not _at_default(case.params, "num_train_epochs"),
         lambda case: (
             f"num_train_epochs {case.params.num_train_epochs} has no effect with max_steps {case.params.max_steps}"
         ),

@@ -43,6 +43,11 @@ def param(default: T, doc: str, *, min: float | None = None, max: float | None =
     return field(default=default, kw_only=True, metadata={"doc": doc, "min": min, "max": max})
 
 
+def required(doc: str) -> Any:
+    """Return a literal input that has to be given."""
+    return field(kw_only=True, metadata={"doc": doc})
+
+
 def port(
     kind: PortKind, doc: str, *, output: bool = False, writes: tuple[str, ...] = (), optional: bool = False
 ) -> Any:

@@ -31,6 +31,7 @@ def write(folder: Path, task: Task[State], state: State, trained: Trained, unmer
         own_class=own_class(task, trained.model_type),
         problems=[f"{split}: {line}" for split, s in trained.splits.items() for line in Audit(s.problems).lines()],
         validation={metric: value for metric, value in trained.validation.items() if metric not in NOT_METRICS},
+        usage=task.card.usage(state),
         limits=task.card.limits(state),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")

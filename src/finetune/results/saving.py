@@ -102,7 +102,7 @@ def save_mlflow(
             conda_env=conda_env(),
             model_config=LIMITS,
             signature=ModelSignature(
-                inputs=_inputs(task),
+                inputs=_inputs(task, state),
                 outputs=_outputs(task),
                 params=ParamSchema(specs) if specs else None,
             ),
@@ -123,11 +123,11 @@ def _leave_out_sources(description: Path) -> None:
     description.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
 
 
-def _inputs(task: Task[State]) -> "Schema":
+def _inputs(task: Task[State], state: State) -> "Schema":
     """Return the input columns; where one may have another name, neither is required."""
     from mlflow.types import ColSpec, Schema
 
-    own, others = task.serving.inputs, task.serving.others
+    own, others = task.serving.inputs, task.serving.others(state)
     types = own | {name: own[meant] for name, meant in others.items()}
     needed = own.keys() - {*others.values()}
     return Schema([ColSpec.from_json_dict(name=name, required=name in needed, **kind) for name, kind in types.items()])

@@ -7,7 +7,7 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import isnan
 from pathlib import Path
@@ -59,10 +59,11 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         """
         from finetune.models.prediction import predict_rows
 
-        given = records_of(model_input, as_given(), self.task.serving)
+        others = self.task.serving.others(self.state)
+        given = records_of(model_input, as_given(), self.task.serving, others)
         if what := limits.too_much(given, self.limits):
             raise TooLarge(what, error_code=BAD_REQUEST)
-        records = values_of(given, self.task.serving)
+        records = values_of(given, self.task.serving, others)
         state = replace(self.state, **{name: value for name, value in (params or {}).items() if value is not None})
         rows = self.task.serving.rows(records)
         predictions = predict_rows(self.model, self.tokenizer, rows, self.task, state, BATCH_SIZE)
@@ -97,14 +98,16 @@ def as_given() -> object:
     return frame and frame.f_locals.get("data")
 
 
-def records_of(model_input: pd.DataFrame, given: object, served: "Serving[Any]") -> list[Json]:
+def records_of(
+    model_input: pd.DataFrame, given: object, served: "Serving[Any]", others: Mapping[str, str]
+) -> list[Json]:
     """Return a record for each row, with one of the names of each input column.
 
     Raises: MlflowException if a row has two of them.
     """
-    records: list[Json] = in_rows(model_input, given, served).to_dict("records")
-    for name in dict.fromkeys(served.others.values()):
-        names = (name, *(other for other, meant in served.others.items() if meant == name))
+    records: list[Json] = in_rows(model_input, given, served, others).to_dict("records")
+    for name in dict.fromkeys(others.values()):
+        names = (name, *(other for other, meant in others.items() if meant == name))
         for i, record in enumerate(records):
             found = [one for one in names if not _is_absent(record.get(one))]
             found = [one for one in found if one not in served.spare] or found
@@ -122,7 +125,9 @@ def _is_absent(value: object) -> bool:
     return value is None or (isinstance(value, float) and isnan(value))
 
 
-def in_rows(model_input: pd.DataFrame, given: object, served: "Serving[Any]") -> pd.DataFrame:
+def in_rows(
+    model_input: pd.DataFrame, given: object, served: "Serving[Any]", others: Mapping[str, str]
+) -> pd.DataFrame:
     """Return a row for each element where lists were given, by column or alone: MLflow puts texts into one row, or
     where a column may have two names, into none.
 
@@ -132,7 +137,7 @@ def in_rows(model_input: pd.DataFrame, given: object, served: "Serving[Any]") ->
         return pd.DataFrame({next(iter(served.inputs)): given})
     columns = {name: given[name] for name in model_input.columns} if isinstance(given, dict) else {}
     if not model_input.columns.size:
-        named = " or ".join((*served.inputs, *served.others))
+        named = " or ".join((*served.inputs, *others))
         raise mlflow.MlflowException.invalid_parameter_value(f"missing inputs: no column {named}; {served.forms}")
     lengths = {len(values) for values in columns.values() if isinstance(values, list)}
     return pd.DataFrame(columns) if len(lengths) == 1 else model_input
@@ -146,7 +151,7 @@ class TooLarge(mlflow.MlflowException):  # type: ignore[misc]
         return 413
 
 
-def values_of(given: Sequence[Json], served: "Serving[Any]") -> list[Json]:
+def values_of(given: Sequence[Json], served: "Serving[Any]", others: Mapping[str, str]) -> list[Json]:
     """Return the records with the values of the task's input columns, by the names of these.
 
     Raises: MlflowException, which a server answers with status 400, if the task doesn't accept a value.
@@ -156,7 +161,7 @@ def values_of(given: Sequence[Json], served: "Serving[Any]") -> list[Json]:
     for i, (record, values) in enumerate(zip(given, records, strict=True)):
         for name, value in record.items():
             try:
-                values[served.others.get(name, name)] = _value(name, value, served)
+                values[others.get(name, name)] = _value(name, value, served)
             except Unusable as reason:
                 wrong.append(f"{name} of row {i} is {value!r:.40}" + (f" ({reason})" if str(reason) else ""))
     if wrong:

@@ -10,7 +10,7 @@ Shapes: B windows in a batch, L tokens in a window.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -86,6 +86,14 @@ class Lost:
     fix: str = ""
 
 
+class Imported(NamedTuple):
+    """What encoding needs of the imported model."""
+
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerFast
+    longest_window: int  # tokens
+
+
 @dataclass(frozen=True, kw_only=True)
 class Data(Generic[S]):
     """The functions from files to rows and windows."""
@@ -107,8 +115,11 @@ class Data(Generic[S]):
     pretokenized: bool
     """True where the tokenizer is given words instead of text."""
 
-    fit: Callable[[Params, Mapping[str, list[Row]], int, PreTrainedTokenizerFast], S]
-    """Given (preprocess parameters, rows by split, tokens of the model's longest window, tokenizer), return a state."""
+    aligned: bool
+    """True where the task has to know which word and which characters a token stands for: by a fast tokenizer."""
+
+    fit: Callable[[Params, Mapping[str, list[Row]], Imported], S]
+    """Given (preprocess parameters, rows by split, imported model), return a state."""
 
     derived: Callable[[Params, S, Mapping[str, list[Row]]], list[str]]
     """Given (preprocess parameters, state, rows by split), return a line for what `fit` found or changed."""
@@ -163,6 +174,9 @@ class Model(Generic[S]):
     adopt: Callable[[S, PreTrainedConfig], S]
     """Given (state, config of a model from elsewhere), return the state with what that config knows better."""
 
+    configure: Callable[[PreTrainedModel, S], None] = lambda _model, _state: None
+    """Given (model, state), set in the model what it decodes by, and is saved with."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
@@ -188,8 +202,9 @@ class Decoding(Generic[S]):
     compact: Callable[[Reduced], Reduced]
     """Given reduced results as NumPy arrays, return the same without padding."""
 
-    decode: Callable[[Reduced, Rows, S], list[Prediction]]
-    """Given (compact reduced, rows, state), return one prediction for each row, an empty one if it has no window."""
+    decode: Callable[[Reduced, Rows, S, PreTrainedTokenizerFast], list[Prediction]]
+    """Given (compact reduced, rows, state, tokenizer), return one prediction for each row, an empty one if it has no
+    window."""
 
     calibrate: Callable[[dict[str, float], S], S]
     """Given (metrics of the best model on validation, state), return the state to decode with from then on."""
@@ -231,6 +246,9 @@ class Scoring(Generic[S]):
     needed: Callable[[Prediction], Prediction]
     """Return what `metrics`, `published` and `breakdown` read of a prediction: all that evaluation keeps of it."""
 
+    described: Callable[[S], Json] = lambda _state: {}
+    """Given the state, return what metrics.json says of how the metrics were computed."""
+
     main_metric: Callable[[S], str]
     """Given the state, return the metric to show first."""
 
@@ -248,8 +266,8 @@ class Serving(Generic[S]):
     inputs: dict[str, Json]
     """The types of the input columns, as in MLflow's JSON."""
 
-    others: dict[str, str]
-    """Other names that an input column may have in a request, each with its own."""
+    others: Callable[[S], dict[str, str]]
+    """Given the state, return other names that an input column may have in a request, each with its own."""
 
     spare: frozenset[str]
     """Those of them that count only in a record without another: data sets have them beside it."""
@@ -305,8 +323,8 @@ class Card(Generic[S]):
     pipeline_tag: str
     """The hub's name of the task."""
 
-    usage: str
-    """The lines of Python that use `model` and `tokenizer`."""
+    usage: Callable[[S], str]
+    """Given the state, return the lines of Python that use `model` and `tokenizer`."""
 
     limits: Callable[[S], list[str]]
     """Given the state, return what the model can't do, a sentence each."""

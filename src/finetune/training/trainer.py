@@ -231,7 +231,7 @@ class FinetuneTrainer(Trainer):
             raise ModelError(
                 Fault("memory runs out in evaluation", fix=f"--per_device_eval_batch_size {smaller}")
             ) from None
-        predictions = self.task.decoding.decode(reduced, self.validation_rows, self.task_state)
+        predictions = self.task.decoding.decode(reduced, self.validation_rows, self.task_state, self.tokenizer)
         measured = self.task.scoring.metrics(predictions, self.validation_rows, self.task_state)
         scores: Json = {"loss": loss, **measured}
         seconds = time.perf_counter() - started

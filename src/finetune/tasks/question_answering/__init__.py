@@ -38,7 +38,8 @@ TASK = Task(
         gold="answers",
         has_gold=rows.has_gold,
         pretokenized=False,
-        fit=windows.fit,
+        aligned=True,
+        fit=lambda params, rows, model: windows.fit(params, rows, model.longest_window, model.tokenizer),
         derived=windows.derived,
         encode=windows.encode,
         label=windows.label,
@@ -62,7 +63,7 @@ TASK = Task(
     answer=by_forward(INPUTS, OBJECTIVE, spans.reduce),
     decoding=Decoding(
         compact=lambda reduced: reduced,
-        decode=spans.decode,
+        decode=lambda reduced, rows, state, _tokenizer: spans.decode(reduced, rows, state),
         calibrate=spans.calibrate,
         request_fields=("null_threshold",),
     ),
@@ -86,9 +87,9 @@ TASK = Task(
     ),
     serving=Serving(
         inputs={"question": {"type": "string"}, "context": {"type": "string"}},
-        others={},
+        others=lambda _state: {},
         spare=frozenset(),
-        cell=lambda name, text: text,
+        cell=lambda _name, text: text,
         outputs={
             "answer": {"type": "string"},
             "score": {"type": "double"},
@@ -106,5 +107,5 @@ TASK = Task(
         tied=spans.tied,
     ),
     report=Report(examine=spans.examine, show=spans.show),
-    card=Card(pipeline_tag="question-answering", usage=USAGE, limits=spans.limits),
+    card=Card(pipeline_tag="question-answering", usage=lambda _state: USAGE, limits=spans.limits),
 )

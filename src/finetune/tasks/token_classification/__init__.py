@@ -32,7 +32,8 @@ TASK = Task(
         gold="tags",
         has_gold=rows.has_gold,
         pretokenized=True,
-        fit=windows.fit,
+        aligned=True,
+        fit=lambda params, rows, model: windows.fit(params, rows, model.longest_window, model.tokenizer),
         derived=windows.derived,
         encode=windows.encode,
         label=windows.label,
@@ -57,7 +58,7 @@ TASK = Task(
     answer=by_forward(INPUTS, OBJECTIVE, tags.reduce),
     decoding=Decoding(
         compact=tags.compact,
-        decode=tags.decode,
+        decode=lambda reduced, rows, state, _tokenizer: tags.decode(reduced, rows, state),
         calibrate=lambda _metrics, state: state,
         request_fields=(),
     ),
@@ -74,7 +75,7 @@ TASK = Task(
     ),
     serving=Serving(
         inputs={"input_string": {"type": "any"}},
-        others={"tokens": "input_string", "text": "input_string"},
+        others=lambda _state: {"tokens": "input_string", "text": "input_string"},
         spare=frozenset({"text"}),
         cell=rows.cell,
         outputs={
@@ -96,5 +97,5 @@ TASK = Task(
         tied=tags.tied,
     ),
     report=Report(examine=tags.examine, show=tags.show),
-    card=Card(pipeline_tag="token-classification", usage=USAGE, limits=tags.limits),
+    card=Card(pipeline_tag="token-classification", usage=lambda _state: USAGE, limits=tags.limits),
 )
