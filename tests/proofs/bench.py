@@ -8,17 +8,19 @@ from typing import Any
 
 from finetune import evaluation, model_selector, preprocess, run
 from finetune.params.components import TASKS
-from finetune.params.schema import params_of
 from finetune.tasks.token_classification.rows import places_of
 from finetune.tasks.token_classification.schemes import entities
 from tests.conftest import ROOT, build_tiny_model, sample_rows, write_jsonl
 from tests.proofs.recorder import Run, record
-from tests.proofs.table import COLUMNS, SPANS
+from tests.proofs.table import SPANS, columns_of
+from tests.writers import build_writer
 
 COMPONENTS = {"model_import": model_selector, "datapreprocess": preprocess, "finetune": run, "evaluation": evaluation}
 SPLITS = {"train": (0, 48), "validation": (48, 60), "test": (60, 72)}  # first and last row of the sample
 OTHER = (72, 84)
 # In batches of 8 the 48 rows are six steps, as every row of the sample is one window of the tiny model.
+LANGUAGES = {"translation": {"source_lang": "en", "target_lang": "tav"}}
+WRITERS: dict[str, dict[str, int]] = {"writer": {}, "other_writer": {"encoder_ffn_dim": 48}}
 TRAINING = {"per_device_train_batch_size": 8, "per_device_eval_batch_size": 8, "learning_rate": 1e-3}
 
 
@@ -27,7 +29,9 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.models = [self.tiny_model("one"), self.tiny_model("other", intermediate_size=48)]
+        readers = [self.tiny_model("one"), self.tiny_model("other", intermediate_size=48)]
+        writers = [build_writer("bart", folder / name, **size) for name, size in WRITERS.items()]
+        self.models = {task: writers if task == "translation" else readers for task in TASKS}
         self.bases: dict[Any, Run] = {}
         self.count = 0
         for task in TASKS:
@@ -49,11 +53,10 @@ class Bench:
         (folder / "spans").mkdir()
         for name, part in texts.items():
             write_jsonl(folder / "spans" / f"{name}.jsonl", part)
-        for p in params_of(COLUMNS[task]):
-            (folder / p.name).mkdir()
-            column = SPANS.get(p.name, p.default)
-            for name, part in (texts if p.name in SPANS else rows).items():
-                write_jsonl(folder / p.name / f"{name}.jsonl", [renamed(row, column) for row in part])
+        for parameter, column in columns_of(task).items():
+            (folder / parameter).mkdir()
+            for name, part in (texts if parameter in SPANS else rows).items():
+                write_jsonl(folder / parameter / f"{name}.jsonl", [renamed(row, column) for row in part])
         shutil.copy(ROOT / "configs" / "deepspeed" / "zero2.json", folder)
         (folder / "evaluation_config.json").write_text('{"metrics": ["exact_match", "f1_score_macro"]}')
         broken = [dict.fromkeys(row) if i % 4 == 0 else row for i, row in enumerate(rows["train"])]
@@ -89,7 +92,7 @@ class Bench:
     def placed(self, text: str, task: str) -> str:
         for name, find in (
             ("{files}", lambda: self.folder / task),
-            ("{other_model}", lambda: self.models[1]),
+            ("{other_model}", lambda: self.models[task][1]),
             ("{imported}", lambda: self.base("model_import", task, {}).folder),
             ("{trained}", lambda: self.base("finetune", task, {}).output),
         ):
@@ -101,14 +104,15 @@ class Bench:
         """What has to be given, and small batches."""
         first = output / "first"
         if component == "model_import":
-            return {"pytorch_model_path": self.models[0], "output_dir": first}
+            return {"pytorch_model_path": self.models[task][0], "output_dir": first}
         if component == "datapreprocess":
             files = {f"{name}_file_path": f"{{files}}/{name}.jsonl" for name in SPLITS}
-            return {"model_selector_output": "{imported}", "output_dir": first, **files}
+            return {"model_selector_output": "{imported}", "output_dir": first, **files, **LANGUAGES.get(task, {})}
         data = self.base("datapreprocess", task, {}).folder
         if component == "evaluation":
             model = {"pytorch_model_folder": "{trained}/first"}
-            return {"preprocess_output": data, **model, "evaluation_result": first, "per_device_eval_batch_size": 4}
+            words = {**model, "evaluation_result": first, "per_device_eval_batch_size": 4, **LANGUAGES.get(task, {})}
+            return {"preprocess_output": data, **words}
         outputs = {"pytorch_model_folder": first, "mlflow_model_folder": output / "mlflow"}
         return {"preprocess_output": data, "model_selector_output": "{imported}", **outputs, **TRAINING}
 

@@ -109,7 +109,7 @@ def other_order_and_head(parameter: str, base: Run, run: Run) -> None:
     assert not torch.equal(base.training[0].ids, run.training[0].ids)
     first, other = base.steps[0].before, run.steps[0].before
     changed = {name for name in first if not torch.equal(first[name], other[name])}
-    assert changed == {name for name in first if name.startswith(("qa_outputs.w", "classifier.w"))}
+    assert changed == {name for name in first if name.startswith(("qa_outputs.w", "classifier.w"))}  # a writer has none
 
 
 def deterministic(parameter: str, base: Run, run: Run) -> None:
@@ -435,7 +435,7 @@ def rows_of_other(split: str) -> Effect:
 
     def effect(parameter: str, base: Run, run: Run) -> None:
         for name in ("train", "validation", "test"):
-            texts = [row.get("context", row.get("tokens")) for row in rows_of(run, name)]
+            texts = [_text_of(row) for row in rows_of(run, name)]
             assert (texts == _texts_of_other(base)) == (name == split)
 
     return effect
@@ -443,7 +443,12 @@ def rows_of_other(split: str) -> Effect:
 
 def _texts_of_other(run: Run) -> list[Any]:
     rows = _lines(Path(run.words["validation_file_path"]).parent / "other.jsonl")
-    return [row.get("context", row.get("tokens")) for row in rows]
+    return [_text_of(row) for row in rows]
+
+
+def _text_of(row: dict[str, Any]) -> Any:
+    """Of a row as a file or as preprocess has it."""
+    return next(row[key] for key in ("context", "tokens", "source", "en") if key in row)
 
 
 def rows_counted(**expected: int) -> Effect:
@@ -510,6 +515,11 @@ def predictions(run: Run) -> list[dict[str, Any]]:
 
 def decoded(run: Run) -> list[dict[str, Any]]:
     """What evaluation predicts for the test split of a preprocess run, with a model that was only imported."""
+    return predictions(evaluated(run))
+
+
+def evaluated(run: Run) -> Run:
+    """The evaluation that makes these predictions."""
     model = Path(run.words["model_selector_output"]) / "model"
     words = {"task": run.words["task"], "preprocess_output": run.folder, "pytorch_model_folder": model}
     shown = {name: str(value) for name, value in words.items()}
@@ -517,7 +527,7 @@ def decoded(run: Run) -> list[dict[str, Any]]:
     argv = [word for name, value in shown.items() for word in (f"--{name}", value)]
     made = record(evaluation.main, argv, shown, run.output / "evaluated")
     assert made.exit_code == 0, made.errors
-    return predictions(made)
+    return made
 
 
 def spans_kept(count: int) -> Effect:
@@ -591,3 +601,41 @@ def evaluates_in(dtype: str) -> Effect:
 
 def answers_withheld(parameter: str, base: Run, run: Run) -> None:
     assert {p["text"] for p in predictions(run)} == {""} and all(p["text"] for p in predictions(base))
+
+
+def sides_change(parameter: str, base: Run, run: Run) -> None:
+    for split in ("train", "validation", "test"):
+        pairs = [(row["target"], row["source"]) for row in rows_of(run, split)]
+        assert pairs == [(row["source"], row["target"]) for row in rows_of(base, split)]
+
+
+def longest_translation(tokens: int) -> Effect:
+    def effect(parameter: str, base: Run, run: Run) -> None:
+        targets, written = (
+            [max(len(window["labels"]) for window in stored_windows(r.folder, "validation")) for r in (run, base)],
+            [max(p["tokens"] for p in decoded(r)) for r in (run, base)],
+        )
+        assert targets[0] == tokens < targets[1] and written[0] == tokens < written[1]
+
+    return effect
+
+
+def beams(count: int) -> Effect:
+    """Sequences in a pass of the decoder, of as many windows."""
+
+    def effect(parameter: str, base: Run, run: Run) -> None:
+        one, other = ((r if r.forwards else evaluated(r)) for r in (run, base))
+        assert max(len(f.ids) for f in one.forwards) == count * max(len(f.ids) for f in other.forwards)
+
+    return effect
+
+
+def begins_with_prefix(parameter: str, base: Run, run: Run) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(run.folder / "tokenizer")
+    texts, plain = (
+        [tokenizer.decode(window["input_ids"], skip_special_tokens=True) for window in stored_windows(r.folder)]
+        for r in (run, base)
+    )
+    assert texts == [run.words[parameter] + text for text in plain]

@@ -17,6 +17,7 @@ from torch.optim import optimizer as optimizers
 
 Tensors = dict[str, torch.Tensor]
 
+ATTENTION = ("BertSelfAttention", "BartAttention")
 END = "best at step"  # said when training ends and the proof of what is saved begins
 
 
@@ -120,7 +121,10 @@ class Recorder:
                 self.model = module
                 self.run.forwards.append(Forward(module.training, len(self.run.steps), self.shown.tell()))
             self.depth += 1
-        elif type(module).__name__ == "BertSelfAttention":  # on entry: what is computed again may not be left
+        elif type(module).__name__ in (
+            "BertSelfAttention",
+            "BartAttention",
+        ):  # on entry: what is computed again may not be left
             self.run.forwards[-1].layers += 1
         elif isinstance(module, torch.nn.Embedding) and self.depth and not self.run.forwards[-1].ids.numel():
             self.run.forwards[-1].ids = inputs[0].clone()

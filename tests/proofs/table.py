@@ -14,7 +14,7 @@ from finetune.params.schema import params_of
 from tests.proofs import effects as see
 from tests.proofs.effects import Effect
 
-QA, TC = "question_answering", "token_classification"
+QA, TC, TR = "question_answering", "token_classification", "translation"
 Words = Mapping[str, Any]
 
 
@@ -323,8 +323,18 @@ FINETUNE = (
             {"num_train_epochs": 5, "learning_rate": 1e-5},
             tasks=(task,),
         )
-        for task, metrics in ((QA, ("f1", "exact")), (TC, ("f1", "accuracy", "precision", "recall")))
+        for task, metrics in (
+            (QA, ("f1", "exact")),
+            (TC, ("f1", "accuracy", "precision", "recall")),
+            (TR, ("bleu", "chrf")),
+        )
         for metric in metrics
+    ),
+    Proof(
+        "label_smoothing_factor",
+        "the losses are those of a plain loop with torch.nn.CrossEntropyLoss(label_smoothing=…)",
+        elsewhere="tests/invariant/test_writing.py::test_label_smoothing",
+        tasks=(TR,),
     ),
     *(
         Proof(
@@ -447,18 +457,28 @@ def columns(task: str, effect: Effect, files: dict[str, str], base: Words) -> tu
     """A row for each name of a column, on files in which only that column is renamed."""
     return tuple(
         Proof(
-            p.name,
+            parameter,
             "the same rows are read from files in which the column has this name",
             {
-                p.name: f"other_{SPANS.get(p.name, p.default)}",
-                **{port: f"{{files}}/{p.name}/{name}" for port, name in files.items()},
+                parameter: f"other_{column}",
+                **{port: f"{{files}}/{parameter}/{name}" for port, name in files.items()},
             },
             effect,
-            {**base, **({port: f"{{files}}/spans/{name}" for port, name in files.items()} if p.name in SPANS else {})},
+            {
+                **base,
+                **({port: f"{{files}}/spans/{name}" for port, name in files.items()} if parameter in SPANS else {}),
+            },
             tasks=(task,),
         )
-        for p in params_of(COLUMNS[task])
+        for parameter, column in columns_of(task).items()
     )
+
+
+def columns_of(task: str) -> dict[str, str]:
+    """The parameters that name a column, and its name in the sample."""
+    if task == TR:
+        return {"source_key": "en", "target_key": "tav"}
+    return {p.name: SPANS.get(p.name, p.default) for p in params_of(COLUMNS[task])}
 
 
 SPANS = {"text_key": "text", "spans_key": "entities"}  # the columns of files of texts and spans
@@ -508,6 +528,35 @@ MODEL_IMPORT = (
 DATAPREPROCESS = (
     *columns(QA, see.same_rows, FILES, {}),
     *columns(TC, see.same_rows, FILES, {}),
+    *columns(TR, see.same_rows, FILES, {}),
+    *(
+        Proof(
+            name,
+            "its column is read, and what was the other one is the other side",
+            {"source_lang": "tav", "target_lang": "en"},
+            see.sides_change,
+            tasks=(TR,),
+        )
+        for name in ("source_lang", "target_lang")
+    ),
+    Proof(
+        "max_target_length",
+        "tokens of the longest target, and of the longest translation that evaluation writes",
+        {"max_target_length": 9},
+        see.longest_translation(9),
+        {"max_dropped_fraction": 1},
+        tasks=(TR,),
+    ),
+    Proof(
+        "num_beams", "sequences that the decoder follows for each source", {"num_beams": 3}, see.beams(3), tasks=(TR,)
+    ),
+    Proof(
+        "source_prefix",
+        "every source begins with its tokens",
+        {"source_prefix": "the dog "},
+        see.begins_with_prefix,
+        tasks=(TR,),
+    ),
     Proof(
         "doc_stride",
         "tokens that neighbouring windows of a long row share",
@@ -676,6 +725,21 @@ EVALUATION = (
     ),
     *columns(QA, see.same_scores, {"test_data": "other.jsonl"}, SCORED),
     *columns(TC, see.same_scores, {"test_data": "other.jsonl"}, SCORED),
+    *columns(TR, see.same_scores, {"test_data": "other.jsonl"}, SCORED),
+    *(
+        Proof(
+            name,
+            "refused where a file is read without it",
+            {name: None},
+            base=SCORED,
+            refused=(2, f"--{name} is missing"),
+            tasks=(TR,),
+        )
+        for name in ("source_lang", "target_lang")
+    ),
+    Proof(
+        "num_beams", "sequences that the decoder follows for each source", {"num_beams": 3}, see.beams(3), tasks=(TR,)
+    ),
     Proof(
         "evaluation_result",
         "holds metrics, predictions and report",

@@ -1,0 +1,116 @@
+"""Pairs as files hold them, and what is said of those that are odd."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune.core.errors import DataError, ParameterError
+from finetune.data.readers import read_table
+from finetune.data.table import Audit
+from finetune.params.datapreprocess import TranslationPreprocessParams
+from finetune.params.evaluation import TranslationEvaluationParams
+from finetune.tasks.translation import pairs, rows
+from tests.conftest import write_jsonl
+
+
+def params(**given: Any) -> TranslationPreprocessParams:
+    values = {"source_lang": "en", "target_lang": "de", **given}
+    return TranslationPreprocessParams(model_selector_output=Path(), output_dir=Path(), **values)
+
+
+def read(tmp_path: Path, records: list[dict[str, Any]], **given: Any) -> tuple[list[dict[str, Any]], Audit]:
+    audit = Audit()
+    return rows.validate(read_table(write_jsonl(tmp_path / "rows.jsonl", records)), params(**given), audit), audit
+
+
+ROW = {"id": "1", "row": 1, "source": "A dog.", "target": "Ein Hund."}
+
+
+@pytest.mark.parametrize(
+    ("record", "given"),
+    [
+        ({"en": "A dog.", "de": "Ein Hund."}, {}),
+        ({"en": " A dog. ", "de": "Ein Hund.\n"}, {}),
+        ({"english": "A dog.", "german": "Ein Hund."}, {"source_key": "english", "target_key": "german"}),
+        ({"translation": {"en": "A dog.", "de": "Ein Hund.", "fr": "Un chien."}}, {}),
+        ({"translation": json.dumps({"en": "A dog.", "de": "Ein Hund."})}, {}),
+        ({"translation": "{'en': 'A dog.', 'de': 'Ein Hund.'}"}, {}),
+    ],
+)
+def test_forms_of_one_pair(tmp_path: Path, record: dict[str, Any], given: dict[str, str]) -> None:
+    found, audit = read(tmp_path, [record], **given)
+    assert found == [ROW] and not audit.problems
+
+
+def test_hub_names_with_codes(tmp_path: Path) -> None:
+    """The code of a multilingual model, and columns that are called otherwise."""
+    record = {"translation": {"en": "A dog.", "de": "Ein Hund."}}
+    given = {"source_lang": "eng_Latn", "target_lang": "deu_Latn", "source_key": "en", "target_key": "de"}
+    assert read(tmp_path, [record], **given)[0] == [ROW]
+
+
+def test_one_side_empty(tmp_path: Path) -> None:
+    records: list[dict[str, Any]] = [
+        {"en": "A dog.", "de": "Ein Hund."},
+        {"en": None, "de": "Eine Katze."},
+        {"en": "A cat.", "de": " "},
+        {"en": ["A", "cat"], "de": "Eine Katze."},
+        {"en": 1843, "de": 1843},
+    ]
+    found, audit = read(tmp_path, records)
+    assert [(row["source"], row["target"]) for row in found] == [
+        ("A dog.", "Ein Hund."),
+        ("A cat.", None),
+        ("1843", "1843"),
+    ]
+    assert {reason: problem["rows"] for reason, problem in audit.problems.items()} == {
+        "no source text": [2],
+        "the source is not text": [4],
+    }
+
+
+def test_a_missing_column(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no column 'en'") as caught:
+        read(tmp_path, [{"eng": "A dog.", "de": "Ein Hund."}])
+    assert "--source_lang with one of: eng, de" in caught.value.faults[0].fix
+    with pytest.raises(DataError, match="no column 'german'"):
+        read(tmp_path, [{"en": "A dog.", "de": "Ein Hund."}], target_key="german")
+    found, _ = read(tmp_path, [{"en": "A dog."}])  # for prediction
+    assert found[0]["target"] is None
+
+
+def test_evaluation_of_a_file_needs_the_columns(tmp_path: Path) -> None:
+    table = read_table(write_jsonl(tmp_path / "rows.jsonl", [{"en": "A dog."}]))
+    with pytest.raises(ParameterError, match="--target_lang is missing") as caught:
+        rows.validate(table, TranslationEvaluationParams(evaluation_result=Path(), source_lang="en"), Audit())
+    assert len(caught.value.faults) == 1
+
+
+def test_swapped_pairs_are_said(tmp_path: Path) -> None:
+    records = [{"en": "A dog.", "de": "Собака."}] * 5 + [{"en": "Кошка.", "de": "A cat."}]
+    _, audit = read(tmp_path, records)
+    assert audit.problems == {
+        "source and target seem to be swapped: CYRILLIC to LATIN": {"action": "kept", "count": 1, "rows": [6]}
+    }
+    same = [{"en": "A dog.", "de": "Ein Hund."}, {"en": "Ein Hund.", "de": "A dog."}]
+    assert not read(tmp_path, same)[1].problems
+
+
+def test_remarks_on_the_pairs(tmp_path: Path) -> None:
+    train, _ = read(tmp_path, [{"en": "A dog.", "de": "Ein Hund."}, {"en": "Tom &amp; Eve", "de": "Tom &amp; Eva"}])
+    test, _ = read(
+        tmp_path, [{"en": "A dog.", "de": "Ein Hund."}, {"en": "Oslo", "de": "Oslo"}, {"en": "R&D;", "de": "F&E"}]
+    )
+    state = pairs.State(
+        max_seq_length=9, pad_to_max_length=False, max_target_length=9, num_beams=1, decoder_start_token_id=0,
+        forced_bos_token_id=None, source_lang="en", target_lang="de", prefix="",
+    )  # fmt: skip
+    lines = pairs.derived(params(), state, {"train": train, "test": test})
+    assert lines == [
+        "max_target_length: 9, the model's maximum",
+        "train: 1 of 2 pairs hold HTML entities, as &amp;, which are taken as they are",
+        "test: 1 of 3 pairs stand in train too: what is measured on them is not what the model does with new ones",
+        "test: 1 of 3 pairs have the source itself as their target",
+    ]
