@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save_file
+
 from finetune import evaluation, model_selector, preprocess, run
 from finetune.params.components import TASKS
 from finetune.tasks.token_classification.rows import places_of
@@ -20,8 +22,15 @@ SPLITS = {"train": (0, 48), "validation": (48, 60), "test": (60, 72)}  # first a
 OTHER = (72, 84)
 # In batches of 8 the 48 rows are six steps, as every row of the sample is one window of the tiny model.
 LANGUAGES = {"translation": {"source_lang": "en", "target_lang": "tav"}}
-WRITERS: dict[str, dict[str, int]] = {"writer": {}, "other_writer": {"encoder_ffn_dim": 48}}
-TRAINING = {"per_device_train_batch_size": 8, "per_device_eval_batch_size": 8, "learning_rate": 1e-3}
+# What an untrained model writes has no end but this one; the sample's pairs are shorter.
+LENGTHS = {"translation": {"max_target_length": 48}}
+WRITERS: dict[str, dict[str, int]] = {"writer": {}, "other_writer": {"d_ff": 48}}
+TRAINING = {
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 8,
+    "per_device_eval_batch_size": 8,
+    "learning_rate": 1e-3,
+}
 
 
 class Bench:
@@ -30,7 +39,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         readers = [self.tiny_model("one"), self.tiny_model("other", intermediate_size=48)]
-        writers = [build_writer("bart", folder / name, **size) for name, size in WRITERS.items()]
+        writers = [build_writer("t5", folder / name, **size) for name, size in WRITERS.items()]
         self.models = {task: writers if task == "translation" else readers for task in TASKS}
         self.bases: dict[Any, Run] = {}
         self.count = 0
@@ -58,10 +67,12 @@ class Bench:
             for name, part in (texts if parameter in SPANS else rows).items():
                 write_jsonl(folder / parameter / f"{name}.jsonl", [renamed(row, column) for row in part])
         shutil.copy(ROOT / "configs" / "deepspeed" / "zero2.json", folder)
-        (folder / "evaluation_config.json").write_text('{"metrics": ["exact_match", "f1_score_macro"]}')
+        (folder / "evaluation_config.json").write_text('{"metrics": ["exact_match", "f1_score_macro", "bleu_1"]}')
         broken = [dict.fromkeys(row) if i % 4 == 0 else row for i, row in enumerate(rows["train"])]
         write_jsonl(folder / "broken.jsonl", broken)
         (folder / "MLTable").write_text("paths:\n  - file: ./other.jsonl\ntransformations:\n  - read_json_lines\n")
+        if task == "translation":
+            write_half(self.models[task][0], folder / "half")
         (folder / "hub").mkdir()
         configs = [("default", "train"), ("second", "other")]
         for _, name in configs:
@@ -107,7 +118,13 @@ class Bench:
             return {"pytorch_model_path": self.models[task][0], "output_dir": first}
         if component == "datapreprocess":
             files = {f"{name}_file_path": f"{{files}}/{name}.jsonl" for name in SPLITS}
-            return {"model_selector_output": "{imported}", "output_dir": first, **files, **LANGUAGES.get(task, {})}
+            return {
+                "model_selector_output": "{imported}",
+                "output_dir": first,
+                **files,
+                **LANGUAGES.get(task, {}),
+                **LENGTHS.get(task, {}),
+            }
         data = self.base("datapreprocess", task, {}).folder
         if component == "evaluation":
             model = {"pytorch_model_folder": "{trained}/first"}
@@ -115,6 +132,14 @@ class Bench:
             return {"preprocess_output": data, **words}
         outputs = {"pytorch_model_folder": first, "mlflow_model_folder": output / "mlflow"}
         return {"preprocess_output": data, "model_selector_output": "{imported}", **outputs, **TRAINING}
+
+
+def write_half(model: Path, folder: Path) -> None:
+    """The model without its decoder, which then starts at random."""
+    shutil.copytree(model, folder)
+    weights = load_file(folder / "model.safetensors")
+    half = {name: tensor for name, tensor in weights.items() if not name.startswith("decoder.")}
+    save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def task_rows(task: str, first: int, last: int) -> list[dict[str, Any]]:

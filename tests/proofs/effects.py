@@ -40,8 +40,8 @@ def optimizer_is(name: str) -> Effect:
     def effect(parameter: str, base: Run, run: Run) -> None:
         assert {step.optimizer for step in run.steps} == {name}
         assert largest_difference(run.steps, typed(run)) < ROUNDING
-        norms = {n for step in run.steps for g in step.groups if g["weight_decay"] for n in g["names"]}
-        assert norms and not any(n.endswith("bias") or "LayerNorm" in n for n in norms)
+        decayed = {n for step in run.steps for g in step.groups if g["weight_decay"] for n in g["names"]}
+        assert decayed and not any(n.endswith("bias") or "norm" in n.lower() for n in decayed)
 
     return effect
 
@@ -247,7 +247,7 @@ def has_published_metrics(count: int) -> Effect:
         found = []
         for one in (base, run):
             names = json.loads((one.folder / "metrics.json").read_text())
-            found.append(len([name for name in names if name == "exact_match" or "_score" in name]))
+            found.append(len([name for name in names if re.match("exact_match|bleu_|.*_score", name)]))
         assert found[1] == count != found[0]
 
     return effect
@@ -256,7 +256,8 @@ def has_published_metrics(count: int) -> Effect:
 def trains_adapters_and_head(parameter: str, base: Run, run: Run) -> None:
     trained = {name for step in run.steps for name in step.after}
     head = {name for name in trained if "qa_outputs" in name or "classifier" in name}
-    assert head and trained - head and all("lora_" in name for name in trained - head)
+    assert bool(head) == (run.words["task"] != "translation")  # what writes has no head
+    assert trained - head and all("lora_" in name for name in trained - head)
     assert not any("lora_" in name for step in base.steps for name in step.after)
 
 
@@ -353,7 +354,7 @@ def layers_computed_twice(parameter: str, base: Run, run: Run) -> None:
     assert {f.layers for f in run.training} == {2 * layers for layers in {f.layers for f in base.training}}
     assert {f.layers for f in run.evaluating} == {f.layers for f in base.evaluating}
     for name, tensor in run.weights.items():
-        torch.testing.assert_close(tensor, base.weights[name], atol=1e-6, rtol=0)
+        torch.testing.assert_close(tensor, base.weights[name], atol=1e-5, rtol=0)
 
 
 def speed_leaves_out(steps: int) -> Effect:

@@ -17,7 +17,7 @@ from torch.optim import optimizer as optimizers
 
 Tensors = dict[str, torch.Tensor]
 
-ATTENTION = ("BertSelfAttention", "BartAttention")
+ATTENTION = ("BertSelfAttention", "T5Attention")
 END = "best at step"  # said when training ends and the proof of what is saved begins
 
 
@@ -123,7 +123,7 @@ class Recorder:
             self.depth += 1
         elif type(module).__name__ in (
             "BertSelfAttention",
-            "BartAttention",
+            "T5Attention",
         ):  # on entry: what is computed again may not be left
             self.run.forwards[-1].layers += 1
         elif isinstance(module, torch.nn.Embedding) and self.depth and not self.run.forwards[-1].ids.numel():
@@ -193,7 +193,8 @@ class Recorder:
 
     def count_texts(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def counted(tokenizer: Any, text: Any = None, *args: Any, **kwargs: Any) -> Any:
-            self.run.tokenized.append(len(text) if isinstance(text, list) else 1)
+            texts = kwargs.get("text_target") if text is None else text
+            self.run.tokenized.append(len(texts) if isinstance(texts, list) else 1)
             return original(tokenizer, text, *args, **kwargs)
 
         return counted

@@ -58,6 +58,20 @@ FINETUNE = (
             "learning_rate": 2e-5,
         },
         see.runs_as_recommended,
+        tasks=(QA, TC),
+    ),
+    Proof(
+        "preset",
+        "bert-base: rate, epochs, batches and number format of the first step are the recommended ones",
+        {
+            "preset": "bert-base",
+            "num_train_epochs": 5,
+            "per_device_train_batch_size": 4,
+            "per_device_eval_batch_size": 4,
+            "learning_rate": 2e-5,
+        },
+        see.runs_as_recommended,
+        tasks=(TR,),
     ),
     Proof("apply_lora", "the optimizer holds adapters and head, nothing else", LORA, see.trains_adapters_and_head),
     Proof(
@@ -232,7 +246,7 @@ FINETUNE = (
     Proof("max_grad_norm", "0 leaves the norm as it is", {"max_grad_norm": 0}, see.gradient_norm_above(1.0)),
     Proof(
         "gradient_checkpointing",
-        "every layer is computed twice in a step; the same weights to 1e-6",
+        "every layer is computed twice in a step; the same weights to 1e-5",
         {"gradient_checkpointing": "true"},
         see.layers_computed_twice,
     ),
@@ -482,6 +496,7 @@ def columns_of(task: str) -> dict[str, str]:
 
 
 SPANS = {"text_key": "text", "spans_key": "entities"}  # the columns of files of texts and spans
+TWO_OF_EACH = '["exact_match", "f1_score", "f1_score_micro", "f1_score_macro", "bleu_1", "bleu_2"]'
 COLUMNS = {QA: QuestionAnsweringColumns, TC: TokenClassificationColumns}
 FILES = {f"{name}_file_path": f"{name}.jsonl" for name in ("train", "validation", "test")}
 MODEL_IMPORT = (
@@ -634,7 +649,24 @@ DATAPREPROCESS = (
         {"doc_stride": 2},
         tasks=(TC,),
     ),
-    Proof("pad_to_max_length", "tokens of every window", {"pad_to_max_length": "true"}, see.every_window_of(256)),
+    Proof(
+        "max_seq_length",
+        "tokens of the longest window",
+        {"max_seq_length": 12},
+        see.longest_window(12),
+        {"max_dropped_fraction": 1},
+        tasks=(TR,),
+    ),
+    *(
+        Proof(
+            "pad_to_max_length",
+            "tokens of every window",
+            {"pad_to_max_length": "true"},
+            see.every_window_of(512 if task == TR else 256),
+            tasks=(task,),
+        )
+        for task in TASKS
+    ),
     Proof(
         "max_train_samples",
         "rows of train",
@@ -694,6 +726,15 @@ EVALUATION = (
         {"seed": 7},
         see.other_predictions,
         {"pytorch_model_folder": "{imported}/model"},
+        tasks=(QA, TC),
+    ),
+    Proof(
+        "seed",
+        "other predictions of a model that lacks a decoder",
+        {"seed": 7},
+        see.other_predictions,
+        {"pytorch_model_folder": "{files}/half"},
+        tasks=(TR,),
     ),
     Proof(
         "eval_accumulation_steps",
@@ -710,7 +751,7 @@ EVALUATION = (
     Proof(
         "evaluation_config_params",
         "metrics by published names are those that the text asks for, not the file",
-        {"evaluation_config_params": '{"metrics": ["exact_match", "f1_score", "f1_score_micro", "f1_score_macro"]}'},
+        {"evaluation_config_params": f'{{"metrics": {TWO_OF_EACH}}}'},
         see.has_published_metrics(2),
         {"evaluation_config": "{files}/evaluation_config.json"},
     ),
