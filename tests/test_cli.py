@@ -164,7 +164,10 @@ def test_an_unexpected_error_is_not_swallowed() -> None:
         (
             ["finetune.run"],
             2,
-            ["parameter error: --task is missing", "  fix: --task question_answering | token_classification"],
+            [
+                "parameter error: --task is missing",
+                "  fix: --task question_answering | token_classification | translation",
+            ],
         ),
         (
             ["finetune.run", "--task", "question_answer"],

@@ -16,6 +16,7 @@ SERVING = (
     "numpy",
     "pandas",
     "safetensors",
+    "sentencepiece",
     "tokenizers",
     "torch",
     "transformers",

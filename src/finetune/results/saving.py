@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 # What the served model imports; torch and transformers would be guessed wrong by MLflow's own inference.
-SERVING_PACKAGES = ("mlflow", "torch", "transformers", "tokenizers", "safetensors", "numpy", "pandas")
+SERVING_PACKAGES = ("mlflow", "torch", "transformers", "tokenizers", "sentencepiece", "safetensors", "numpy", "pandas")
 MLFLOW_TYPES = {bool: "boolean", int: "long", float: "double", str: "string"}
 PACKAGE = Path(__file__).parents[1]
 

@@ -1,5 +1,6 @@
 """What each family that writes is told: languages, targets and the decoder's input; and that it writes as stock."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers.models.m2m_100.modeling_m2m_100 import shift_tokens_right
 from finetune.core.errors import ModelError, ParameterError
 from finetune.data.batches import Batch, as_windows, collate
 from finetune.models.loading import load_config, load_model
+from finetune.models.prediction import predict, predict_rows
 from finetune.models.tokenizers import imported
 from finetune.params.datapreprocess import TranslationPreprocessParams
 from finetune.tasks.generation import framing
@@ -156,3 +158,25 @@ def test_the_saved_config_writes_alike(family: str, folder: Path, tmp_path: Path
     wanted = generation_config(model, state)
     for name in ("forced_bos_token_id", "decoder_start_token_id", "max_new_tokens", "num_beams", "eos_token_id"):
         assert vars(saved)[name] == vars(wanted)[name]
+
+
+def test_rows_come_back_in_their_order(family: str, folder: Path) -> None:
+    """Batches of several rows, longest first; each is written as if it were alone."""
+    state = state_of(family, folder)
+    model, _ = load_model(folder, TASK, state)
+    tokenizer = imported(folder, TASK).tokenizer
+    together = predict_rows(model, tokenizer, rows(7), TASK, state, batch_size=3)
+    alone = [predict_rows(model, tokenizer, [row], TASK, state, batch_size=1)[0] for row in rows(7)]
+    assert [p["text"] for p in together] == [p["text"] for p in alone]
+    assert [p["tokens"] for p in together] == [p["tokens"] for p in alone]
+
+
+def test_the_loss_of_evaluation_is_the_models_own(family: str, folder: Path) -> None:
+    state = state_of(family, folder, max_target_length=150)
+    model, _ = load_model(folder, TASK, state)
+    batch = batch_of(folder, state)
+    reduced, mean = predict(model, [batch], TASK, replace(state, max_target_length=3), keep_batches=1)
+    with torch.no_grad():
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "decoder_input_ids", "labels")}
+        assert mean == pytest.approx(float(model(**inputs).loss), abs=1e-5)
+    assert reduced["items"].sum() == (batch["labels"] != -100).sum()
