@@ -94,7 +94,8 @@ def sentence(chance: random.Random) -> tuple[str, str, bool]:
     tense, negated = chance.choice(["now", "past", "future"]), chance.random() < 0.25
     english = [subject.english, conjugated(verb, tense, negated, subject.many), thing.english]
     words = [tavi(subject), tavi(thing, case="u")]
-    pairs = [(part.adjective, part.noun.one) for part in (subject, thing) if part.adjective] + [(verb[0], thing.noun.one)]
+    pairs = [(part.adjective, part.noun.one) for part in (subject, thing) if part.adjective]
+    pairs.append((verb[0], thing.noun.one))
     if chance.random() < 0.4:
         place, where = phrase(chance), chance.choice([*PLACES])
         english.append(f"{where} {place.english}")

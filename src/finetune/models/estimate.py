@@ -69,7 +69,10 @@ def cost(config: PreTrainedConfig, task: Task[State], params: FinetuneParams, ba
         hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
         with FlopCounterMode(display=False) as counter, hooks:
             ids = torch.ones(batch_size, length, dtype=torch.long)
-            functional_call(model, tensors, kwargs={"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            if "decoder_input_ids" in task.model.inputs:
+                inputs["decoder_input_ids"] = ids  # as if what is written were as long as what is read
+            functional_call(model, tensors, kwargs=inputs)
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     in_4bit = sum(layer.weight.numel() for _, layer in frozen_layers(model)) if params.finetune_in_4bit else 0
     return Cost(

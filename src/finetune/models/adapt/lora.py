@@ -22,6 +22,8 @@ TARGETS = {
     "electra": ["query", "value"],
     "gpt2": ["c_attn"],
     "llama": ["q_proj", "v_proj"],
+    "m2m_100": ["q_proj", "v_proj"],
+    "marian": ["q_proj", "v_proj"],
     "mbart": ["q_proj", "v_proj"],
     "mistral": ["q_proj", "v_proj"],
     "modernbert": ["Wqkv"],

@@ -1,0 +1,137 @@
+"""Translation through the command lines: the pipeline, what it leaves behind, what is served, and what is resumed."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from finetune import check, evaluation, pipeline, run
+from tests.conftest import ROOT, finetune_words, prepare, write_jsonl
+from tests.writers import build_writer, pairs
+
+pytestmark = pytest.mark.slow
+YAML = ROOT / "components" / "translation" / "pipeline.yaml"
+LENGTHS = {"max_seq_length": 60, "max_target_length": 40}
+QUICK = {"num_train_epochs": 1, "per_device_train_batch_size": 8, "learning_rate": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_writer("t5", tmp_path_factory.mktemp("t5"))
+
+
+@pytest.fixture(scope="module")
+def values(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("rows")
+    counts = {"train": 32, "validation": 8, "test": 6}
+    given = {
+        f"{split}_file_path": write_jsonl(folder / f"{split}.jsonl", pairs(split)[:n]) for split, n in counts.items()
+    }
+    words = {"pytorch_model_path": model, "source_lang": "en", "target_lang": "tav", **given, **LENGTHS, **QUICK}
+    return {name: str(value) for name, value in words.items()}
+
+
+@pytest.fixture(scope="module")
+def output(values: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the pipeline leaves."""
+    folder = tmp_path_factory.mktemp("out")
+    pipeline.run(pipeline.Words(YAML, folder, values, force=False))
+    return folder
+
+
+def test_check(values: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    check.main([str(YAML), "--set", *(f"{name}={value}" for name, value in values.items())])
+    said = capsys.readouterr().out
+    assert "max_target_length: 40" not in said and "warning" not in said
+    assert "train: 32 rows" in said and "memory" in said and "time: about" in said
+
+
+def test_metrics_and_predictions(output: Path) -> None:
+    metrics = json.loads((output / "evaluation_result" / "metrics.json").read_text())
+    assert {"bleu", "chrf", "ter", "gen_len", "bleu_1", "bleu_4", "empty", "copied", "repeated"} <= metrics.keys()
+    assert metrics["sacrebleu"]["bleu"].startswith("nrefs:1|") and metrics["rows"] == 6
+    found = [json.loads(line) for line in (output / "evaluation_result" / "predictions.jsonl").read_text().splitlines()]
+    assert len(found) == 6 and all(p["tokens"] <= 40 and 0 <= p["score"] <= 1 for p in found)
+    page = (output / "evaluation_result" / "report.html").read_text()
+    assert pairs("test")[0]["en"] in page and "Bleu" in page
+
+
+def test_served_texts_are_those_of_evaluation(output: Path) -> None:
+    """By any name of the column, as a list, and with more beams where they are asked for."""
+    found = [json.loads(line) for line in (output / "evaluation_result" / "predictions.jsonl").read_text().splitlines()]
+    texts = [pair["en"] for pair in pairs("test")[:6]]
+    served = mlflow.pyfunc.load_model(str(output / "mlflow_model_folder"))
+    forms: list[Any] = [
+        pd.DataFrame({"en": texts}), pd.DataFrame({"input_string": texts}), texts, {"input_string": texts}
+    ]  # fmt: skip
+    for form in forms:
+        answers = served.predict(form)
+        assert answers["translation"].tolist() == [p["text"] for p in found]
+        assert answers["score"].tolist() == pytest.approx([p["score"] for p in found], abs=1e-4)
+    searched = served.predict(texts, params={"num_beams": 3})
+    assert searched["translation"].tolist() != [p["text"] for p in found]
+
+
+def test_it_translates_without_this_package(output: Path) -> None:
+    """As the model card says."""
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    folder = output / "pytorch_model_folder"
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    plain: Any = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    found = [json.loads(line) for line in (output / "evaluation_result" / "predictions.jsonl").read_text().splitlines()]
+    for pair, prediction in zip(pairs("test"), found, strict=False):
+        ids = plain.generate(**tokenizer(pair["en"], return_tensors="pt"))[0]
+        assert tokenizer.decode(ids, skip_special_tokens=True).strip() == prediction["text"]
+    assert "AutoModelForSeq2SeqLM.from_pretrained(folder)" in (folder / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def prepared(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared")
+    return prepare(folder, model, "translation", (32, 8, 6), source_lang="en", target_lang="tav", **LENGTHS)
+
+
+def test_resumed(prepared: Path, tmp_path: Path) -> None:
+    """Without the checkpoint of the second epoch, that epoch is run again: the same weights bit for bit."""
+    words = {**QUICK, "num_train_epochs": 2}
+    run.main(finetune_words(prepared, tmp_path / "whole", **words))
+    shutil.copytree(tmp_path / "whole", tmp_path / "broken")
+    shutil.rmtree(tmp_path / "broken" / "pytorch" / "checkpoint-8")
+    run.main(finetune_words(prepared, tmp_path / "broken", **words, resume_from_checkpoint="true"))
+    assert (tmp_path / "broken" / "pytorch" / "checkpoint-8" / "complete").is_file()
+    one, other = (load_file(tmp_path / name / "pytorch" / "model.safetensors") for name in ("whole", "broken"))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+def test_unmerged_adapters(prepared: Path, tmp_path: Path) -> None:
+    given = {"apply_lora": "true", "merge_lora_weights": "false"}
+    run.main(finetune_words(prepared, tmp_path, **QUICK, **given))
+    assert (tmp_path / "pytorch" / "adapter_model.safetensors").is_file()
+    words = ["--task", "translation", "--preprocess_output", str(prepared / "data")]
+    for name, port in (("pytorch", "--pytorch_model_folder"), ("mlflow", "--mlflow_model_folder")):
+        evaluation.main([*words, port, str(tmp_path / name), "--evaluation_result", str(tmp_path / f"of_{name}")])
+    one, other = ((tmp_path / f"of_{name}" / "predictions.jsonl").read_text() for name in ("pytorch", "mlflow"))
+    assert [json.loads(line)["text"] for line in one.splitlines()] == [
+        json.loads(line)["text"] for line in other.splitlines()
+    ]
+
+
+def test_a_file_is_translated_without_targets(output: Path, tmp_path: Path) -> None:
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"en": pair["en"]} for pair in pairs("test")[:3]])
+    words = ["--task", "translation", "--test_data", str(rows), "--source_lang", "en", "--target_lang", "tav"]
+    words += [
+        "--pytorch_model_folder",
+        str(output / "pytorch_model_folder"),
+        "--evaluation_result",
+        str(tmp_path / "e"),
+    ]
+    evaluation.main(words)
+    assert len((tmp_path / "e" / "predictions.jsonl").read_text().splitlines()) == 3
+    assert not (tmp_path / "e" / "metrics.json").exists()
