@@ -1,7 +1,9 @@
 """Submit the pipeline of a task, on its bundled sample, from Python: what `finetune submit` does, in three calls.
 
 pip install ".[azure]"
-python examples/submit.py SUBSCRIPTION RESOURCE_GROUP WORKSPACE [question_answering | token_classification]
+python examples/submit.py SUBSCRIPTION RESOURCE_GROUP WORKSPACE [TASK]
+
+TASK is question_answering, token_classification or translation.
 """
 
 import sys
@@ -16,7 +18,6 @@ from finetune.core.process import run_main
 
 ROOT = Path(__file__).resolve().parents[1]
 SPLITS = ("train", "validation", "test")
-LENGTHS = {"question_answering": "384", "token_classification": "256"}
 INPUTS = {
     "huggingface_id": "bert-base-uncased",
     "num_train_epochs": "3",
@@ -26,18 +27,30 @@ INPUTS = {
     "precision": "bf16",
     "metric_for_best_model": "f1",
 }
+OF_TASK = {
+    "question_answering": {"max_seq_length": "384"},
+    "token_classification": {"max_seq_length": "256"},
+    "translation": {
+        "huggingface_id": "t5-small",
+        "source_lang": "en",
+        "target_lang": "tav",
+        "max_seq_length": "128",
+        "max_target_length": "128",
+        "metric_for_best_model": "bleu",
+    },
+}
 
 
 def make_job(task: str, **changes: str) -> PipelineJob:
     """The job; nothing is sent yet. Raises: ParameterError for what is unknown, wrong or not carried by Azure ML."""
     sample = {f"{split}_file_path": str(ROOT / "examples" / task / f"{split}.jsonl") for split in SPLITS}
     pipeline = load_pipeline(ROOT / "components" / task / "pipeline.yaml")
-    inputs = settle_inputs(pipeline, {**INPUTS, **sample, "max_seq_length": LENGTHS[task], **changes})
+    inputs = settle_inputs(pipeline, {**INPUTS, **sample, **OF_TASK[task], **changes})
     return build(pipeline, inputs, experiment=task.replace("_", "-"))
 
 
 def main(argv: list[str]) -> None:
-    if len(argv) not in (3, 4) or (len(argv) == 4 and argv[3] not in LENGTHS):
+    if len(argv) not in (3, 4) or (len(argv) == 4 and argv[3] not in OF_TASK):
         sys.exit(__doc__)
     job = make_job(argv[3] if len(argv) == 4 else "question_answering")
     from azure.identity import DefaultAzureCredential

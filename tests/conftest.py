@@ -97,6 +97,16 @@ def prepared_tags(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return prepare(tmp_path_factory.mktemp("prepared_tags"), tiny_model, "token_classification", (240, 40, 40))
 
 
+@pytest.fixture(scope="session")
+def prepared_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """32, 8 and 6 rows of the sample of translation, for a tiny T5; what it writes ends after 40 tokens."""
+    from tests.writers import build_writer
+
+    folder = tmp_path_factory.mktemp("prepared_pairs")
+    given = {"source_lang": "en", "target_lang": "tav", "max_seq_length": 60, "max_target_length": 40}
+    return prepare(folder, build_writer("t5", folder / "tiny"), "translation", (32, 8, 6), **given)
+
+
 def prepare(
     folder: Path,
     model: Path,

@@ -20,7 +20,7 @@ from finetune.tasks.token_classification.schemes import detect, entities
 from tests.conftest import ROOT, finetune_words, sample_rows, write_jsonl
 from tests.test_docs import LINK
 
-TASKS = ("question_answering", "token_classification")
+TASKS = ("question_answering", "token_classification", "translation")
 SPLITS = ("train", "validation", "test")
 
 

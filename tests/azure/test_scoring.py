@@ -50,16 +50,24 @@ FILES = {
         ],
         [[["Ada", "lives", "."], ["Bob"]], [["Ada", "lives"], ["Bob"]], [["Ada", "lives"], ["Bob"]]],
     ),
+    "translation": (["id,en,tav\n0,The dog sees a cat.,Baron mirau vide.\n1,A king.,Rasko.\n"], []),
 }
-REQUESTS = {"question_answering": (QUESTIONS, "answer"), "token_classification": (WORDS, "tags")}
+TEXTS = {"columns": ["en"], "index": [0, 1], "data": [["The dog sees a cat."], ["A king."]]}
+REQUESTS = {
+    "question_answering": (QUESTIONS, "answer"),
+    "token_classification": (WORDS, "tags"),
+    "translation": (TEXTS, "translation"),
+}
+PREPARED = {
+    "question_answering": "prepared", "token_classification": "prepared_tags", "translation": "prepared_pairs"
+}  # fmt: skip
+PARAMS = {"question_answering": {"null_threshold": 3.0}, "translation": {"num_beams": 1}}  # which change nothing here
 
 
 @pytest.fixture(scope="module", params=REQUESTS)
-def trained(
-    request: pytest.FixtureRequest, prepared: Path, prepared_tags: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, Path]:
+def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """A task, and a run of it."""
-    source = {"question_answering": prepared, "token_classification": prepared_tags}[request.param]
+    source = request.getfixturevalue(PREPARED[request.param])
     folder = tmp_path_factory.mktemp("scored")
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     run.main(finetune_words(source, folder, max_steps=1, per_device_train_batch_size=8))
@@ -106,9 +114,9 @@ def test_the_files_of_a_batch_endpoint(trained: tuple[str, Path], tmp_path: Path
     assert [len(found) for found in answers] == [2] * len(files)
     if task == "token_classification":
         assert [found["words"].tolist() for found in answers] == words
-    else:
+    elif task == "question_answering":
         assert answers[0].iloc[0]["answer"] in "Ada did it."
-    name = {"question_answering": "context", "token_classification": "tokens"}[task]
+    name = {"question_answering": "context", "token_classification": "tokens", "translation": "en"}[task]
     holed = frames[-1].copy()
     holed.loc[1, name] = float("nan")
     with pytest.raises(mlflow.MlflowException, match=rf"{name} of row 1 is nan \(an empty cell\)"):
@@ -153,7 +161,7 @@ def test_azures_own_script_answers_the_notebooks_requests(script: tuple[str, Any
         texts = {"columns": ["input_string"], "index": [0, 1], "data": [["Ada lives."], ["Bob"]]}
         assert [a["words"] for a in module.run(input_data=texts)] == [["Ada", "lives", "."], ["Bob"]]
     else:
-        assert module.run(input_data=request, params={"null_threshold": 3.0}) == answers
+        assert module.run(input_data=request, params=PARAMS[task]) == answers
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """The steps of Azure's public finetuning notebooks with our components in, as they would be typed there.
 
-Written anew after foundation-models/system/finetune/{question-answering,token-classification} of
+Written anew after foundation-models/system/finetune/{question-answering,token-classification,translation} of
 Azure/azureml-examples: data, compute, pipeline by keyword, metrics, model, deployment, request.
 """
 
@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import mlflow
 import pandas as pd
 import pytest
-from transformers import BertModel
+import transformers
 
 from tests.azure_service.service import Service
 from tests.conftest import ROOT, sample_rows, write_jsonl
+from tests.writers import build_writer
 
 pytestmark = [pytest.mark.azure, pytest.mark.slow, pytest.mark.thorough]
 COUNTS = {"train": 16, "validation": 6, "test": 6}
@@ -57,6 +58,14 @@ NOTEBOOKS = {
         columns=["tokens"],
         answered="tags",
     ),
+    "translation": Notebook(
+        keys={"source_lang": "en", "target_lang": "ro"},
+        metric_for_best_model="bleu",
+        config={"metrics": ["bleu_1", "bleu_2", "bleu_3", "bleu_4"]},
+        logged="bleu_1",
+        columns=["en"],
+        answered="translation",
+    ),
 }
 
 
@@ -75,6 +84,8 @@ def published_rows(task: str, split: str) -> list[dict[str, Any]]:
     rows = sample_rows(split, task)[: COUNTS[split]]
     if task == "question_answering":
         return rows
+    if task == "translation":  # what stands for Romanian here is the sample's own language
+        return [{"en": row["en"], "ro": row["tav"]} for row in rows]
     kinds = {tag: number for number, tag in enumerate(sorted({tag for row in rows for tag in row["ner_tags"]}))}
     return [
         {
@@ -92,7 +103,8 @@ def published_rows(task: str, split: str) -> list[dict[str, Any]]:
 
 def published_model(tiny: Path, folder: Path) -> Path:
     """An MLflow model that holds a transformers model, as one that a registry has, but for its code."""
-    BertModel.from_pretrained(tiny).save_pretrained(folder / "data" / "model")
+    kind = json.loads((tiny / "config.json").read_text())["architectures"][0]
+    getattr(transformers, kind).from_pretrained(tiny).save_pretrained(folder / "data" / "model")
     tokenizer, config = folder / "data" / "tokenizer", folder / "data" / "config"
     tokenizer.mkdir()
     config.mkdir()
@@ -100,7 +112,7 @@ def published_model(tiny: Path, folder: Path) -> Path:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tokenizer / name).write_bytes((tiny / name).read_bytes())
     (folder / "MLmodel").write_text(
-        "flavors:\n  hftransformersv2:\n    hf_pretrained_class: BertModel\n    model_data: data\n"
+        f"flavors:\n  hftransformersv2:\n    hf_pretrained_class: {kind}\n    model_data: data\n"
     )
     return folder
 
@@ -121,9 +133,11 @@ def finished(
     client.compute.begin_create_or_update(cluster).wait()
     size = client.compute.get("gpu-cluster-big").size
     [gpus_per_node] = [sku.gpus for sku in client.compute.list_sizes() if sku.name.lower() == size.lower()]
-    published = published_model(tiny_model, folder / "bert")
+    is_writing = task == "translation"
+    tiny = build_writer("t5", folder / "tiny", n_positions=64) if is_writing else tiny_model
+    published = published_model(tiny, folder / "published")
     foundation_model = client.models.create_or_update(
-        Model(name=f"tiny-bert-{task.replace('_', '-')}", path=published, type=AssetTypes.MLFLOW_MODEL, version="1")
+        Model(name=f"tiny-{task.replace('_', '-')}", path=published, type=AssetTypes.MLFLOW_MODEL, version="1")
     )
     files = {split: write_jsonl(folder / f"{split}.jsonl", published_rows(task, split)) for split in COUNTS}
     config = folder / "config.json"
@@ -163,7 +177,7 @@ def finished(
     pipeline_object.settings.force_rerun = True
     pipeline_object.settings.continue_on_step_failure = False
     built = pipeline_object._to_dict()
-    job = client.jobs.create_or_update(pipeline_object, experiment_name=f"{task}-tiny-bert")
+    job = client.jobs.create_or_update(pipeline_object, experiment_name=f"{task}-tiny")
     client.jobs.stream(job.name)
     return Finished(task, notebook, client.jobs.get(job.name), built, folder)
 
@@ -186,7 +200,7 @@ def test_what_the_validation_notebook_reads_of_the_job(finished: Finished) -> No
 def test_the_metrics_are_found(finished: Finished, client: Any) -> None:
     mlflow.set_tracking_uri(client.workspaces.get(client.workspace_name).mlflow_tracking_uri)
     runs = mlflow.search_runs(
-        experiment_names=[f"{finished.task}-tiny-bert"],
+        experiment_names=[f"{finished.task}-tiny"],
         filter_string=f"tags.mlflow.rootRunId='{finished.job.name}'",
         output_format="list",
     )
@@ -210,7 +224,7 @@ def answer(finished: Finished, client: Any) -> Iterator[pd.DataFrame]:
             type=AssetTypes.MLFLOW_MODEL,
             name=name,
             version="2",
-            description="tiny-bert finetuned",
+            description="tiny model finetuned",
         )
     )
     endpoint = ManagedOnlineEndpoint(name=name, description="Online endpoint", auth_mode="key")

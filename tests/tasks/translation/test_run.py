@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from finetune import check, evaluation, pipeline, run
-from tests.conftest import ROOT, finetune_words, prepare, write_jsonl
+from tests.conftest import ROOT, finetune_words, write_jsonl
 from tests.writers import build_writer, pairs
 
 pytestmark = pytest.mark.slow
@@ -92,29 +92,23 @@ def test_it_translates_without_this_package(output: Path) -> None:
     assert "AutoModelForSeq2SeqLM.from_pretrained(folder)" in (folder / "README.md").read_text()
 
 
-@pytest.fixture(scope="module")
-def prepared(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("prepared")
-    return prepare(folder, model, "translation", (32, 8, 6), source_lang="en", target_lang="tav", **LENGTHS)
-
-
-def test_resumed(prepared: Path, tmp_path: Path) -> None:
+def test_resumed(prepared_pairs: Path, tmp_path: Path) -> None:
     """Without the checkpoint of the second epoch, that epoch is run again: the same weights bit for bit."""
     words = {**QUICK, "num_train_epochs": 2}
-    run.main(finetune_words(prepared, tmp_path / "whole", **words))
+    run.main(finetune_words(prepared_pairs, tmp_path / "whole", **words))
     shutil.copytree(tmp_path / "whole", tmp_path / "broken")
     shutil.rmtree(tmp_path / "broken" / "pytorch" / "checkpoint-8")
-    run.main(finetune_words(prepared, tmp_path / "broken", **words, resume_from_checkpoint="true"))
+    run.main(finetune_words(prepared_pairs, tmp_path / "broken", **words, resume_from_checkpoint="true"))
     assert (tmp_path / "broken" / "pytorch" / "checkpoint-8" / "complete").is_file()
     one, other = (load_file(tmp_path / name / "pytorch" / "model.safetensors") for name in ("whole", "broken"))
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-def test_unmerged_adapters(prepared: Path, tmp_path: Path) -> None:
+def test_unmerged_adapters(prepared_pairs: Path, tmp_path: Path) -> None:
     given = {"apply_lora": "true", "merge_lora_weights": "false"}
-    run.main(finetune_words(prepared, tmp_path, **QUICK, **given))
+    run.main(finetune_words(prepared_pairs, tmp_path, **QUICK, **given))
     assert (tmp_path / "pytorch" / "adapter_model.safetensors").is_file()
-    words = ["--task", "translation", "--preprocess_output", str(prepared / "data")]
+    words = ["--task", "translation", "--preprocess_output", str(prepared_pairs / "data")]
     for name, port in (("pytorch", "--pytorch_model_folder"), ("mlflow", "--mlflow_model_folder")):
         evaluation.main([*words, port, str(tmp_path / name), "--evaluation_result", str(tmp_path / f"of_{name}")])
     one, other = ((tmp_path / f"of_{name}" / "predictions.jsonl").read_text() for name in ("pytorch", "mlflow"))
