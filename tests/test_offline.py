@@ -9,6 +9,7 @@ import pytest
 
 from finetune.params.components import TASKS
 from tests.conftest import ROOT, sample_rows, write_jsonl
+from tests.writers import build_writer
 
 pytestmark = pytest.mark.slow
 BLOCK = """
@@ -24,6 +25,14 @@ socket.getaddrinfo = socket.gethostbyname = refuse
 """
 
 
+WINDOWS = ["max_seq_length=128", "doc_stride=32"]
+OWN = {
+    "question_answering": WINDOWS,
+    "token_classification": WINDOWS,
+    "translation": ["source_lang=en", "target_lang=tav", "max_seq_length=60", "max_target_length=40"],
+}
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_pipeline_reaches_nothing(tiny_model: Path, tmp_path: Path, task: str) -> None:
     (tmp_path / "site").mkdir()
@@ -37,8 +46,9 @@ def test_pipeline_reaches_nothing(tiny_model: Path, tmp_path: Path, task: str) -
     assert blocked.returncode == 1 and calls.is_file()  # the block itself works
     calls.unlink()
 
+    model = build_writer("t5", tmp_path / "tiny") if task == "translation" else tiny_model
     data = write_jsonl(tmp_path / "rows.jsonl", sample_rows("train", task)[:20])
-    values = [f"train_file_path={data}", f"pytorch_model_path={tiny_model}", "max_seq_length=128", "doc_stride=32"]
+    values = [f"train_file_path={data}", f"pytorch_model_path={model}", *OWN[task]]
     values += ["per_device_train_batch_size=16", "per_device_eval_batch_size=16", "max_steps=1"]
     pipeline = ROOT / "components" / task / "pipeline.yaml"
     words = [

@@ -17,6 +17,7 @@ from finetune.azure.declare import ROOT
 from finetune.azure.service.connection import WORKSPACE as OPTIONS
 from finetune.azure.service.release import find_release
 from finetune.core.errors import ModelError, ParameterError, StepError
+from finetune.params.components import TASKS
 from finetune.results.limits import UNLIMITED
 from tests.azure_service import steps
 from tests.azure_service.names import GROUP, REGISTRY, SUBSCRIPTION, WORKSPACE
@@ -57,7 +58,7 @@ def test_register_twice(azure: Service, capsys: pytest.CaptureFixture[str]) -> N
     assert rows == [[asset.kind, asset.name, release.version, "new"] for asset in release.assets]
     assert {f"{asset.kind}s/{asset.name}/versions/{release.version}" for asset in release.assets} < set(azure.resources)
     assert len([path for path in azure.resources if path.startswith("codes/")]) == 1
-    for task in ("question_answering", "token_classification"):
+    for task in TASKS:
         jobs = azure.resources[f"components/{task}_pipeline/versions/{release.version}"]["properties"]["componentSpec"][
             "jobs"
         ]
@@ -92,7 +93,7 @@ def test_register_in_a_registry_twice(azure: Service, capsys: pytest.CaptureFixt
         needs = [job["componentId"] for job in (spec.get("jobs") or {}).values()] or [spec["environment"]]
         assert len(needs) == (4 if name.endswith("_pipeline") else 1) and set(needs) < made
     codes = [spec["code"] for spec in specs.values() if "code" in spec]
-    assert len(codes) == len(specs) - 2 and set(codes) == {one for one in ids if "/codes/" in one}
+    assert len(codes) == len(specs) - len(TASKS) and set(codes) == {one for one in ids if "/codes/" in one}
     folder = azure.local(azure.resources[codes[0].removeprefix("azureml://")]["properties"]["codeUri"])
     assert (folder / "finetune" / "run.py").read_bytes() == (ROOT / "src" / "finetune" / "run.py").read_bytes()
     before, uploads = json.dumps(azure.resources), azure.blobs.uploads
@@ -320,7 +321,7 @@ def test_deploy_a_batch_endpoint(
     from azure.ai.ml import Input
     from azure.ai.ml.exceptions import JobException
 
-    words = [str(model), "--endpoint", "files", "--batch", "--compute", "cpu-cluster", *PLACE]
+    words = [str(model), "--name", "of-files", "--endpoint", "files", "--batch", "--compute", "cpu-cluster", *PLACE]
     for state in ("new", "there"):
         deploy.main(words)
         printed = capsys.readouterr().out

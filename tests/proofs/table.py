@@ -652,8 +652,8 @@ DATAPREPROCESS = (
     Proof(
         "max_seq_length",
         "tokens of the longest window",
-        {"max_seq_length": 12},
-        see.longest_window(12),
+        {"max_seq_length": 16},
+        see.longest_window(16),
         {"max_dropped_fraction": 1},
         tasks=(TR,),
     ),
