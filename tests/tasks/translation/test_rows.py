@@ -9,10 +9,12 @@ import pytest
 from finetune.core.errors import DataError, ParameterError
 from finetune.data.readers import read_table
 from finetune.data.table import Audit
+from finetune.models.tokenizers import imported
 from finetune.params.datapreprocess import TranslationPreprocessParams
 from finetune.params.evaluation import TranslationEvaluationParams
-from finetune.tasks.translation import pairs, rows
+from finetune.tasks.translation import TASK, pairs, rows
 from tests.conftest import write_jsonl
+from tests.writers import build_writer
 
 
 def params(**given: Any) -> TranslationPreprocessParams:
@@ -113,4 +115,27 @@ def test_remarks_on_the_pairs(tmp_path: Path) -> None:
         "train: 1 of 2 pairs hold HTML entities, as &amp;, which are taken as they are",
         "test: 1 of 3 pairs stand in train too: what is measured on them is not what the model does with new ones",
         "test: 1 of 3 pairs have the source itself as their target",
+    ]
+
+
+def test_what_is_cut_off_is_not_learnt_from(tmp_path: Path) -> None:
+    """By tokens, each side with its own parameter; evaluation keeps such rows and says so."""
+    task_rows = [
+        {"id": str(i), "row": i, "source": source, "target": target}
+        for i, (source, target) in enumerate([("A dog.", "Baro."), ("A dog. " * 9, "Baro."), ("A dog.", "Baro. " * 9)])
+    ]
+    model = imported(build_writer("t5", tmp_path / "t5"), TASK)
+    state = pairs.fit(params(target_lang="tav", max_seq_length=12, max_target_length=12), {}, model)
+    columns = pairs.encode(task_rows, model.tokenizer, state)
+    assert max(map(len, columns["input_ids"])) == max(map(len, columns["target_ids"])) == 12
+    labels, lost = pairs.label(task_rows, columns, state)
+    assert {row: found.reason for row, found in lost.items()} == {
+        1: "its source has more than 12 tokens (max_seq_length)",
+        2: "its target has more than 12 tokens (max_target_length)",
+    }
+    assert lost[2].fix == "--max_target_length -1, or split long texts"
+    assert pairs.unanswerable(task_rows, columns, state).keys() == lost.keys()
+    assert labels["decoder_input_ids"][0] == [state.decoder_start_token_id, *labels["labels"][0][:-1]]
+    assert pairs.beyond(pairs.gold_lengths(columns), state) == [
+        "33.3% of the targets have more than 12 tokens, which no translation will have (max_target_length)"
     ]

@@ -124,42 +124,33 @@ def _targets(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, state: Sta
     return found
 
 
-def label(rows: Sequence[Row], windows: Columns, state: State) -> tuple[Columns, dict[int, Lost]]:
+def label(_rows: Sequence[Row], windows: Columns, state: State) -> tuple[Columns, dict[int, Lost]]:
     """Return labels and the decoder's input, which is the same one place to the right, behind the token to start with.
 
-    Also return the rows that would be learnt from in part only.
+    Also return the rows that are cut off: half a pair teaches to leave out the other half.
     """
     targets = windows.get("target_ids", [])
-    lost = {
-        i: Lost(f"{why}, and half a pair teaches to leave out the other", _fix(why)) for i, why in _cut(windows, state)
-    }
-    return {
-        "labels": targets,
-        "decoder_input_ids": [[state.decoder_start_token_id, *ids[:-1]] for ids in targets],
-    }, lost
-
-
-def _fix(why: str) -> str:
-    return f"--max_{'target' if 'target' in why else 'seq'}_length -1, split long texts into sentences"
-
-
-def _cut(windows: Columns, state: State) -> list[tuple[int, str]]:
-    """Return the rows of which a part is cut off, and why."""
-    limits = {
-        "source": ("source_tokens", state.max_seq_length, "max_seq_length"),
-        "target": ("target_tokens", state.max_target_length, "max_target_length"),
-    }
-    return [
-        (row, f"the {what} has more than {limit} tokens ({name})")
-        for what, (column, limit, name) in limits.items()
-        for row, length in zip(windows.get("row", []), windows.get(column, []), strict=True)
-        if length > limit
-    ]
+    inputs = [[state.decoder_start_token_id, *ids[:-1]] for ids in targets]
+    return {"labels": targets, "decoder_input_ids": inputs}, _cut(windows, state)
 
 
 def unanswerable(_rows: Sequence[Row], windows: Columns, state: State) -> dict[int, str]:
     """Return the rows whose translation can't be that of the whole source, or not as long as their target."""
-    return dict(_cut(windows, state))
+    return {row: lost.reason for row, lost in _cut(windows, state).items()}
+
+
+def _cut(windows: Columns, state: State) -> dict[int, Lost]:
+    """Return the rows of which a part is cut off."""
+    limits = (
+        ("target", "max_target_length", state.max_target_length),
+        ("source", "max_seq_length", state.max_seq_length),
+    )
+    found: dict[int, Lost] = {}
+    for side, parameter, limit in limits:
+        lost = Lost(f"its {side} has more than {limit} tokens ({parameter})", f"--{parameter} -1, or split long texts")
+        rows = zip(windows.get("row", []), windows.get(f"{side}_tokens", []), strict=True)
+        found |= {row: lost for row, length in rows if length > limit}
+    return found
 
 
 def gold_lengths(windows: Columns) -> list[int]:
@@ -185,6 +176,7 @@ def padding(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
 
 
 def adopt(state: State, _config: PreTrainedConfig) -> State:
+    """Return the state: a config knows nothing better of it than what `fit` has read there."""
     return state
 
 
