@@ -6,6 +6,7 @@
 ./dev.py test-fast     without those that train models or start pipelines
 ./dev.py test-distributed    all that start several processes, with DeepSpeed, Open MPI and random faults
 ./dev.py test-azure    all that submit jobs with the real azure-ai-ml, to a stand-in for the service
+./dev.py test-environments   install the packages of environments/ anew, and run them
 ./dev.py check         ruff, mypy --strict, the import contracts, and whether the generated files are in step
 ./dev.py format        format the code
 """
@@ -63,6 +64,12 @@ def test_distributed() -> None:
 def test_azure() -> None:
     install("[test]")
     run_tests("-m", "azure", "--dist", "loadfile", "-rs", "--durations", "10")  # tests of a file share their jobs
+
+
+def test_environments() -> None:
+    """The one target that downloads packages: the three environments, as pip makes them."""
+    install("[test]")
+    run_tests("-m", "environments", "-rs", "--durations", "10")
 
 
 def install_deepspeed() -> None:
@@ -177,6 +184,7 @@ COMMANDS = {
     "test-fast": test_fast,
     "test-distributed": test_distributed,
     "test-azure": test_azure,
+    "test-environments": test_environments,
     "check": check,
     "format": format_code,
 }

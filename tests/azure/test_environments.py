@@ -130,7 +130,7 @@ def lines_of(words: list[str], folder: Path) -> str:
     return ran.stdout
 
 
-@pytest.mark.azure
+@pytest.mark.environments
 @pytest.mark.slow
 @pytest.mark.thorough
 def test_all_steps_run_in_the_cpu_environment_to_which_that_for_gpus_adds(tiny_model: Path, place: Path) -> None:
@@ -156,7 +156,7 @@ def test_all_steps_run_in_the_cpu_environment_to_which_that_for_gpus_adds(tiny_m
     assert imported.split()[-1] == pins(ROOT / "constraints.txt")["deepspeed"]
 
 
-@pytest.mark.azure
+@pytest.mark.environments
 @pytest.mark.slow
 @pytest.mark.thorough
 def test_azures_server_serves_a_model_in_the_serving_environment(prepared: Path, place: Path) -> None:
