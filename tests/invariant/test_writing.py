@@ -14,7 +14,7 @@ from transformers import AutoModelForSeq2SeqLM, get_linear_schedule_with_warmup,
 from finetune import run
 from finetune.data.sampler import LengthGroupedSampler, window_lengths
 from tests.conftest import finetune_words, prepare
-from tests.invariant.test_loss import SHARED, STEPS, Trajectory, trajectory
+from tests.invariant.test_loss import SHARED, STEPS, Trajectory, padded, trajectory
 from tests.launching import launch
 from tests.writers import WRITERS, build_writer
 
@@ -114,8 +114,3 @@ def plain_batches(windows: Path, model: Any) -> Iterator[dict[str, torch.Tensor]
             rows = [data[i] for i in chosen[first : first + 8]]
             batch = {name: padded([row[name] for row in rows], value) for name, value in fill.items()}
             yield {**batch, "decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels=batch["labels"])}
-
-
-def padded(values: list[list[int]], fill: int) -> torch.Tensor:
-    longest = max(map(len, values))
-    return torch.tensor([value + [fill] * (longest - len(value)) for value in values])

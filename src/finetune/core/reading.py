@@ -47,7 +47,7 @@ class Unreadable(Exception):
 
 
 def plain_text(path: Path, most: int = JSON_BYTES) -> str:
-    """Return the text of a file. Raises: Unreadable if it is no file, has more bytes than `most`, or isn't UTF-8."""
+    """Return the text of a file. Raises: Unreadable if it is not a file, has more bytes than `most`, or isn't UTF-8."""
     if why := no_file(path):
         raise Unreadable(f"it {why}")
     try:

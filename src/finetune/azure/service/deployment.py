@@ -107,7 +107,7 @@ def refuse_other_folder(folder: Path) -> None:
 def find_request(client: Any, planned: Deployment) -> Json:
     """Return the model's own example, in the form that Azure ML's scoring script takes.
 
-    Raises: ParameterError if the run or its output isn't there, ModelError if that is no model with an example.
+    Raises: ParameterError if the run or its output isn't there, ModelError if that is not a model with an example.
     """
     match = OF_A_RUN.fullmatch(planned.source)
     if match is None:
