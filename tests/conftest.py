@@ -107,6 +107,17 @@ def prepared_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepare(folder, build_writer("t5", folder / "tiny"), "translation", (32, 8, 6), **given)
 
 
+@pytest.fixture(scope="session")
+def prepared_answers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """32, 8 and 6 rows of the sample of generative question answering, for a tiny T5."""
+    from tests.writers import build_writer
+
+    folder = tmp_path_factory.mktemp("prepared_answers")
+    given = {"max_seq_length": 128, "doc_stride": 16, "max_answer_length": 40}
+    model = build_writer("t5", folder / "tiny")
+    return prepare(folder, model, "generative_question_answering", (32, 8, 6), **given)
+
+
 def prepare(
     folder: Path,
     model: Path,

@@ -1,13 +1,16 @@
 """Tiny random models of every family, as pretraining leaves them, each with a tokenizer of its own kind."""
 
+import io
 import json
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import sentencepiece
 import torch
 import transformers
-from tokenizers import ByteLevelBPETokenizer, SentencePieceBPETokenizer, SentencePieceUnigramTokenizer
+from tokenizers import ByteLevelBPETokenizer, SentencePieceBPETokenizer
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForPreTraining, AutoModelForSeq2SeqLM
 
 from tests.conftest import build_wordpiece, sample_texts
@@ -90,10 +93,18 @@ OTHERS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "xlnet": ("XLNetConfig", "unigram", "XLNetTokenizer", {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64}),
 }  # fmt: skip
 
+# Besides those above, that write answers.
+WRITING_DECODERS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
+    "gemma": ("GemmaConfig", "bpe", "LlamaTokenizer", {**DECODER, "head_dim": 16}),
+    "gpt_neox": ("GPTNeoXConfig", "bytes", "GPT2Tokenizer", {**SIZES, "max_position_embeddings": 160}),
+    "phi3": ("Phi3Config", "bpe", "LlamaTokenizer", DECODER),
+    "qwen3": ("Qwen3Config", "bytes", "Qwen2Tokenizer", {**DECODER, "head_dim": 16}),
+}
+
 
 def build_family(family: str, folder: Path) -> Path:
     """A folder as the hub has it: the model with the head that it was pretrained with, and the tokenizer."""
-    config_class, kind, tokenizer_class, values = {**FAMILIES, **OTHERS}[family]
+    config_class, kind, tokenizer_class, values = {**FAMILIES, **OTHERS, **WRITING_DECODERS}[family]
     tokenizer = TOKENIZERS[kind](getattr(transformers, tokenizer_class), folder)
     tokenizer.save_pretrained(folder)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -142,12 +153,21 @@ def bpe(cls: Any, folder: Path) -> Any:
     return cls(vocab=_bpe()["vocab"], merges=merges, add_bos_token=True)
 
 
+def unigram_pieces(texts: Iterable[str], vocab_size: int) -> list[tuple[str, float]]:
+    """Pieces and their log-probabilities, by sentencepiece: the trainer of tokenizers finds others in each process."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=model, vocab_size=vocab_size, hard_vocab_limit=False,
+        num_threads=1, minloglevel=2,
+    )  # fmt: skip
+    made = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    words = [i for i in range(made.get_piece_size()) if not made.is_control(i) and not made.is_unknown(i)]
+    return [(made.id_to_piece(i), made.get_score(i)) for i in words]
+
+
 @cache
 def _unigram() -> list[tuple[str, float]]:
-    made = SentencePieceUnigramTokenizer()
-    made.train_from_iterator(sample_texts(), vocab_size=1500, unk_token="<unk>", show_progress=False)
-    pieces = json.loads(made.to_str())["model"]["vocab"]
-    return [(piece, score) for piece, score in pieces if piece != "<unk>"]
+    return unigram_pieces(sample_texts(), 1500)
 
 
 def unigram(cls: Any, folder: Path) -> Any:

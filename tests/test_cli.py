@@ -166,7 +166,7 @@ def test_an_unexpected_error_is_not_swallowed() -> None:
             2,
             [
                 "parameter error: --task is missing",
-                "  fix: --task question_answering | token_classification | translation",
+                "  fix: --task question_answering | generative_question_answering | token_classification | translation",
             ],
         ),
         (

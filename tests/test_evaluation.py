@@ -18,7 +18,11 @@ TASK = ["--task", "question_answering"]
     [
         ([], "no --preprocess_output or --test_data"),
         (["--test_data", "a", "--preprocess_output", "b", "--pytorch_model_folder", "c"], "are both given"),
-        (["--test_data", "a"], "no --mlflow_model_folder or --pytorch_model_folder"),
+        (["--test_data", "a"], "no --mlflow_model_folder, --pytorch_model_folder or --openvino_model_folder"),
+        (
+            ["--test_data", "a", *(f"--{kind}_model_folder=b" for kind in ("mlflow", "pytorch", "openvino"))],
+            "--mlflow_model_folder, --pytorch_model_folder and --openvino_model_folder are all given",
+        ),
     ],
 )
 def test_one_source_and_one_model(words: list[str], said: str, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,21 @@ import mlflow
 import pytest
 import yaml
 
-from finetune import run
+import dev
+from examples.generative_question_answering import people
+from examples.scratch_model import make_model, make_tokenizer
+from examples.translation import language
+from finetune import model_selector, run
+from finetune.azure.pipeline_yaml import load_pipeline
+from finetune.azure.plan import prepare, read_words
 from finetune.core.errors import ParameterError
+from finetune.models.tokenizers import load_tokenizer
+from finetune.tasks import load_task
 from finetune.tasks.token_classification.schemes import detect, entities
 from tests.conftest import ROOT, finetune_words, sample_rows, write_jsonl
 from tests.test_docs import LINK
 
-TASKS = ("question_answering", "token_classification", "translation")
+TASKS = ("question_answering", "generative_question_answering", "token_classification", "translation")
 SPLITS = ("train", "validation", "test")
 
 
@@ -163,3 +172,145 @@ def test_sample_of_questions() -> None:
         for row in sample_rows(split):
             (text,), (start,) = row["answers"]["text"], row["answers"]["answer_start"]
             assert row["context"][start : start + len(text)] == text
+
+
+FORMS = {form: noun.one for noun in language.NOUNS for form in (noun.one, noun.many)}
+VERBS = {form: forms[0] for forms in language.VERBS for form in forms}
+
+
+def pairs_of(text: str) -> Iterator[tuple[str, str]]:
+    """The adjective and noun, and the verb and object, that stand together in an English sentence."""
+    words = [word for word in re.findall("[a-z]+", text.lower()) if word not in {"the", "a", "an", *language.NUMBERS}]
+    for i, word in enumerate(words):
+        following = [FORMS[other] for other in words[i + 1 : i + 3] if other in FORMS]
+        if word in language.ADJECTIVES:
+            yield word, FORMS[words[i + 1]]
+        elif word in VERBS:
+            yield VERBS[word], following[0]
+
+
+def test_sample_of_translations() -> None:
+    """In each sentence that is held out stand two words together that never do in train, where each stands alone."""
+    rows = {split: sample_rows(split, "translation") for split in SPLITS}
+    sentences = [row["en"] for split in rows.values() for row in split]
+    assert len(sentences) == len(set(sentences)) == sum(language.SIZES.values())
+    train = {pair for row in rows["train"] for pair in pairs_of(row["en"])}
+    words = {word for row in rows["train"] for text in row.values() for word in re.findall(r"\w+", text.lower())}
+    assert len(train) > 800  # of 960
+    for split in ("validation", "test"):
+        for row in rows[split]:
+            assert set(pairs_of(row["en"])) - train, row
+            assert set(re.findall(r"\w+", " ".join(row.values()).lower())) <= words, row
+
+
+def test_sample_of_translations_is_what_the_language_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(language, "FOLDER", tmp_path)
+    language.main()
+    for split in SPLITS:
+        name = f"{split}.jsonl"
+        assert (tmp_path / name).read_bytes() == (ROOT / "examples" / "translation" / name).read_bytes()
+
+
+def test_the_model_that_is_made_is_imported(tmp_path: Path) -> None:
+    """The same folder each time, so that steps of a demo that are done are skipped; what it reads, it can write."""
+    texts = [text for row in sample_rows("train", "translation")[:500] for text in row.values()]
+    for name in ("made", "again"):
+        make_model(tmp_path / name, make_tokenizer(texts, vocabulary=300, longest=64))
+    for file in (tmp_path / "made").iterdir():
+        assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes(), file.name
+    words = ["--task", "translation", "--pytorch_model_path", str(tmp_path / "made")]
+    model_selector.main([*words, "--output_dir", str(tmp_path / "imported")])
+    tokenizer = load_tokenizer(tmp_path / "imported" / "model", load_task("translation"))
+    for text in texts[:50]:
+        assert tokenizer.decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
+
+
+@pytest.mark.parametrize(("task", "fetched"), [((), 1), (("token_classification",), 1), (("translation",), 0)])
+def test_a_demo_that_makes_its_model_fetches_none(
+    task: tuple[str, ...], fetched: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[str] = []
+    monkeypatch.setattr(dev, "install", lambda _extra: None)
+    monkeypatch.setattr(dev, "fetch_model", lambda: called.append("fetch_model"))
+    monkeypatch.setattr(dev, "call", lambda *_words: called.append("call"))
+    dev.demo(*task)
+    assert called == [*["fetch_model"] * fetched, "call"]
+
+
+def test_the_command_for_a_hub_is_one() -> None:
+    demo = runpy.run_path(str(ROOT / "examples" / "demo.py"))
+    for task in demo["SCRATCH"]:
+        command = demo["command_with_hub"](task).replace("\\\n", "").split()
+        assert command[:2] == ["finetune", "pipeline"]
+        words = read_words(command[2:])
+        prepared, faults = prepare(load_pipeline(words.file), words.values, words.output)
+        assert len(prepared) == 4 and faults == []
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+def test_the_demo_of_translation() -> None:
+    """From random weights to a BLEU above 90 on sentences that are held out."""
+    command = [sys.executable, str(ROOT / "examples" / "demo.py"), "translation"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    shown = re.findall(r"^(base|finetuned) +([0-9.]+) +[0-9.]+$", done.stdout, re.M)
+    scores = {label: float(bleu) for label, bleu in shown}
+    assert scores["base"] < 5 and scores["finetuned"] > 90
+    assert "a language of 74 words" in done.stdout and "huggingface_id=t5-small" in done.stdout
+
+
+def told_in(text: str) -> set[tuple[str, str]]:
+    """The persons of the quiz and what is told of them; She and He is who was named last."""
+    values = {value for known in people.KINDS.values() for value in known}
+    name, found = "", set()
+    for words in (re.findall(r"\w+", sentence) for sentence in text.split(". ")):
+        name = words[0] if words[0] in {*people.WOMEN, *people.MEN} else name
+        found |= {(name, word) for word in words if word in values}
+    return found
+
+
+def test_sample_of_written_answers() -> None:
+    """What is asked of a person in validation and test is told in no row of train, where each word stands."""
+    rows = {split: sample_rows(split, "generative_question_answering") for split in SPLITS}
+    asked = [(row["question"], row["context"]) for split in rows.values() for row in split]
+    assert len(asked) == len(set(asked)) == sum(people.SIZES.values())
+    train = set().union(*(told_in(row["context"]) for row in rows["train"]))
+    words = {word for row in rows["train"] for word in words_of(row)}
+    assert len(train) > 350  # of 456
+    for split in SPLITS:
+        answers = [answer for row in rows[split] for answer in row["answers"]["text"] or [""]]
+        assert 0.1 < answers.count("") / len(answers) < 0.3
+        assert {"yes", "no"} < set(answers)
+        assert any(len(row["context"].split()) > 60 for row in rows[split])
+    for row in rows["validation"] + rows["test"]:
+        new = told_in(row["context"]) - train
+        named = {name for name, _ in new if name in f"{row['question']} {row['answers']['text']}"}
+        assert named or (new and not row["answers"]["text"]), row
+        assert words_of(row) <= words, row
+
+
+def words_of(row: dict[str, Any]) -> set[str]:
+    return set(re.findall(r"\w+", " ".join([row["question"], row["context"], *row["answers"]["text"]])))
+
+
+def test_sample_of_written_answers_is_what_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(people, "FOLDER", tmp_path)
+    people.main()
+    for split in SPLITS:
+        name = f"{split}.jsonl"
+        sample = ROOT / "examples" / "generative_question_answering" / name
+        assert (tmp_path / name).read_bytes() == sample.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+def test_the_demo_of_generative_question_answering() -> None:
+    """From random weights to answers on what is told of nobody in training, no answer among them."""
+    command = [sys.executable, str(ROOT / "examples" / "demo.py"), "generative_question_answering"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    scores = {name: float(f1) for name, f1 in re.findall(r"^(base|finetuned) +[0-9.]+ +([0-9.]+)", done.stdout, re.M)}
+    assert scores["base"] < 30 and scores["finetuned"] > 80
+    metrics = json.loads((ROOT / "out/demo_generative_question_answering/evaluation_result/metrics.json").read_text())
+    assert metrics["HasAns_f1"] > 80 and metrics["NoAns_f1"] > 35

@@ -9,11 +9,11 @@ from typing import Any
 import sentencepiece
 import torch
 import transformers
-from tokenizers import SentencePieceBPETokenizer, SentencePieceUnigramTokenizer
+from tokenizers import SentencePieceBPETokenizer
 from transformers import AutoModelForSeq2SeqLM
 
 from tests.conftest import sample_rows
-from tests.families import SEQ2SEQ, byte_level
+from tests.families import SEQ2SEQ, byte_level, unigram_pieces
 
 T5 = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 0}
 # family -> (config class, its values, the codes of English and German)
@@ -57,9 +57,7 @@ def build_writer(family: str, folder: Path, **config: Any) -> Path:
 
 @cache
 def _unigram() -> list[tuple[str, float]]:
-    made = SentencePieceUnigramTokenizer()
-    made.train_from_iterator(texts(), vocab_size=400, unk_token="<unk>", show_progress=False)
-    return [(piece, score) for piece, score in json.loads(made.to_str())["model"]["vocab"] if piece != "<unk>"]
+    return unigram_pieces(texts(), 400)
 
 
 def _t5(_folder: Path) -> Any:

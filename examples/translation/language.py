@@ -2,9 +2,10 @@
 
     python examples/translation/language.py
 
-Tavi has 130 words. Its verb comes last, adjectives follow their noun and agree with it in class and number, the object
-has a case of its own, and a preposition becomes a postposition. An adjective and a noun, or a verb and its object, that
-stand together in validation or test never do in train: who translates those has learnt the words and the grammar.
+Tavi has 74 words, in 540 forms. Its verb comes last, adjectives follow their noun and agree with it in class and
+number, the object has a case of its own, and a preposition becomes a postposition. An adjective and a noun, or a verb
+and its object, that stand together in validation or test never do in train: who translates those has learnt the words
+and the grammar. In each sentence of validation and test there are two such words.
 """
 
 import hashlib

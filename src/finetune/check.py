@@ -75,9 +75,9 @@ def check(commands: Sequence[tuple[str, World]], faults: Sequence[Fault]) -> Non
     with tempfile.TemporaryDirectory() as folder:
         model = import_tokenizer(steps["model_import"].settled.params, record, Path(folder))
     say(f"model: {model.config.model_type}, {model.config.get_text_config().num_hidden_layers} layers")
-    lengths, evaluated = look_at_data(steps["datapreprocess"].settled.params, record, model)
+    seen = look_at_data(steps["datapreprocess"].settled.params, record, model)
     if "finetune" in steps:
-        look_at_training(steps["finetune"], record, model.config, lengths, evaluated)
+        look_at_training(steps["finetune"], record, model, seen)
 
 
 class Settlement(NamedTuple):
@@ -140,8 +140,16 @@ def import_tokenizer(params: ModelImportParams, task: "Task[State]", folder: Pat
     return imported(folder, task)
 
 
-def look_at_data(params: Any, task: "Task[State]", model: "Imported") -> tuple["Lengths", int]:
-    """Return the lengths of the training rows, and the expected windows of one evaluation. Raises: DataError."""
+class Seen(NamedTuple):
+    """What was seen of the data."""
+
+    lengths: "Lengths"  # of the training rows
+    evaluated: int  # expected windows of one evaluation
+    state: "State"
+
+
+def look_at_data(params: Any, task: "Task[State]", model: "Imported") -> Seen:
+    """Return what the data come to. Raises: DataError."""
     from finetune import preprocess
     from finetune.tasks import token_lengths
 
@@ -158,13 +166,11 @@ def look_at_data(params: Any, task: "Task[State]", model: "Imported") -> tuple["
     found = token_lengths.measure(rows["train"], task, model.tokenizer, state)
     for line in (*token_lengths.describe(found, state.max_seq_length), *task.data.beyond(found.gold, state)):
         say(line)
-    return found, round(len(rows["validation"]) * len(found.windows) / len(found.rows))
+    return Seen(found, round(len(rows["validation"]) * len(found.windows) / len(found.rows)), state)
 
 
-def look_at_training(
-    step: Settlement, task: "Task[State]", config: "PreTrainedConfig", lengths: "Lengths", evaluated: int
-) -> None:
-    """Print the steps, memory and time. Raises: ParameterError or UnsupportedError."""
+def look_at_training(step: Settlement, task: "Task[State]", model: "Imported", seen: Seen) -> None:
+    """Print the steps, memory and time. Raises: ParameterError, UnsupportedError, or ModelError for the teacher."""
     from finetune.models import estimate
     from finetune.models.adapt import adaptations
     from finetune.models.facts import facts_of
@@ -172,10 +178,10 @@ def look_at_training(
     from finetune.training.schedule import schedule, without_effect_here
 
     params: FinetuneParams = step.settled.params
-    processes = step.world.processes
+    config, processes = model.config, step.world.processes
     empty = empty_model(config, task, params.attn_implementation)
     check_model(step.settled, step.world, facts_of(empty))
-    windows = lengths.expected_windows
+    lengths, windows = seen.lengths, seen.lengths.expected_windows
     steps = schedule(params, windows, processes)
     for line in without_effect_here(params, steps):
         say(f"note: {line}")
@@ -184,8 +190,10 @@ def look_at_training(
     evaluations = steps.total_steps // steps.evaluation_steps
     for line in adaptations.adapt(empty, replace(params, finetune_in_4bit=False)).said:
         say(line)
-    need = estimate.estimate(config, task, params, lengths.windows, trained, evaluations * evaluated // processes)
-    free, wanted = estimate.available_bytes(), need.state_bytes + need.activation_bytes
+    evaluated = evaluations * seen.evaluated // processes
+    need = estimate.estimate(config, task, params, lengths.windows, trained, evaluated, lengths.gold)
+    taught = look_at_teacher(params, task, model, seen.state)
+    free, wanted = estimate.available_bytes(), need.state_bytes + need.activation_bytes + taught
     parts = f"{gigabytes(need.state_bytes)} of it weights, gradients and optimizer"
     say(f"memory: about {gigabytes(wanted)} for each process, {parts}; {gigabytes(free)} are free here")
     if params.apply_deepspeed or params.apply_fsdp:
@@ -196,6 +204,44 @@ def look_at_training(
         smaller = max(1, params.per_device_train_batch_size // 2)
         say(f"warning: that may not fit; --per_device_train_batch_size {smaller}")
     say(f"time: about {duration(need.seconds)} of training and evaluation, if it runs on this machine alone")
+    look_at_writing(params, task, config, seen, evaluations, processes)
+
+
+def look_at_teacher(params: FinetuneParams, task: "Task[State]", model: "Imported", state: "State") -> int:
+    """Print the size of the teacher and return the bytes of its weights; 0 without one. Raises: ModelError."""
+    from finetune.models import intact
+    from finetune.models.teacher import refuse_misfit, weights_of
+
+    if params.teacher_model_path is None:
+        return 0
+    folder = weights_of(params.teacher_model_path)
+    refuse_misfit(folder, task, state, model.tokenizer)
+    held = 4 * intact.stored_numbers(folder)
+    say(f"teacher: {gigabytes(held)} of weights; the time below is without its forward passes")
+    return held
+
+
+def look_at_writing(
+    params: FinetuneParams,
+    task: "Task[State]",
+    config: "PreTrainedConfig",
+    seen: Seen,
+    evaluations: int,
+    processes: int,
+) -> None:
+    """Print the time and memory of evaluation, where the model writes."""
+    from finetune.models import estimate
+    from finetune.tasks.generation.writing import WritingState
+
+    if not isinstance(seen.state, WritingState):
+        return
+    texts = -(-seen.evaluated // processes)
+    need = estimate.written(config, task, seen.state, params, seen.lengths.windows, seen.lengths.gold, texts)
+    beams, longest, batch = seen.state.num_beams, seen.state.max_target_length, params.per_device_eval_batch_size
+    how = f"{texts:,} texts in each of {evaluations:,} evaluations, num_beams {beams}"
+    most = f"at most {duration(evaluations * need.seconds_at_most)} where all have {longest} tokens"
+    say(f"writing: about {duration(evaluations * need.seconds)} besides for {how}; {most}")
+    say(f"  (memory: {gigabytes(need.cache_bytes)} beside the weights, with per_device_eval_batch_size {batch})")
 
 
 def sharing_memory(world: World) -> int:

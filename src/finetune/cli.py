@@ -17,6 +17,7 @@ COMMANDS = {  # name -> (module, what it does)
     "preprocess": ("finetune.preprocess", "encode data for a model"),
     "run": ("finetune.run", "finetune"),
     "evaluation": ("finetune.evaluation", "score a model"),
+    "export": ("finetune.export", "convert a finished model for OpenVINO and ONNX, and choose what to deploy"),
     "register": ("finetune.register", "put the components into a workspace or a registry of Azure ML"),
     "submit": ("finetune.submit", "run a pipeline component YAML on Azure ML"),
     "deploy": ("finetune.deploy", "serve a finetuned model from an endpoint of Azure ML"),

@@ -6,7 +6,7 @@ python -m finetune.evaluation --task question_answering --test_data F --pytorch_
 import json
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +19,18 @@ from finetune.core.types import Json
 from finetune.core.world import World
 from finetune.data.folders import SPLITS, Preprocessed, Trained, read_rows
 from finetune.data.readers import read_table
-from finetune.data.table import Audit, Row
+from finetune.data.table import Audit
 from finetune.distributed.settlement import Settled, check_model
 from finetune.models import intact
 from finetune.params.evaluation import EVALUATED
 from finetune.params.schema import non_default, outputs_of
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from finetune.results.published import Asked
     from finetune.results.report import Findings
-    from finetune.tasks.task import Breakdown, Prediction, State, Task
+    from finetune.tasks.task import Breakdown, Prediction, Rows, State, Task
 
 
 def main(argv: list[str]) -> None:
@@ -42,17 +44,14 @@ def evaluate(settled: Settled[Any], task_name: str) -> None:
     """Read rows and model, and write the predictions, the metrics and the report."""
     params = settled.params
     preprocessed = Preprocessed.read(params.preprocess_output, task_name) if params.preprocess_output else None
-    mlflow = params.mlflow_model_folder
-    folder = intact.mlflow_weights(mlflow) if mlflow else params.pytorch_model_folder
-    intact.refuse_broken(folder)
+    folder = model_folder(params)
 
     quiet_libraries()
-    import torch
     from transformers import set_seed
 
     from finetune.models.facts import facts_of
-    from finetune.models.loading import empty_model, load_config, load_model
-    from finetune.models.prediction import compute_in, predict_parts
+    from finetune.models.loading import empty_model, load_config
+    from finetune.models.prediction import Watch, predict_parts
     from finetune.models.tokenizers import load_tokenizer
     from finetune.results import published, report
     from finetune.tasks import load_task
@@ -67,28 +66,29 @@ def evaluate(settled: Settled[Any], task_name: str) -> None:
     task.scoring.refuse(rows, state)
     lacking = say_lacking(task.scoring.lacking(rows, state))
     set_seed(params.seed)
-    model, new = load_model(folder, task, state, ignore_mismatched_sizes=True)
-    if new:
-        say(f"warning: these weights are random, the scores are those of an untrained model: {', '.join(new)}")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = loaded_model(params, folder, task, state)
     unanswerable = Audit()
-    parts = predict_parts(
-        compute_in(model.to(device), params.precision),
-        load_tokenizer(folder, task),
-        rows,
-        task,
-        state,
-        params.per_device_eval_batch_size,
-        params.eval_accumulation_steps,
-        unanswerable,
-    )
+    tokenizer = load_tokenizer(folder, task)
     clear(params.evaluation_result, EVALUATED)
     started = time.perf_counter()
     findings = report.Findings()
-    kept = write_predictions(params.evaluation_result / "predictions.jsonl", rows, parts, task, state, findings)
+    with progress(len(rows), "evaluate") as bar:
+        parts = predict_parts(
+            model,
+            tokenizer,
+            rows,
+            task,
+            state,
+            params.per_device_eval_batch_size,
+            params.eval_accumulation_steps,
+            unanswerable,
+            Watch(bar, task),
+        )
+        kept = write_predictions(params.evaluation_result / "predictions.jsonl", rows, parts, task, state, findings)
     seconds = time.perf_counter() - started
     for line in unanswerable.lines():
         say(line)
+    device = model.device.type
     say(f"{len(rows)} rows in {seconds:.1f} s on {device} ({len(rows) / seconds:.0f} rows/s)")
     facts = {"device": device, "seconds": seconds, "rows_per_second": len(rows) / seconds}
     facts |= {"rows_dropped": audit.dropped, "problems": audit.problems | unanswerable.problems}
@@ -102,6 +102,42 @@ def evaluate(settled: Settled[Any], task_name: str) -> None:
     say(f"report: {page}")
 
 
+def model_folder(params: Any) -> Path:
+    """Return the folder of config, tokenizer and weights. Raises: ModelError if it is broken, UnsupportedError if the
+    packages that compute it are lacking."""
+    openvino: Path | None = params.openvino_model_folder
+    if openvino is None:
+        mlflow = params.mlflow_model_folder
+        folder: Path = intact.mlflow_weights(mlflow) if mlflow else params.pytorch_model_folder
+        intact.refuse_broken(folder)
+        return folder
+    from finetune.backends import runtimes
+
+    runtimes.require(runtimes.OF_EXPORT, "--openvino_model_folder", "--pytorch_model_folder FOLDER")
+    runtimes.refuse_no_ir(openvino)
+    intact.raise_all([*intact.config_faults(openvino), *intact.tokenizer_faults(openvino)])
+    return openvino
+
+
+def loaded_model(params: Any, folder: Path, task: "Task[State]", state: "State") -> "PreTrainedModel":
+    """Return the model where it computes, in the precision that is asked for; of OpenVINO one that is called alike."""
+    import torch
+
+    from finetune.models.loading import load_model
+    from finetune.models.prediction import compute_in
+
+    if params.openvino_model_folder:
+        from finetune.backends.called import load_openvino
+        from finetune.backends.runtimes import PRECISIONS
+
+        say(f"OpenVINO computes with INFERENCE_PRECISION_HINT {PRECISIONS[params.precision]}")
+        return load_openvino(folder, task.name, params.precision)
+    model, new = load_model(folder, task, state, ignore_mismatched_sizes=True)
+    if new:
+        say(f"warning: these weights are random, the scores are those of an untrained model: {', '.join(new)}")
+    return compute_in(model.to("cuda" if torch.cuda.is_available() else "cpu"), params.precision)
+
+
 def say_lacking(lacking: dict[str, int]) -> dict[str, int]:
     """Print which gold classes the model lacks, and return them."""
     if lacking:
@@ -110,7 +146,7 @@ def say_lacking(lacking: dict[str, int]) -> dict[str, int]:
     return lacking
 
 
-def read_test_rows(params: Any, task: "Task[State]", preprocessed: Preprocessed | None) -> tuple[list[Row], Audit]:
+def read_test_rows(params: Any, task: "Task[State]", preprocessed: Preprocessed | None) -> tuple["Rows", Audit]:
     """Return the test split of preprocess, or a file, and its audit. Raises: DataError if no row is usable."""
     if preprocessed:
         rows = read_rows(Preprocessed.rows_file(params.preprocess_output, "test"), task.data.damage)
@@ -128,10 +164,12 @@ def read_test_rows(params: Any, task: "Task[State]", preprocessed: Preprocessed 
 def state_of(params: Any, folder: Path, task: "Task[State]", preprocessed: Preprocessed | None) -> "State":
     """Return how to decode: as the model was trained, else as its data were prepared, else by the defaults; what is
     given as a parameter wins."""
+    from finetune.models.tokenizers import imported
+
     given = vars(params)
-    asked = {name: given[name] for name in task.decoding.request_fields}
+    asked = {name: given[name] for name in task.decoding.request_fields if given[name] is not None}
     state = known_state(folder, task, preprocessed, given)
-    return replace(state, **{name: value for name, value in asked.items() if value is not None})
+    return task.decoding.asked(state, asked, imported(folder, task)) if asked else state
 
 
 def known_state(folder: Path, task: "Task[State]", preprocessed: Preprocessed | None, given: Json) -> "State":
@@ -151,14 +189,14 @@ def known_state(folder: Path, task: "Task[State]", preprocessed: Preprocessed | 
     component = TASKS[task.name].datapreprocess
     values: Json = {p.name: Path() for p in params_of(component) if p.is_port and p.required}
     values |= {p.name: given[p.name] for p in params_of(component) if given.get(p.name) is not None}
-    no_rows: dict[str, list[Row]] = {name: [] for name in SPLITS}
+    no_rows: dict[str, Rows] = {name: [] for name in SPLITS}
     state = task.data.fit(component(**values), no_rows, imported(folder, task))
     return task.model.adopt(state, config)
 
 
 def write_predictions(
     path: Path,
-    rows: list[Row],
+    rows: "Rows",
     parts: Iterable[list["Prediction"]],
     task: "Task[State]",
     state: "State",
@@ -167,20 +205,19 @@ def write_predictions(
     """Write one line for each row, as predictions come, into the findings too. Return what the metrics need of each."""
     kept: list[Prediction] = []
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file, progress(len(rows), "evaluate") as bar:
+    with path.open("w", encoding="utf-8") as file:
         for part in parts:
             for prediction in part:
                 row = rows[len(kept)]
                 file.write(json.dumps({"id": row["id"], "row": row["row"], **prediction}) + "\n")
                 kept.append(task.scoring.needed(prediction))
                 findings.add(task.report.examine(prediction, row, state))
-            bar.update(len(part))
     return kept
 
 
 def write_metrics(
     path: Path,
-    rows: list[Row],
+    rows: "Rows",
     kept: list["Prediction"],
     task: "Task[State]",
     state: "State",
@@ -196,7 +233,8 @@ def write_metrics(
         say(f"no row has {task.data.gold}: predictions only")
         return {}, Breakdown(), {}
     golden = [kept[i] for i in scored], [rows[i] for i in scored]
-    metrics, breakdown = task.scoring.metrics(*golden, state), task.scoring.breakdown(*golden, state)
+    metrics = task.scoring.metrics(*golden, state) | task.scoring.costly(*golden, state)
+    breakdown = task.scoring.breakdown(*golden, state)
     found = task.scoring.published.metrics(*golden, state, asked.options)
     found = {name: found[name] for name in asked.names}
     counts = {"rows": len(rows), f"rows_without_{task.data.gold}": len(rows) - len(scored)}

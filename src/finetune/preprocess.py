@@ -3,9 +3,11 @@
 python -m finetune.preprocess --task question_answering --train_file_path F --model_selector_output M --output_dir OUT
 """
 
-import gc
 import random
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from finetune.cli import settle_task
@@ -17,12 +19,15 @@ from finetune.data.arrow import read_hub
 from finetune.data.folders import SPLITS, Preprocessed, SelectedModel, SplitReport, write_rows
 from finetune.data.mltable import read_mltable
 from finetune.data.readers import read_table
-from finetune.data.table import Audit, Row
+from finetune.data.table import Audit, Row, StoredRows
+from finetune.data.values import hashes
 from finetune.models import intact
 from finetune.params.datapreprocess import PREPROCESSED, DataFiles
 from finetune.params.schema import outputs_of
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerFast
 
     from finetune.data.batches import Columns
@@ -86,7 +91,7 @@ def preprocess(params: Any, task_name: str) -> None:
 class Splits:
     """The rows of each split that can be used, and the account of the others."""
 
-    rows: dict[str, list[Row]]
+    rows: dict[str, StoredRows]
     audits: dict[str, Audit]
     read: dict[str, int]
     left_out: dict[str, int]  # by max_train_samples or max_eval_samples
@@ -96,25 +101,20 @@ class Splits:
 def usable_rows(params: Any, task: "Task[State]") -> Splits:
     """Read, validate, split and sample the rows. Raises: DataError with the faults of all files."""
     audits = {name: Audit() for name in SPLITS}
-    gc.disable()  # a hundred thousand rows are no garbage, but looking for some among them takes seconds
-    try:
-        given = read_splits(params, task, audits)
-        for name in given.keys() - {"test"}:
-            given[name] = with_gold(given[name], task, audits[name])
-        refuse_losses(given, audits, params.max_dropped_fraction)  # before they are split, for the true reason
-        rows, source = split(given, task)
-    finally:
-        gc.freeze()
-        gc.enable()
+    given = read_splits(params, task, audits)
+    for name in given.keys() - {"test"}:
+        given[name] = with_gold(given[name], task, audits[name])
+    refuse_losses(given, audits, params.max_dropped_fraction)  # before they are split, for the true reason
+    rows, source = split(given, task)
     read = {name: len(rows[name]) + audits[name].dropped for name in SPLITS}
     limits = {"train": params.max_train_samples, "validation": params.max_eval_samples, "test": params.max_eval_samples}
     left_out = {name: max(0, len(rows[name]) - limits[name]) if limits[name] >= 0 else 0 for name in SPLITS}
     return Splits({name: sample(rows[name], limits[name]) for name in SPLITS}, audits, read, left_out, source)
 
 
-def read_splits(params: DataFiles, task: "Task[State]", audits: dict[str, Audit]) -> dict[str, list[Row]]:
+def read_splits(params: DataFiles, task: "Task[State]", audits: dict[str, Audit]) -> dict[str, StoredRows]:
     """Return the valid rows of the given splits; train is always among them. Raises: DataError."""
-    rows: dict[str, list[Row]] = {}
+    rows: dict[str, StoredRows] = {}
     faults: list[Fault] = []
     for name in SPLITS:
         file, folder = vars(params)[f"{name}_file_path"], vars(params)[f"{name}_mltable_path"]
@@ -140,7 +140,7 @@ def read_splits(params: DataFiles, task: "Task[State]", audits: dict[str, Audit]
     return rows
 
 
-def split(rows: dict[str, list[Row]], task: "Task[State]") -> tuple[dict[str, list[Row]], str]:
+def split(rows: dict[str, StoredRows], task: "Task[State]") -> tuple[dict[str, StoredRows], str]:
     """Fill the splits that are missing from train: 10% each if both are, else 20%. Groups stay on one side.
 
     Raises: DataError if there are too few groups to go round.
@@ -149,45 +149,63 @@ def split(rows: dict[str, list[Row]], task: "Task[State]") -> tuple[dict[str, li
     if not missing:
         return rows, "given"
     share = 0.1 if len(missing) == 2 else 0.2
-    groups: dict[str, list[Row]] = {}
-    for row in rows["train"]:
-        groups.setdefault(task.data.group(row), []).append(row)
-    if len(groups) <= len(missing):
+    train = rows["train"]
+    members, begins = grouped(task.data.group(row) for row in train)
+    groups = len(begins) - 1
+    if groups <= len(missing):
         fix = " ".join(f"--{name}_file_path FILE" for name in missing)
         raise DataError(
             Fault(
-                f"{len(groups)} distinct {task.data.grouped_by}s can't be split into train, {', '.join(missing)}",
+                f"{groups} distinct {task.data.grouped_by}s can't be split into train, {', '.join(missing)}",
                 fix=f"give {fix}",
             )
         )
-    shuffled = list(groups.values())
-    random.Random(SPLIT_SEED).shuffle(shuffled)
+    order = array("q", range(groups))
+    random.Random(SPLIT_SEED).shuffle(order)
+
+    def places(group: int) -> list[int]:
+        return members[begins[group] : begins[group + 1]].tolist()  # type: ignore[no-any-return]
+
     filled = dict(rows)
     for name in missing:
-        filled[name] = []
-        while shuffled and len(filled[name]) < share * len(rows["train"]) and len(shuffled) > 1:
-            filled[name] += shuffled.pop()
-    filled["train"] = [row for group in shuffled for row in group]
+        taken = array("q")
+        while len(taken) < share * len(train) and len(order) > 1:
+            taken.extend(places(order.pop()))
+        filled[name] = train.chosen(taken)
+    filled["train"] = train.chosen(array("q", chain.from_iterable(map(places, order))))
     return filled, f"{share:.0%} of the training rows each for {' and '.join(missing)}, by {task.data.grouped_by}"
 
 
-def with_gold(rows: list[Row], task: "Task[State]", audit: Audit) -> list[Row]:
+def grouped(keys: Iterable[str]) -> tuple["NDArray[np.int64]", "NDArray[np.int64]"]:
+    """Return the places of the keys, equal ones together, in the order in which each occurs first; and where the
+    places of each begin, with their number behind.
+    """
+    import numpy as np
+
+    _, first, own = np.unique(hashes(keys), return_index=True, return_inverse=True)
+    group = first.argsort().argsort()[own]
+    return group.argsort(kind="stable"), np.append(0, np.bincount(group).cumsum())
+
+
+def with_gold(rows: StoredRows, task: "Task[State]", audit: Audit) -> StoredRows:
     """Return only the rows that can be learnt from or scored; the others are counted."""
-    for row in rows:
-        if not task.data.has_gold(row):
+    golden = array("q")
+    for place, row in enumerate(rows):
+        if task.data.has_gold(row):
+            golden.append(place)
+        else:
             audit.add("dropped", f"no {task.data.gold}", row["row"])
-    return [row for row in rows if task.data.has_gold(row)]
+    return rows.chosen(golden)
 
 
-def sample(rows: list[Row], limit: int) -> list[Row]:
+def sample(rows: StoredRows, limit: int) -> StoredRows:
     """Return `limit` rows drawn evenly from all of the file, in its order; all if limit is -1."""
     if limit < 0 or limit >= len(rows):
         return rows
-    chosen = sorted(random.Random(SPLIT_SEED).sample(range(len(rows)), limit))
-    return [rows[i] for i in chosen]
+    return rows.chosen(sorted(random.Random(SPLIT_SEED).sample(range(len(rows)), limit)))
 
 
-def refuse_losses(rows: dict[str, list[Row]], audits: dict[str, Audit], limit: float, longer: str = "") -> None:
+def refuse_losses(rows: Mapping[str, StoredRows], audits: dict[str, Audit], limit: float, longer: str = "") -> None:
     """Raise DataError if a split has no rows left, or lost too many; for all splits at once.
 
     `longer` is how windows get longer, "" where they can't.
@@ -225,51 +243,45 @@ def refuse_no_windows(windows: int, audit: Audit, longer: str) -> None:
 
 def write_windows(
     name: str,
-    rows: list[Row],
+    rows: StoredRows,
     task: "Task[State]",
     tokenizer: "PreTrainedTokenizerFast",
     state: "State",
     params: Any,
     audit: Audit,
-) -> tuple[list[Row], int]:
+) -> tuple[StoredRows, int]:
     """Encode one split into its folder. Return the rows kept and the number of windows; without any, write nothing."""
-    import datasets
-    import pyarrow
-
     from finetune.tasks.encoding import encoded
+    from finetune.tasks.windows_file import WindowsFile
 
-    kept: list[Row] = []
-    parts: list[Any] = []
-    owners: list[int] = []
-    tokens: list[int] = []  # of each window
-    gold: list[int] = []  # tokens of each answer
+    kept, owners, tokens, gold = array("q"), array("q"), array("q"), array("q")
     read = 0
-    with progress(len(rows), f"encode {name}") as bar:
+    with (
+        WindowsFile(Preprocessed.windows_folder(params.output_dir, name)) as file,
+        progress(len(rows), f"encode {name}") as bar,
+    ):
         for batch, windows in encoded(rows, task, tokenizer, state, params.batch_size):
             left, columns, lengths = _labelled(name, batch, windows, task, state, audit)
             if any(columns.values()):
-                owners += [read + row for row in windows["row"]]
-                tokens += [int(sum(mask)) for mask in windows["attention_mask"]]
+                owners.extend(read + row for row in windows["row"])
+                tokens.extend(int(sum(mask)) for mask in windows["attention_mask"])
                 if "row" in columns:
                     columns["row"] = [row + len(kept) for row in columns["row"]]
-                parts.append(pyarrow.table({k: pyarrow.array(values, _type(values)) for k, values in columns.items()}))
-            kept += left
-            gold += lengths
+                file.write(columns)
+            kept.extend(read + place for place in left)
+            gold.extend(lengths)
             read += len(batch)
             bar.update(len(batch))
-    if not sum(part.num_rows for part in parts):
-        return kept, 0
+    if not file.written:
+        return rows.chosen(kept), 0
     if name == "train":
         say_token_lengths(owners, tokens, len(rows) - len(kept), state.max_seq_length)
     for line in task.data.beyond(gold, state):
         say(f"{name}: {line}")
-    table = pyarrow.concat_tables(parts)
-    # Its own fingerprint is made of a copy of the table.
-    datasets.Dataset(table, fingerprint=name).save_to_disk(Preprocessed.windows_folder(params.output_dir, name))
-    return kept, table.num_rows
+    return rows.chosen(kept), file.written
 
 
-def say_token_lengths(owners: list[int], tokens: list[int], lost: int, limit: int) -> None:
+def say_token_lengths(owners: Sequence[int], tokens: Sequence[int], lost: int, limit: int) -> None:
     """Show how long the training rows are, by the windows that have just been made of them."""
     from finetune.tasks import token_lengths
 
@@ -277,16 +289,10 @@ def say_token_lengths(owners: list[int], tokens: list[int], lost: int, limit: in
         say(line)
 
 
-def _type(values: list[Any]) -> Any:
-    import pyarrow
-
-    return pyarrow.int32() if not values or isinstance(values[0], int) else pyarrow.list_(pyarrow.int32())
-
-
 def _labelled(
     name: str, rows: list[Row], windows: "Columns", task: "Task[State]", state: "State", audit: Audit
-) -> tuple[list[Row], "Columns", list[int]]:
-    """Return the rows that stay, their windows with labels, and the tokens of their gold where that matters.
+) -> tuple[Sequence[int], "Columns", list[int]]:
+    """Return the places of the rows that stay, their windows with labels, and the tokens of gold where these matter.
 
     Training drops the rows it can't learn from; validation keeps them, since users will ask them too.
     """
@@ -295,7 +301,7 @@ def _labelled(
     if name != "train":
         for i, why in sorted(task.data.unanswerable(rows, windows, state).items()):
             audit.add("kept", why, rows[i]["row"], lost[i].fix if i in lost else "")
-        return rows, windows | labels, lengths
+        return range(len(rows)), windows | labels, lengths
     for i, found in sorted(lost.items()):
         audit.add("dropped", found.reason, rows[i]["row"], found.fix)
     chosen = [i for i, row in enumerate(windows.get("row", [])) if row not in lost]
@@ -304,11 +310,11 @@ def _labelled(
         for key, values in (windows | labels).items()
         if key not in task.data.decode_columns
     }
-    return [row for i, row in enumerate(rows) if i not in lost], columns, lengths
+    return [place for place in range(len(rows)) if place not in lost], columns, lengths
 
 
 def say_derived(
-    params: Any, task: "Task[State]", state: "State", rows: dict[str, list[Row]], model_length: int
+    params: Any, task: "Task[State]", state: "State", rows: Mapping[str, StoredRows], model_length: int
 ) -> None:
     """Print one line for each value that was derived rather than taken."""
     asked = params.max_seq_length

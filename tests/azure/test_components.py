@@ -32,7 +32,7 @@ def spec(path: Path) -> dict[str, Any]:
 
 def test_there_are_five_of_each_task() -> None:
     names = ["datapreprocess", "evaluation", "finetune", "model_import", "pipeline"]
-    tasks = ["question_answering", "token_classification", "translation"]
+    tasks = ["generative_question_answering", "question_answering", "token_classification", "translation"]
     assert [(path.parent.name, path.stem) for path in FILES] == [(task, name) for task in tasks for name in names]
 
 

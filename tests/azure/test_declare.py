@@ -21,7 +21,7 @@ FINETUNE = "components/question_answering/finetune.yaml"
 # The pipeline scores the split that preprocess made, in 32 bits.
 LEFT_ALONE = {
     "model_import": {"validation_output"},
-    "evaluation": {"test_data", "pytorch_model_folder", "precision", "seed", "null_threshold"},
+    "evaluation": {"test_data", "pytorch_model_folder", "openvino_model_folder", "precision", "seed", "null_threshold"},
 }
 
 

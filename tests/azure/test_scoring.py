@@ -50,18 +50,24 @@ FILES = {
         ],
         [[["Ada", "lives", "."], ["Bob"]], [["Ada", "lives"], ["Bob"]], [["Ada", "lives"], ["Bob"]]],
     ),
+    "generative_question_answering": (["question,context\nWho did it?,Ada did it.\nWhen?,It was in 1843.\n"], []),
     "translation": (["id,en,tav\n0,The dog sees a cat.,Baron mirau vide.\n1,A king.,Rasko.\n"], []),
 }
 TEXTS = {"columns": ["en"], "index": [0, 1], "data": [["The dog sees a cat."], ["A king."]]}
 REQUESTS = {
     "question_answering": (QUESTIONS, "answer"),
+    "generative_question_answering": (QUESTIONS, "answer"),
     "token_classification": (WORDS, "tags"),
     "translation": (TEXTS, "translation"),
 }
 PREPARED = {
-    "question_answering": "prepared", "token_classification": "prepared_tags", "translation": "prepared_pairs"
+    "question_answering": "prepared", "generative_question_answering": "prepared_answers",
+    "token_classification": "prepared_tags", "translation": "prepared_pairs",
 }  # fmt: skip
-PARAMS = {"question_answering": {"null_threshold": 3.0}, "translation": {"num_beams": 1}}  # which change nothing here
+PARAMS = {  # which change nothing here
+    "question_answering": {"null_threshold": 3.0}, "generative_question_answering": {"num_beams": 1},
+    "translation": {"num_beams": 1},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=REQUESTS)
@@ -116,7 +122,7 @@ def test_the_files_of_a_batch_endpoint(trained: tuple[str, Path], tmp_path: Path
         assert [found["words"].tolist() for found in answers] == words
     elif task == "question_answering":
         assert answers[0].iloc[0]["answer"] in "Ada did it."
-    name = {"question_answering": "context", "token_classification": "tokens", "translation": "en"}[task]
+    name = {"token_classification": "tokens", "translation": "en"}.get(task, "context")
     holed = frames[-1].copy()
     holed.loc[1, name] = float("nan")
     with pytest.raises(mlflow.MlflowException, match=rf"{name} of row 1 is nan \(an empty cell\)"):

@@ -16,7 +16,8 @@ from tests.azure_service.service import Service
 from tests.conftest import ROOT, SAMPLES, sample_rows, write_jsonl
 
 pytestmark = [pytest.mark.azure, pytest.mark.slow, pytest.mark.thorough]
-TASKS = ("question_answering", "token_classification", "translation")
+TASKS = ("question_answering", "token_classification", "generative_question_answering", "translation")
+WRITING = ("generative_question_answering", "translation")
 SETTINGS = {
     "max_seq_length": 96,
     "max_steps": 2,
@@ -95,7 +96,7 @@ def test_submit_py_sends_what_the_yaml_does(task: str, client: Any, azure: Servi
         azure.cancel(name)
         (step,) = azure.resources[f"jobs/{name}"]["properties"]["jobs"].values()
         received.append({key: entry.get("uri") or entry["value"] for key, entry in step["inputs"].items()})
-    model = "t5-small" if task == "translation" else "bert-base-uncased"
+    model = "t5-small" if task in WRITING else "bert-base-uncased"
     assert received[0] == received[1] and received[0]["huggingface_id"] == model
 
 

@@ -30,7 +30,7 @@ def test_every_delimiter(begin: str, delimiter: str, ending: str, tmp_path: Path
     text = "\r\n".join(delimiter.join(f'"{field}"' for field in line) for line in lines)
     table = read(tmp_path, f"a.{ending}", begin.format(delimiter) + text)
     assert table.rows == ROWS
-    assert table.numbers == [2 + bool(begin), 3 + bool(begin)]
+    assert list(table.numbers) == [2 + bool(begin), 3 + bool(begin)]
     usual = {"csv": ",", "tsv": "\t"}[ending]
     assert table.notes == (() if delimiter == usual else (f"{delimiter!r} stands between the columns, not {usual!r}",))
 

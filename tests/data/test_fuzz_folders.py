@@ -76,7 +76,20 @@ def test_records(cases: int, seconds: float, tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     SelectedModel(task, "huggingface_id", "bert", "bert", "BertForQuestionAnswering", ("a.weight",)).write(whole)
     TRAINED.write(whole)
-    marker = Marker(4, "a", "b", 2, 2, [1, 1], [1, 1], 1, {"stage": 1}, {"seed": 1}, {"seed": 1})
+    marker = Marker(
+        windows=4,
+        data="a",
+        model="b",
+        teacher="",
+        global_batch=2,
+        total_steps=2,
+        batch=[1, 1],
+        wanted_batch=[1, 1],
+        processes=1,
+        engine={"stage": 1},
+        parameters={"seed": 1},
+        command={"seed": 1},
+    )
     checkpoint = whole / "checkpoint-1"
     checkpoint.mkdir()
     (checkpoint / checkpoints.STATE).write_text(

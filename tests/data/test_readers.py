@@ -93,7 +93,7 @@ def test_utf_16_with_its_mark(name: str, encoding: str, tmp_path: Path) -> None:
 
 def test_json_lines_in_a_json_file(tmp_path: Path) -> None:
     table = read_table(write(tmp_path / "a.json", as_jsonl(ROWS)))
-    assert (table.rows, table.numbers) == (ROWS, [1, 2, 3])
+    assert (table.rows, list(table.numbers)) == (ROWS, [1, 2, 3])
     one = read_table(write(tmp_path / "b.json", b'{"data": [{"a": 1}]}\n'))
     assert one.rows == [{"a": 1}]
 
@@ -111,7 +111,7 @@ def test_json_lines_in_a_json_file(tmp_path: Path) -> None:
 def test_loose_quotes_in_tsv(line: str, fields: list[str], tmp_path: Path) -> None:
     table = read_table(write(tmp_path / "a.tsv", f"q\tc\r\nfirst\tx\r\n\r\n{line}\r\nlast\ty\r\n".encode()))
     assert [list(row.values()) for row in table.rows] == [["first", "x"], fields, ["last", "y"]]
-    assert table.numbers == [2, 4, 5]
+    assert list(table.numbers) == [2, 4, 5]
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
@@ -133,7 +133,7 @@ def test_byte_order_mark_and_windows_line_ends(name: str, tmp_path: Path) -> Non
 def test_json_line_numbers_count_blank_lines(tmp_path: Path) -> None:
     table = read_table(write(tmp_path / "a.jsonl", b'{"a": 1}\n\n  \n{"b": 2}\r\n{"a": 3}'))
     assert table.rows == [{"a": 1}, {"b": 2}, {"a": 3}]
-    assert table.numbers == [1, 4, 5]
+    assert list(table.numbers) == [1, 4, 5]
     assert table.columns == ("a", "b")
 
 
@@ -141,12 +141,12 @@ def test_csv_line_numbers(tmp_path: Path) -> None:
     """A row stands where its record begins: after the header, blank lines and the lines of quoted values."""
     table = read_table(write(tmp_path / "a.csv", b'q,c\n1,one\n\n2,"two\nlines"\n3,three\n'))
     assert [row["q"] for row in table.rows] == ["1", "2", "3"]
-    assert table.numbers == [2, 4, 6]
+    assert list(table.numbers) == [2, 4, 6]
 
 
 def test_json_list_and_parquet_count_records(tmp_path: Path) -> None:
-    assert read_table(write(tmp_path / "a.json", as_json(ROWS))).numbers == [1, 2, 3]
-    assert read_table(write(tmp_path / "a.parquet", as_parquet(ROWS))).numbers == [1, 2, 3]
+    assert list(read_table(write(tmp_path / "a.json", as_json(ROWS))).numbers) == [1, 2, 3]
+    assert list(read_table(write(tmp_path / "a.parquet", as_parquet(ROWS))).numbers) == [1, 2, 3]
 
 
 def test_upper_case_ending(tmp_path: Path) -> None:
@@ -380,7 +380,7 @@ def test_columns_of_words(name: str, text: str, rows: list[dict[str, list[str]]]
 
 
 def test_sentences_are_numbered_by_their_first_line(tmp_path: Path) -> None:
-    assert read_table(write(tmp_path / "a.txt", b"\na O\nb O\n\n\nc O\n")).numbers == [2, 6]
+    assert list(read_table(write(tmp_path / "a.txt", b"\na O\nb O\n\n\nc O\n")).numbers) == [2, 6]
 
 
 def test_universal_dependencies(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_lines_of_json_may_end_in_any_way(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes('{"a": "x\x85\u2028y"}\r{"a": "z"}\r\n\r\n{"a": "w"}\n'.encode())
     table = read_table(tmp_path / "a.jsonl")
     assert [row["a"] for row in table.rows] == ["x\x85\u2028y", "z", "w"]
-    assert table.numbers == [1, 2, 4]
+    assert list(table.numbers) == [1, 2, 4]
 
 
 # --- files that are none, and files that hold too much ---

@@ -1,4 +1,4 @@
-"""Thirty random faults. Whatever befalls a run, resumed to its end it gives the weights of one that nothing befell."""
+"""Random faults. Whatever befalls a run, resumed to its end it gives the weights of one that nothing befell."""
 
 import json
 import random
@@ -30,8 +30,9 @@ SETTINGS = {
 }
 KINDS = ("SIGTERM", "SIGKILL", "killed in a save", "truncated file", "full disk")
 LAUNCHES = ("alone", "azure", "torchrun", "azure", "torchrun")
-CHAINS = [pytest.param(i, marks=[pytest.mark.thorough] if i else []) for i in range(len(LAUNCHES))]
-FAULTS = 6  # in each of five chains
+CHAINS = [pytest.param("prepared", i, marks=[pytest.mark.thorough] if i else []) for i in range(len(LAUNCHES))]
+CHAINS += [pytest.param("prepared_pairs", i, marks=pytest.mark.thorough) for i in (0, 1)]
+FAULTS = 6  # in each chain
 
 
 def words(prepared: Path, output: Path, how: str, resume: str = "true") -> list[str]:
@@ -48,8 +49,8 @@ def history(folder: Path) -> list[tuple[int, float]]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """How it was started -> the folder of a run that nothing befell."""
+def unbroken() -> dict[str, Path]:
+    """How it was started and on which rows -> the folder of a run that nothing befell."""
     done: dict[str, Path] = {}
     return done
 
@@ -116,16 +117,20 @@ def run_to_its_end(folder: Path, given: list[str], how: str) -> None:
     assert set(run.codes()) == {0}, run.said()
 
 
-@pytest.mark.parametrize("chain", CHAINS)
-def test_faults(prepared: Path, tmp_path: Path, unbroken: dict[str, Path], disk: Path, chain: int) -> None:
+@pytest.mark.parametrize(("data", "chain"), CHAINS)
+def test_faults(
+    request: pytest.FixtureRequest, tmp_path: Path, unbroken: dict[str, Path], disk: Path, data: str, chain: int
+) -> None:
+    prepared: Path = request.getfixturevalue(data)
     how, chance = LAUNCHES[chain], random.Random(chain)
     processes = 1 if how == "alone" else 2
     kinds = [kind for kind in KINDS if kind != "full disk" or disk.is_mount()]
     kinds += [chance.choice(kinds) for _ in range(FAULTS - len(kinds))]
     chance.shuffle(kinds)
-    if how not in unbroken:
-        unbroken[how] = tmp_path / "unbroken"
-        run_to_its_end(unbroken[how], words(prepared, unbroken[how], how, "false"), how)
+    same = f"{how} {data}"
+    if same not in unbroken:
+        unbroken[same] = tmp_path / "unbroken"
+        run_to_its_end(unbroken[same], words(prepared, unbroken[same], how, "false"), how)
 
     befell = []
     for kind in kinds:
@@ -134,9 +139,9 @@ def test_faults(prepared: Path, tmp_path: Path, unbroken: dict[str, Path], disk:
         print(f"{how}: {befell[-1]}")
     run_to_its_end(tmp_path / "last", words(prepared, disk, how), how)
 
-    weights = [folder / "pytorch" / "model.safetensors" for folder in (disk, unbroken[how])]
+    weights = [folder / "pytorch" / "model.safetensors" for folder in (disk, unbroken[same])]
     assert weights[0].read_bytes() == weights[1].read_bytes(), befell
-    assert history(disk) == history(unbroken[how]), befell
+    assert history(disk) == history(unbroken[same]), befell
     left = checkpoints.checkpoints(disk / "pytorch")
     assert len(left) <= SETTINGS["save_total_limit"] and [checkpoints.why_incomplete(path) for path in left] == [
         ""

@@ -163,6 +163,67 @@ def test_adapters(forks: Forks, prepared: Path, tmp_path: Path, stage: int, merg
     assert same(load_file(folder / "base_model" / "model.safetensors"), imported)
 
 
+UNEVEN = """
+from dataclasses import replace
+from finetune import run
+from finetune.core import launch, process
+from finetune.tasks.generation import writing
+
+whole, told = writing.generation_config, []
+
+def uneven(model, state, never_empty=False):
+    # Each batch of a process ends after another number of tokens, the first of the main one after 2.
+    told.append(0)
+    return whole(model, replace(state, max_target_length=2 if (len(told) + launch.rank()) % 2 else 40))
+
+writing.generation_config = uneven
+process.run_main(run.main)
+"""
+
+
+@pytest.mark.parametrize("beams", [1, pytest.param(2, marks=thorough)])
+def test_processes_that_write_texts_of_other_lengths(
+    forks: Forks, prepared_pairs: Path, tmp_path: Path, beams: int
+) -> None:
+    """Each forward pass of ZeRO-3 gathers weights from all: nobody may wait for one who has written its texts."""
+    prepared = prepared_pairs
+    if beams > 1:
+        prepared = shutil.copytree(prepared_pairs, tmp_path / "beams")
+        file = prepared / "data" / "preprocess.json"
+        values = json.loads(file.read_text())
+        values["state"]["num_beams"] = beams
+        file.write_text(json.dumps(values))
+    given = words(prepared, tmp_path, deepspeed_stage=3, max_steps=2, per_device_eval_batch_size=1)
+    run = launch_forks(forks, tmp_path, given, code=("-c", UNEVEN))
+    assert set(run.codes()) == {0}, run.said()
+    log = json.loads((tmp_path / "pytorch" / "training.json").read_text())["log"]
+    evaluation = next(entry for entry in log if "eval_loss" in entry)
+    assert evaluation["eval_gen_len"] == 21  # half of the texts 2, half 40: nothing was cut off or missed
+
+
+@pytest.mark.parametrize("stage", [3, pytest.param(2, marks=thorough)])
+def test_translation_goes_on(forks: Forks, prepared_pairs: Path, tmp_path: Path, stage: int) -> None:
+    """With an evaluation by generation every second step: the same as without an engine, and the same if it was cut."""
+    given = {"deepspeed_stage": stage}
+    ran(forks, tmp_path / "whole", prepared_pairs, **given)
+    plain = launch_forks(forks, tmp_path / "plain", words(prepared_pairs, tmp_path / "plain", apply_deepspeed="false"))
+    assert set(plain.codes()) == {0}, plain.said()
+    losses, others = (evaluations(tmp_path / name) for name in ("whole", "plain"))
+    assert len(losses) == 3 and losses == pytest.approx(others, rel=1e-4)
+
+    cut = tmp_path / "cut"
+    run = launch_forks(forks, cut, words(prepared_pairs, cut, **given), code=("-c", stopping(3)))
+    assert set(run.codes()) == {StoppedError.exit_code}, run.said()
+    assert "going on from" in ran(forks, cut, prepared_pairs, **given, resume_from_checkpoint="true").said()
+    weights = [load_file(folder / "pytorch" / "model.safetensors") for folder in (tmp_path / "whole", cut)]
+    assert same(*weights)
+
+
+def evaluations(folder: Path) -> list[float]:
+    log = json.loads((folder / "pytorch" / "training.json").read_text())["log"]
+    return [entry["eval_loss"] for entry in log if "eval_loss" in entry]
+
+
 @thorough
 @pytest.mark.parametrize("stage", [2, 3])
 def test_the_optimizer_on_the_cpu(forks: Forks, prepared: Path, tmp_path: Path, stage: int) -> None:

@@ -3,7 +3,7 @@
 import itertools
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,9 @@ SHARED |= {"weight_decay": 0.01, "evaluation_strategy": "steps", "eval_steps": S
 SHARED |= {"adam_epsilon": 1e-4}
 TIMES = ("eval_runtime", "eval_samples_per_second")
 OPTIONS = {"question_answering": {"doc_stride": 32}, "token_classification": {}}
+
+
+Taught = Callable[[torch.Tensor, Any, dict[str, torch.Tensor]], torch.Tensor]
 
 
 class Trajectory(NamedTuple):
@@ -164,8 +167,13 @@ def test_plain_loop_of_a_real_model_on_real_rows(real_data: Path, tmp_path: Path
     assert losses == pytest.approx(plain, abs=1e-5)
 
 
-def plain_losses(prepared: Path, learning_rate: float, weights: torch.Tensor | None = None) -> list[float]:
-    """A loop with nothing of ours but the order of the windows; `weights` (C,) are those of classes of tags."""
+def plain_losses(
+    prepared: Path, learning_rate: float, weights: torch.Tensor | None = None, taught: Taught = lambda loss, *_: loss
+) -> list[float]:
+    """A loop with nothing of ours but the order of the windows; `weights` (C,) are those of classes of tags.
+
+    `taught` makes another loss of the loss, the outputs and the batch.
+    """
     made = json.loads((prepared / "data" / "preprocess.json").read_text())
     auto_model, loss_of, labels = PLAIN[made["task"]]
     set_seed(42)
@@ -180,6 +188,7 @@ def plain_losses(prepared: Path, learning_rate: float, weights: torch.Tensor | N
     for batch in itertools.islice(plain_batches(prepared / "data" / "train" / "windows", labels), STEPS):
         outputs = model(**{name: batch[name] for name in INPUTS})
         loss = loss_of(outputs, batch) if weights is None else tag_loss(outputs, batch, weights)
+        loss = taught(loss, outputs, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), SHARED["max_grad_norm"])
         optimizer.step()

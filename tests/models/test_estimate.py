@@ -1,5 +1,7 @@
 """Memory and operations, counted without data, against what a real step takes."""
 
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +103,34 @@ def test_every_family_can_be_counted(family: str, task_name: str, given: dict[st
     counted = estimate.cost(config, task, params(**given), 2, 16)
     assert 0 < counted.trained <= counted.parameters and counted.flops > 0 and counted.kept_bytes > 0
     assert bool(given) == (counted.trained < counted.parameters)
+
+
+def test_what_is_written_is_near_what_it_takes(tmp_path: Path) -> None:
+    """Time, of an evaluation as it runs; more texts and beams take more of it."""
+    from finetune.models.loading import load_model
+    from finetune.models.prediction import predict_rows
+    from finetune.models.tokenizers import imported
+    from finetune.tasks.translation import TASK as TRANSLATION
+    from tests.tasks.generation.test_families import rows, state_of
+    from tests.writers import build_writer
+
+    sizes = {"d_model": 128, "d_ff": 512, "num_layers": 4, "num_decoder_layers": 4}
+    folder = build_writer("t5", tmp_path / "t5", **sizes)
+    state = state_of("t5", folder, max_target_length=30)
+    model, _ = load_model(folder, TRANSLATION, state)
+    tokenizer = imported(folder, TRANSLATION).tokenizer
+    started = time.perf_counter()
+    written = predict_rows(model.eval(), tokenizer, rows(16), TRANSLATION, state, batch_size=4)
+    took = time.perf_counter() - started
+    gold = [prediction["tokens"] for prediction in written]
+
+    def said(state: Any, texts: int = 16) -> estimate.Written:
+        given = params(per_device_eval_batch_size=4)
+        return estimate.written(model.config, TRANSLATION, state, given, [30] * 16, gold, texts)
+
+    found = said(state)
+    print(f"{found.seconds:.2f} s said, {took:.2f} s taken")
+    assert took / 10 < found.seconds < 10 * took and found.seconds <= found.seconds_at_most
+    assert said(state, texts=160).seconds > 2 * found.seconds  # ten times as many
+    searched = said(replace(state, num_beams=4))
+    assert searched.cache_bytes > found.cache_bytes

@@ -16,28 +16,30 @@ import torch
 import transformers
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from finetune import evaluation, model_selector, run
 from finetune.data.folders import Preprocessed, SelectedModel, read_rows
 from finetune.models.adapt.lora import TARGETS, targets
 from finetune.models.head import head_parameters
 from finetune.models.intact import mlflow_weights
-from finetune.models.loading import BASE_MODEL, load_model
+from finetune.models.loading import BASE_MODEL, load_config, load_model, stored_state
 from finetune.models.prediction import predict_rows
 from finetune.models.tokenizers import load_tokenizer
 from finetune.results.proof import _different
 from finetune.tasks import load_task
 from finetune.tasks.task import Task
 from finetune.tasks.tokenizers import before_words
-from tests.conftest import ROOT, finetune_words, prepare, sample_rows, write_jsonl
+from tests.conftest import ROOT, finetune_words, prepare, sample_rows
 from tests.families import FAMILIES, OTHERS, build_family
+from tests.writers import WRITERS, build_writer
 
 PAGE = ROOT / "docs" / "families.md"
 TASKS = {
     "question_answering": {"max_seq_length": 64, "doc_stride": 16},
     "token_classification": {"max_seq_length": 48},
 }
+WRITTEN = {"max_seq_length": 150, "max_target_length": 150, "target_key": "tav", "source_key": "en"}  # translation
 LORA = {"apply_lora": "true", "lora_r": 4, "lora_alpha": 16}
 WAYS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -46,11 +48,22 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 STEPS = {
     "max_steps": 8, "evaluation_strategy": "steps", "eval_steps": 8, "logging_strategy": "steps", "logging_steps": 1,
-    "learning_rate": 5e-3, "per_device_train_batch_size": 24,
+    "learning_rate": 5e-3, "per_device_train_batch_size": 512,  # all windows, so that losses can be compared
 }  # fmt: skip
-INPUTS = torch.arange(20, 44).reshape(2, 12)
+INPUTS = {"input_ids": torch.arange(20, 44).reshape(2, 12), "attention_mask": torch.ones(2, 12, dtype=torch.long)}
+DECODED = {"decoder_input_ids": torch.arange(21, 45).reshape(2, 12)}  # of a model that writes
 LABELS = ["B-DATE", "B-LOC", "B-ORG", "B-PER", "I-DATE", "I-LOC", "I-ORG", "I-PER", "O"]
 CELLS = [(family, task, way) for family in (*FAMILIES, *OTHERS) for task in TASKS for way in WAYS]
+CELLS += [(family, "translation", way) for family in WRITERS for way in WAYS]
+ANSWERED = {"max_seq_length": 130, "doc_stride": 16, "max_answer_length": 45}  # generative_question_answering
+READERS, DECODERS = ("bart", "mbart", "nllb", "t5"), ("gpt2", "llama", "mistral", "qwen2")
+CELLS += [(family, "generative_question_answering", way) for family in (*READERS, *DECODERS) for way in WAYS]
+
+# Of each family and task one cell by default, each in turn; the thorough tier has all.
+IN_TURN = [
+    pytest.param(*cell, id="-".join(cell), marks=[] if (i // 3) % 3 == i % 3 else [pytest.mark.thorough])
+    for i, cell in enumerate(CELLS)
+]
 
 OWN_HEAD = {("bart", "token_classification"), ("mbart", "token_classification")}  # transformers has none
 SCORED = ("bert", "gpt2", "t5", "mbart")  # families whose two folders are evaluated besides
@@ -75,13 +88,19 @@ def prepared_for(tmp_path_factory: pytest.TempPathFactory) -> Any:
     def folder(family: str, task: str) -> Path:
         made = tmp_path_factory.mktemp(f"{family}-{task}")
         (made / "tiny").mkdir()
-        return prepare(made, build_family(family, made / "tiny"), task, (48, 6, 6), **TASKS[task])
+        if task == "translation":
+            given = WRITTEN | dict(zip(("source_lang", "target_lang"), WRITERS[family][2], strict=True))
+            return prepare(made, build_writer(family, made / "tiny"), task, (24, 6, 6), **given)
+        if task == "generative_question_answering":
+            build = build_writer if family in READERS else build_family
+            return prepare(made, build(family, made / "tiny"), task, (24, 6, 6), **ANSWERED)
+        return prepare(made, build_family(family, made / "tiny"), task, (24, 6, 6), **TASKS[task])
 
     return folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "task_name", "way"), CELLS)
+@pytest.mark.parametrize(("family", "task_name", "way"), IN_TURN)
 def test_cell(
     family: str,
     task_name: str,
@@ -112,7 +131,7 @@ def test_cell(
     assert new == [] and all(torch.equal(p, q) for p, q in zip(model.parameters(), of_mlflow.parameters(), strict=True))
     check_padding(model, prepared, task)
     if way != "full":
-        check_lora(family, model, imported, pytorch, way == "LoRA, unmerged", said)
+        check_lora(family not in OTHERS, model, imported, pytorch, way == "LoRA, unmerged", said)
 
     for port, folder in (("pytorch_model_path", pytorch), ("mlflow_model_path", output / "mlflow")):
         again = tmp_path / port
@@ -121,11 +140,9 @@ def test_cell(
         as_imported, _ = load_model(SelectedModel.model_folder(again), task, None)
         assert all(torch.equal(p, q) for p, q in zip(model.parameters(), as_imported.parameters(), strict=True))
 
-    check_plain(
-        plain_transformers, pytorch, task, logits(model), way == "LoRA, unmerged", (family, task_name) in OWN_HEAD
-    )
+    check_plain(plain_transformers, pytorch, task, model, way == "LoRA, unmerged", (family, task_name) in OWN_HEAD)
     if way == "LoRA, unmerged" and family in SCORED:
-        check_scores(output, task_name)
+        check_scores(prepared, output, task_name)
 
 
 def check_padding(model: Any, prepared: Path, task: Task) -> None:
@@ -135,13 +152,14 @@ def check_padding(model: Any, prepared: Path, task: Task) -> None:
     rows = read_rows(Preprocessed.rows_file(prepared / "data", "test"))
     alone, together = (predict_rows(model, tokenizer, rows, task, task.state(**given), size) for size in (1, 6))
     for one, other in zip(alone, together, strict=True):
-        assert not list(_different(task.serving.present(one), task.serving.present(other)))
+        if not task.serving.tied(one, task.serving.present(other), task.state(**given), 1e-5):
+            assert not list(_different(task.serving.present(one), task.serving.present(other)))
 
 
-def check_lora(family: str, merged: Any, imported: Path, pytorch: Path, unmerged: bool, said: str) -> None:
+def check_lora(listed: bool, merged: Any, imported: Path, pytorch: Path, unmerged: bool, said: str) -> None:
     """The head is trained and saved, nothing else but the adapters is, and merging changes no answer."""
     head, layers = head_parameters(merged), targets(merged)
-    assert (merged.config.model_type in TARGETS) == (family not in OTHERS)
+    assert (merged.config.model_type in TARGETS) == listed
     assert "learnt nothing" not in said and ("adapters merged" in said) == unmerged
 
     folder = pytorch if unmerged else pytorch / "checkpoint-8"
@@ -175,8 +193,12 @@ def ending(layers: list[str]) -> tuple[str, ...]:
 
 @torch.no_grad()
 def logits(model: Any) -> list[torch.Tensor]:
-    outputs = model.eval()(input_ids=INPUTS, attention_mask=torch.ones_like(INPUTS))
+    outputs = model.eval()(**INPUTS, **(DECODED if writes(model) else {}))
     return [outputs[name] for name in ("logits", "start_logits", "end_logits") if name in outputs]
+
+
+def writes(model: Any) -> bool:
+    return type(model) in AutoModelForSeq2SeqLM._model_mapping.values()
 
 
 PLAIN = """
@@ -185,16 +207,17 @@ sys.modules["finetune"] = None
 import torch, transformers
 from peft import PeftModel
 
-def outputs(folder, auto, unmerged, ids):
+def outputs(folder, auto, unmerged, inputs, decoded):
     config = transformers.AutoConfig.from_pretrained(folder)
     source = f"{folder}/base_model" if unmerged else folder
     model = auto.from_pretrained(source, config=config, ignore_mismatched_sizes=unmerged)
     if unmerged:
         model = PeftModel.from_pretrained(model, folder).base_model.model
-    ids = torch.tensor(ids)
+    inputs, decoded = ({name: torch.tensor(ids) for name, ids in given.items()} for given in (inputs, decoded))
     with torch.no_grad():
-        found = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids))
-    return [found[name].tolist() for name in ("logits", "start_logits", "end_logits") if name in found]
+        found = model.eval()(**inputs, **decoded)
+        written = [model.generate(**inputs).tolist()] if decoded else []
+    return [found[name].tolist() for name in ("logits", "start_logits", "end_logits") if name in found], written
 
 for line in sys.stdin:
     folder, auto, *given = json.loads(line)
@@ -207,25 +230,34 @@ for line in sys.stdin:
 
 
 def check_plain(
-    process: "subprocess.Popen[str]", pytorch: Path, task: Task, wanted: list[torch.Tensor], unmerged: bool, own: bool
+    process: "subprocess.Popen[str]", pytorch: Path, task: Task, trained: Any, unmerged: bool, own: bool
 ) -> None:
-    """The folder loads without any code of this package, wherever transformers has the class, with the same logits."""
+    """The folder loads without any code of this package, wherever transformers has the class, with the same logits; and
+    what it writes, it writes there too."""
     assert process.stdin and process.stdout
-    process.stdin.write(json.dumps([str(pytorch), task.model.auto_model.__name__, unmerged, INPUTS.tolist()]) + "\n")
+    given = [
+        {name: ids.tolist() for name, ids in part.items()} for part in (INPUTS, DECODED if writes(trained) else {})
+    ]
+    auto_model = task.model.auto_model(load_config(pytorch)).__name__
+    process.stdin.write(json.dumps([str(pytorch), auto_model, unmerged, *given]) + "\n")
     found = json.loads(process.stdout.readline())
     if own:
         assert "Unrecognized configuration class" in found, "transformers has a class for it by now"
         return
     assert not isinstance(found, str), found
-    for got, tensor in zip(found, wanted, strict=True):
+    outputs, written = found
+    for got, tensor in zip(outputs, logits(trained), strict=True):
         assert float((torch.tensor(got) - tensor).abs().max()) < 1e-5
+    task.model.configure(trained, stored_state(pytorch, task))
+    for tokens in written:
+        assert tokens == trained.generate(**INPUTS).tolist()
 
 
-def check_scores(output: Path, task_name: str) -> None:
+def check_scores(prepared: Path, output: Path, task_name: str) -> None:
     """Both folders give the same metrics."""
-    found, rows = [], write_jsonl(output / "rows.jsonl", sample_rows("test", task_name)[:6])
+    found = []
     for port, folder in (("mlflow_model_folder", "mlflow"), ("pytorch_model_folder", "pytorch")):
-        words = ["--task", task_name, "--test_data", str(rows), f"--{port}", str(output / folder)]
+        words = ["--task", task_name, "--preprocess_output", str(prepared / "data"), f"--{port}", str(output / folder)]
         evaluation.main([*words, "--evaluation_result", str(output / "scores")])
         metrics = json.loads((output / "scores" / "metrics.json").read_text())
         found.append({key: value for key, value in metrics.items() if "second" not in key})
@@ -256,7 +288,8 @@ INTRODUCTION = """\
 # Model families
 
 Each cell is a test that trains 8 steps of a tiny random model of the family, begun from what pretraining leaves (a
-masked or causal language model), through the command lines of model import, preprocess and finetune. It passes if
+masked or causal language model, or one that writes), through the command lines of model import, preprocess and
+finetune. It passes if
 
 - the loss falls, and both folders, loaded afresh, give the trained model's answers, alone and in batches;
 - with LoRA, the head and the adapters are trained and saved, nothing else is changed by a bit, and the logits of the
@@ -265,9 +298,13 @@ masked or causal language model), through the command lines of model import, pre
   model has the adapters merged;
 - the PyTorch folder loads in plain transformers with the same logits to 1e-5, without this package; unmerged, by the
   lines on its model card, with peft;
-- both folders are taken by model import again, with not one weight new.
+- both folders are taken by model import again, with not one weight new;
+- of translation, plain transformers also writes the same tokens: languages, start and length are in the folder.
 
-Each cell stands for the PyTorch folder / the MLflow model. Written by
+"·" is a family that the task has no use for, or that was not tried: what translates is an encoder-decoder, and has a
+tokenizer for texts in two languages; what writes answers has a fast tokenizer. "answers" are generative question
+answering, for which GPT-NeoX, Gemma, Phi-3, Qwen3 and mBART-50 write as plain transformers does too
+(`tests/tasks/generative_question_answering`). Each cell stands for the PyTorch folder / the MLflow model. Written by
 `python -m tests.models.test_families` if all pass.
 
 """
@@ -285,18 +322,26 @@ DeBERTa v1 is trained and evaluated in 32 bits alone: transformers can't compute
 
 def page() -> str:
     """As it is once every cell has passed."""
-    headings = [f"{'questions' if task == 'question_answering' else 'tags'}: {way}" for task in TASKS for way in WAYS]
-    lines = [f"| family | adapters on | {' | '.join(headings)} |", f"|{' --- |' * (2 + len(headings))}"]
-    for family in sorted((*FAMILIES, *OTHERS)):
-        cells = [f"✓{'¹' * ((family, task) in OWN_HEAD)} / ✓" for task in TASKS for _ in WAYS]
+    headings = {
+        "question_answering": "questions", "token_classification": "tags", "translation": "translation",
+        "generative_question_answering": "answers",
+    }  # fmt: skip
+    columns = [f"{headings[task]}: {way}" for task in headings for way in WAYS]
+    lines = [f"| family | adapters on | {' | '.join(columns)} |", f"|{' --- |' * (2 + len(columns))}"]
+    for family in sorted({*FAMILIES, *OTHERS, *WRITERS}):
+        cells = [
+            f"✓{'¹' * ((family, task) in OWN_HEAD)} / ✓" if (family, task, way) in CELLS else "·"
+            for task in headings
+            for way in WAYS
+        ]
         layers = "all linear layers ²" if family in OTHERS else ", ".join(TARGETS[model_type(family)])
         lines.append(f"| {family} | {layers} | {' | '.join(cells)} |")
     return INTRODUCTION + "\n".join(lines) + "\n" + NOTES
 
 
 def model_type(family: str) -> str:
-    """DeBERTa v3 is a kind of v2."""
-    config_class: str = {**FAMILIES, **OTHERS}[family][0]
+    """DeBERTa v3 is a kind of v2, ByT5 a T5, mBART-50 an mBART, NLLB an M2M100."""
+    config_class: str = {**FAMILIES, **OTHERS, **WRITERS}[family][0]
     return str(getattr(transformers, config_class).model_type)
 
 

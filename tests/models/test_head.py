@@ -186,7 +186,7 @@ def test_a_renewed_head_is_like_a_new_one(family: str) -> None:
     config_class, _, _, values = FAMILIES[family]
     config = getattr(transformers, config_class)(vocab_size=50, pad_token_id=0, num_labels=64, **values)
     torch.manual_seed(0)
-    model = TAGS.model.auto_model.from_config(config)
+    model = TAGS.model.auto_model(config).from_config(config)
     names = {name for name in head_parameters(model) if model.get_parameter(name).ndim > 1}
     before = {name: float(model.get_parameter(name).std()) for name in names}
     _renew(model, set(head_parameters(model)))

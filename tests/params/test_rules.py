@@ -12,7 +12,12 @@ from finetune.core.world import World
 from finetune.params.case import Case, ModelFacts, Rule
 from finetune.params.components import TASKS
 from finetune.params.datapreprocess import QuestionAnsweringPreprocessParams
-from finetune.params.evaluation import QuestionAnsweringEvaluationParams
+from finetune.params.evaluation import (
+    GenerativeQuestionAnsweringEvaluationParams,
+    QuestionAnsweringEvaluationParams,
+    TranslationEvaluationParams,
+)
+from finetune.params.export import ExportParams
 from finetune.params.finetune import QuestionAnsweringParams
 from finetune.params.model_import import ModelImportParams
 from finetune.params.rules import RULES, errors, firing, notes
@@ -80,7 +85,8 @@ OWN: dict[str, tuple[tuple[str, str, Any, tuple[str, ...]], ...]] = {
 BEYOND = {
     "preset", "keep_global_batch_size", "lr_scheduler_cycles", "lr_scheduler_power", "gradient_checkpointing",
     "torch_compile", "attn_implementation", "throughput_warmup_steps", "save_steps", "lora_type", "finetune_in_4bit",
-    "deepspeed_stage", "apply_fsdp", "class_weights",
+    "deepspeed_stage", "apply_fsdp", "class_weights", "teacher_model_path", "distillation_weight",
+    "distillation_temperature", "apply_pruning", "pruning_ratio", "pruning_method",
 }  # fmt: skip
 OUTPUTS = {"pytorch_model_folder": "uri_folder", "mlflow_model_folder": "mlflow_model"}
 FOLDERS = {"preprocess_output", "model_selector_output"}
@@ -175,7 +181,7 @@ class Machine(World):
         return self.deepspeed
 
 
-BERT = ModelFacts("bert", "BertForQuestionAnswering", False, True, ("BertLayer",), True)
+BERT = ModelFacts("bert", "BertForQuestionAnswering", False, True, ("BertLayer",), True, True)
 OUT = Path("out")
 LORA_IN_4BIT: dict[str, Any] = {"apply_lora": True, "finetune_in_4bit": True}
 STEPS: dict[str, Any] = {"evaluation_strategy": "steps"}
@@ -187,6 +193,10 @@ def tuned(machine: World = Machine(), model: ModelFacts | None = None, **changed
 
 def scored(model: ModelFacts | None = None, **given: Any) -> Case[Any]:
     return Case(QuestionAnsweringEvaluationParams(evaluation_result=OUT, **given), known_model=model)
+
+
+def exported(**given: Any) -> Case[Any]:
+    return Case(ExportParams(preprocess_output=OUT, openvino_model_folder=OUT, **given))
 
 
 SECRET = "https://our-keys.vault.azure.net/secrets/hub-token"
@@ -211,11 +221,23 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
         scored(test_data=OUT, mlflow_model_folder=OUT, pytorch_model_folder=OUT),
         "--mlflow_model_folder and --pytorch_model_folder are both given",
     ),
+    *(
+        (
+            Case(kind(evaluation_result=OUT, test_data=OUT, openvino_model_folder=OUT)),
+            "--openvino_model_folder for a model that writes",
+        )
+        for kind in (GenerativeQuestionAnsweringEvaluationParams, TranslationEvaluationParams)
+    ),
     (scored(replace(BERT, model_type="deberta"), precision="bf16"), "--precision bf16 for a deberta"),
     (tuned(eval_accumulation_steps=0), "--eval_accumulation_steps 0"),
     (
         scored(test_data=OUT, mlflow_model_folder=OUT, eval_accumulation_steps=0),
         "--eval_accumulation_steps 0",
+    ),
+    (exported(), "no --mlflow_model_folder or --pytorch_model_folder"),
+    (
+        exported(mlflow_model_folder=OUT, quantization="none", calibration_samples=9),
+        "calibration_samples 9 has no effect with quantization none",
     ),
     (tuned(**STEPS, eval_steps=-1), "--evaluation_strategy steps needs --eval_steps of at least 1, not -1"),
     (tuned(lr_scheduler_type="polynomial", learning_rate=0.0), "--lr_scheduler_type polynomial falls from"),
@@ -229,6 +251,11 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
     (tuned(apply_deepspeed=True, torch_compile=True), "--torch_compile true with DeepSpeed"),
     (tuned(Machine(2), apply_fsdp=True, auto_find_batch_size=True), "--auto_find_batch_size true with FSDP"),
     (tuned(Machine(2), apply_fsdp=True, **LORA_IN_4BIT), "--finetune_in_4bit true with FSDP"),
+    (tuned(apply_deepspeed=True, teacher_model_path=Path("t")), "--teacher_model_path with DeepSpeed or FSDP"),
+    (tuned(apply_pruning=True, apply_deepspeed=True), "--apply_pruning true with DeepSpeed or FSDP"),
+    (tuned(apply_pruning=True, apply_lora=True), "--apply_pruning true with --apply_lora true"),
+    (tuned(apply_pruning=True, precision="16"), "--apply_pruning true with --precision 16"),
+    (tuned(apply_pruning=True, torch_compile=True), "--apply_pruning true with --torch_compile true"),
     (tuned(Machine(deepspeed=False), apply_deepspeed=True), "--apply_deepspeed true\n  why: the package deepspeed"),
     (tuned(Machine(gpu=False), precision="16"), "--precision 16\n  why: fp16 needs a GPU"),
     (tuned(Machine(bf16=False), precision="bf16"), "--precision bf16\n  why: Tesla V100 has no bf16"),
@@ -262,6 +289,10 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
         tuned(model=replace(BERT, sharded_layers=()), apply_fsdp=True),
         "--apply_fsdp true\n  why: transformers does not name the layers of a bert",
     ),
+    (
+        tuned(model=replace(BERT, model_type="albert", has_blocks=False), apply_pruning=True),
+        "--apply_pruning true\n  why: which blocks of this model type (albert) can be cut is not known",
+    ),
     (tuned(merge_lora_weights=False), "merge_lora_weights false has no effect with apply_lora false"),
     (tuned(lora_alpha=16), "lora_alpha 16 has no effect with apply_lora false"),
     (tuned(lora_r=16), "lora_r 16 has no effect with apply_lora false"),
@@ -288,6 +319,10 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
     (tuned(lr_scheduler_cycles=2), "lr_scheduler_cycles 2 has no effect with lr_scheduler_type linear"),
     (tuned(lr_scheduler_power=2.0), "lr_scheduler_power 2.0 has no effect with lr_scheduler_type linear"),
     (tuned(keep_global_batch_size=True), "keep_global_batch_size true has no effect with auto_find_batch_size false"),
+    (tuned(pruning_ratio=0.5), "pruning_ratio 0.5 has no effect with apply_pruning false"),
+    (tuned(pruning_method="taylor"), "pruning_method taylor has no effect with apply_pruning false"),
+    (tuned(distillation_weight=0.9), "distillation_weight has no effect without teacher_model_path"),
+    (tuned(distillation_temperature=4.0), "distillation_temperature has no effect without teacher_model_path"),
     (
         tuned(**STEPS, evaluation_steps_interval=0.5, eval_steps=9),
         "eval_steps 9 has no effect with evaluation_steps_interval",

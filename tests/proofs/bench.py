@@ -14,7 +14,7 @@ from finetune.tasks.token_classification.rows import places_of
 from finetune.tasks.token_classification.schemes import entities
 from tests.conftest import ROOT, build_tiny_model, sample_rows, write_jsonl
 from tests.proofs.recorder import Run, record
-from tests.proofs.table import SPANS, columns_of
+from tests.proofs.table import GQ, LONGEST_ANSWER, SPANS, WRITING, columns_of
 from tests.writers import build_writer
 
 COMPONENTS = {"model_import": model_selector, "datapreprocess": preprocess, "finetune": run, "evaluation": evaluation}
@@ -23,7 +23,7 @@ OTHER = (72, 84)
 # In batches of 8 the 48 rows are six steps, as every row of the sample is one window of the tiny model.
 LANGUAGES = {"translation": {"source_lang": "en", "target_lang": "tav"}}
 # What an untrained model writes has no end but this one; the sample's pairs are shorter.
-LENGTHS = {"translation": {"max_target_length": 48}}
+LENGTHS = {"translation": {"max_target_length": 48}, GQ: {"max_answer_length": LONGEST_ANSWER}}
 WRITERS: dict[str, dict[str, int]] = {"writer": {}, "other_writer": {"d_ff": 48}}
 TRAINING = {
     "num_train_epochs": 1,
@@ -40,7 +40,7 @@ class Bench:
         self.folder = folder
         readers = [self.tiny_model("one"), self.tiny_model("other", intermediate_size=48)]
         writers = [build_writer("t5", folder / name, **size) for name, size in WRITERS.items()]
-        self.models = {task: writers if task == "translation" else readers for task in TASKS}
+        self.models = {task: writers if task in WRITING else readers for task in TASKS}
         self.bases: dict[Any, Run] = {}
         self.count = 0
         for task in TASKS:
@@ -71,7 +71,11 @@ class Bench:
         broken = [dict.fromkeys(row) if i % 4 == 0 else row for i, row in enumerate(rows["train"])]
         write_jsonl(folder / "broken.jsonl", broken)
         (folder / "MLTable").write_text("paths:\n  - file: ./other.jsonl\ntransformations:\n  - read_json_lines\n")
-        if task == "translation":
+        if task == GQ:
+            (folder / "flat").mkdir()
+            for name, part in rows.items():
+                write_jsonl(folder / "flat" / f"{name}.jsonl", [in_columns(row) for row in part])
+        if task in WRITING:
             write_half(self.models[task][0], folder / "half")
         (folder / "hub").mkdir()
         configs = [("default", "train"), ("second", "other")]
@@ -145,9 +149,15 @@ def write_half(model: Path, folder: Path) -> None:
 def task_rows(task: str, first: int, last: int) -> list[dict[str, Any]]:
     """Of the sample; every fourth question has no answer."""
     rows = [json.loads(json.dumps(row)) for row in sample_rows("train", task)[first:last]]
-    for row in rows[::4] if task == "question_answering" else ():
+    for row in rows[::4] if task.endswith("question_answering") else ():
         row["answers"] = {"text": [], "answer_start": []}
     return rows
+
+
+def in_columns(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of texts, with the place -1 where there is no answer."""
+    text = next(iter(row["answers"]["text"]), "")
+    return {"question": row["question"], "context": row["context"], "answer_text": text, "place": 0 if text else -1}
 
 
 def with_spans(row: dict[str, Any]) -> dict[str, Any]:

@@ -256,7 +256,9 @@ def has_published_metrics(count: int) -> Effect:
 def trains_adapters_and_head(parameter: str, base: Run, run: Run) -> None:
     trained = {name for step in run.steps for name in step.after}
     head = {name for name in trained if "qa_outputs" in name or "classifier" in name}
-    assert bool(head) == (run.words["task"] != "translation")  # what writes has no head
+    assert bool(head) == (
+        run.words["task"] in ("question_answering", "token_classification")
+    )  # what writes has no head
     assert trained - head and all("lora_" in name for name in trained - head)
     assert not any("lora_" in name for step in base.steps for name in step.after)
 
@@ -610,7 +612,7 @@ def sides_change(parameter: str, base: Run, run: Run) -> None:
         assert pairs == [(row["source"], row["target"]) for row in rows_of(base, split)]
 
 
-def longest_translation(tokens: int) -> Effect:
+def longest_written(tokens: int) -> Effect:
     def effect(parameter: str, base: Run, run: Run) -> None:
         targets, written = (
             [max(len(window["labels"]) for window in stored_windows(r.folder, "validation")) for r in (run, base)],
@@ -619,6 +621,77 @@ def longest_translation(tokens: int) -> Effect:
         assert targets[0] == tokens < targets[1] and written[0] == tokens < written[1]
 
     return effect
+
+
+def rows_without_answer_are_kept(parameter: str, base: Run, run: Run) -> None:
+    for split in ("train", "validation"):
+        kept, others = rows_of(run, split), rows_of(base, split)
+        assert [row for row in kept if row["answers"]["text"]] == others != kept
+
+
+def rows_without_answer_are_scored(parameter: str, base: Run, run: Run) -> None:
+    found = [json.loads((r.folder / "metrics.json").read_text())["rows_without_answers"] for r in (run, base)]
+    assert found[0] == 0 < found[1]
+
+
+def no_longer_window(length: int) -> Effect:
+    """Text that is cut may take a token less than there is room for."""
+
+    def effect(parameter: str, base: Run, run: Run) -> None:
+        found = [max(len(window["input_ids"]) for window in stored_windows(r.folder)) for r in (run, base)]
+        assert length - 2 <= found[0] <= length < found[1]
+
+    return effect
+
+
+def _window_texts(run: Run, split: str = "train") -> list[tuple[int, str]]:
+    """Row and text of each window."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(run.folder / "tokenizer")
+    return [
+        (window.get("row", -1), tokenizer.decode(window["input_ids"], skip_special_tokens=True))
+        for window in stored_windows(run.folder, split)
+    ]
+
+
+def is_framed_by(first: str, last: str) -> Effect:
+    def effect(parameter: str, base: Run, run: Run) -> None:
+        framed = [[text.startswith(first) and text.endswith(last) for _, text in _window_texts(r)] for r in (run, base)]
+        assert all(framed[0]) and not any(framed[1])
+
+    return effect
+
+
+def targets_are_filled_up(length: int) -> Effect:
+    def effect(parameter: str, base: Run, run: Run) -> None:
+        filled, plain = ([window["labels"] for window in stored_windows(r.folder)] for r in (run, base))
+        assert {len(labels) for labels in filled} == {length}
+        for labels, own in zip(filled, plain, strict=True):
+            assert labels[: len(own)] == own and set(labels[len(own) :]) <= {0}
+
+    return effect
+
+
+def windows_share_text(tokens: int) -> Effect:
+    def effect(parameter: str, base: Run, run: Run) -> None:
+        assert tokens - 1 <= max(_shared_text(run)) <= tokens + 1 < max(_shared_text(base))
+
+    return effect
+
+
+def _shared_text(run: Run) -> set[int]:
+    """Tokens of the text that ends one window and begins the next of the same row; unknown ones are left out."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(run.folder / "tokenizer")
+    found = set()
+    for (row, before), (other_row, after) in pairwise(_window_texts(run, "validation")):
+        if row == other_row:
+            context = after.partition(" context")[2].lstrip(": ")
+            shared = max(n for n in range(len(context) + 1) if before.endswith(context[:n]))
+            found.add(len(tokenizer(context[:shared], add_special_tokens=False)["input_ids"]))
+    return found
 
 
 def beams(count: int) -> Effect:

@@ -15,6 +15,9 @@ from tests.proofs import effects as see
 from tests.proofs.effects import Effect
 
 QA, TC, TR = "question_answering", "token_classification", "translation"
+GQ = "generative_question_answering"
+WRITING = (GQ, TR)
+LONGEST_ANSWER = 48  # tokens, of the bench
 Words = Mapping[str, Any]
 
 
@@ -58,7 +61,7 @@ FINETUNE = (
             "learning_rate": 2e-5,
         },
         see.runs_as_recommended,
-        tasks=(QA, TC),
+        tasks=(QA, GQ, TC),
     ),
     Proof(
         "preset",
@@ -339,6 +342,7 @@ FINETUNE = (
         )
         for task, metrics in (
             (QA, ("f1", "exact")),
+            (GQ, ("f1", "exact")),
             (TC, ("f1", "accuracy", "precision", "recall")),
             (TR, ("bleu", "chrf")),
         )
@@ -348,7 +352,33 @@ FINETUNE = (
         "label_smoothing_factor",
         "the losses are those of a plain loop with torch.nn.CrossEntropyLoss(label_smoothing=…)",
         elsewhere="tests/invariant/test_writing.py::test_label_smoothing",
-        tasks=(TR,),
+        tasks=WRITING,
+    ),
+    *(
+        Proof(
+            name,
+            "the losses are those of a plain loop with the textbook's loss and this teacher, weight and temperature",
+            elsewhere="tests/invariant/test_teaching.py::test_plain_loop",
+        )
+        for name in ("teacher_model_path", "distillation_weight", "distillation_temperature")
+    ),
+    Proof(
+        "apply_pruning",
+        "the saved model has smaller layers, by the share of their weights that was asked for",
+        elsewhere="tests/invariant/test_pruned.py::test_from_training_to_answers",
+        tasks=(QA, TC),
+    ),
+    Proof(
+        "pruning_ratio",
+        "the saved model has smaller layers, by the share of their weights that was asked for",
+        elsewhere="tests/invariant/test_pruned.py::test_from_training_to_answers",
+        tasks=(QA, TC),
+    ),
+    Proof(
+        "pruning_method",
+        "scores are sums of squared gradients of the gates, or steps of an optimizer of their own",
+        elsewhere="tests/invariant/test_pruned.py::test_what_scores_are",
+        tasks=(QA, TC),
     ),
     *(
         Proof(
@@ -390,7 +420,7 @@ FINETUNE = (
         "checkpoints on disk: after so many steps and the last, and of the best evaluations",
         {"save_steps": 4},
         see.checkpoints_every(4),
-        {**STEPS, "eval_steps": 1, "num_train_epochs": 2, "learning_rate": 0.3},
+        {**STEPS, "eval_steps": 1, "num_train_epochs": 2, "learning_rate": 0},  # of equal losses the first is best
     ),
     Proof(
         "apply_early_stopping",
@@ -492,13 +522,15 @@ def columns_of(task: str) -> dict[str, str]:
     """The parameters that name a column, and its name in the sample."""
     if task == TR:
         return {"source_key": "en", "target_key": "tav"}
-    return {p.name: SPANS.get(p.name, p.default) for p in params_of(COLUMNS[task])}
+    found = {p.name: SPANS.get(p.name, p.default) for p in params_of(COLUMNS[task])}
+    return {name: column for name, column in found.items() if task != GQ or name != "answer_start_key"}
 
 
 SPANS = {"text_key": "text", "spans_key": "entities"}  # the columns of files of texts and spans
 TWO_OF_EACH = '["exact_match", "f1_score", "f1_score_micro", "f1_score_macro", "bleu_1", "bleu_2"]'
-COLUMNS = {QA: QuestionAnsweringColumns, TC: TokenClassificationColumns}
+COLUMNS = {QA: QuestionAnsweringColumns, GQ: QuestionAnsweringColumns, TC: TokenClassificationColumns}
 FILES = {f"{name}_file_path": f"{name}.jsonl" for name in ("train", "validation", "test")}
+FLAT_FILES = {"max_dropped_fraction": 1, **{port: f"{{files}}/flat/{name}" for port, name in FILES.items()}}
 MODEL_IMPORT = (
     Proof(
         "huggingface_id",
@@ -542,6 +574,15 @@ MODEL_IMPORT = (
 )
 DATAPREPROCESS = (
     *columns(QA, see.same_rows, FILES, {}),
+    *columns(GQ, see.same_rows, FILES, {}),
+    Proof(
+        "answer_start_key",
+        "rows without text whose column of this name holds -1 have no answer, and are not without gold",
+        {"answer_start_key": "place"},
+        see.rows_without_answer_are_kept,
+        FLAT_FILES,
+        tasks=(GQ,),
+    ),
     *columns(TC, see.same_rows, FILES, {}),
     *columns(TR, see.same_rows, FILES, {}),
     *(
@@ -558,12 +599,42 @@ DATAPREPROCESS = (
         "max_target_length",
         "tokens of the longest target, and of the longest translation that evaluation writes",
         {"max_target_length": 9},
-        see.longest_translation(9),
+        see.longest_written(9),
         {"max_dropped_fraction": 1},
         tasks=(TR,),
     ),
     Proof(
-        "num_beams", "sequences that the decoder follows for each source", {"num_beams": 3}, see.beams(3), tasks=(TR,)
+        "max_answer_length",
+        "tokens of the longest target, and of the longest answer that evaluation writes",
+        {"max_answer_length": 9},
+        see.longest_written(9),
+        {"max_dropped_fraction": 1},
+        tasks=(GQ,),
+    ),
+    Proof(
+        "prompt_template",
+        "every window begins and ends as it says",
+        {"prompt_template": "the dog {question} sees {context} the cat"},
+        see.is_framed_by("the dog", "the cat"),
+        tasks=(GQ,),
+    ),
+    Proof(
+        "ignore_pad_token_for_loss",
+        "every target is filled up to max_answer_length with padding",
+        {"ignore_pad_token_for_loss": "false"},
+        see.targets_are_filled_up(LONGEST_ANSWER),
+        tasks=(GQ,),
+    ),
+    Proof(
+        "doc_stride",
+        "tokens that neighbouring windows of a long row share, but for a word that is cut",
+        {"doc_stride": 5},
+        see.windows_share_text(5),
+        {"max_seq_length": 70},
+        tasks=(GQ,),
+    ),
+    Proof(
+        "num_beams", "sequences that the decoder follows for each source", {"num_beams": 3}, see.beams(3), tasks=WRITING
     ),
     Proof(
         "source_prefix",
@@ -657,12 +728,20 @@ DATAPREPROCESS = (
         {"max_dropped_fraction": 1},
         tasks=(TR,),
     ),
+    Proof(
+        "max_seq_length",
+        "no window has more tokens",
+        {"max_seq_length": 80},
+        see.no_longer_window(80),
+        {"doc_stride": 8},
+        tasks=(GQ,),
+    ),
     *(
         Proof(
             "pad_to_max_length",
             "tokens of every window",
             {"pad_to_max_length": "true"},
-            see.every_window_of(512 if task == TR else 256),
+            see.every_window_of(512 if task in WRITING else 256),
             tasks=(task,),
         )
         for task in TASKS
@@ -714,6 +793,19 @@ EVALUATION = (
         see.same_predictions,
     ),
     Proof(
+        "openvino_model_folder",
+        "the predictions of OpenVINO in 32 bits are those of the same model's PyTorch folder",
+        elsewhere="tests/test_export.py::test_evaluation_of_a_graph",
+        tasks=(QA, TC),
+    ),
+    Proof(
+        "openvino_model_folder",
+        "refused, with the reason: a graph of one forward pass writes nothing",
+        {"openvino_model_folder": "{imported}/model", "pytorch_model_folder": None},
+        refused=(6, "it writes token after token"),
+        tasks=WRITING,
+    ),
+    Proof(
         "per_device_eval_batch_size",
         "windows in a forward pass",
         {"per_device_eval_batch_size": 5},
@@ -734,7 +826,7 @@ EVALUATION = (
         {"seed": 7},
         see.other_predictions,
         {"pytorch_model_folder": "{files}/half"},
-        tasks=(TR,),
+        tasks=WRITING,
     ),
     Proof(
         "eval_accumulation_steps",
@@ -762,9 +854,18 @@ EVALUATION = (
         {"null_threshold": -1e9},
         see.answers_withheld,
         {"null_threshold": 1e9},
-        tasks=(QA,),
+        tasks=(QA, GQ),
     ),
     *columns(QA, see.same_scores, {"test_data": "other.jsonl"}, SCORED),
+    *columns(GQ, see.same_scores, {"test_data": "other.jsonl"}, SCORED),
+    Proof(
+        "answer_start_key",
+        "rows without text whose column of this name holds -1 are scored",
+        {"answer_start_key": "place"},
+        see.rows_without_answer_are_scored,
+        {"preprocess_output": None, "test_data": "{files}/flat/other.jsonl"},
+        tasks=(GQ,),
+    ),
     *columns(TC, see.same_scores, {"test_data": "other.jsonl"}, SCORED),
     *columns(TR, see.same_scores, {"test_data": "other.jsonl"}, SCORED),
     *(
@@ -779,7 +880,7 @@ EVALUATION = (
         for name in ("source_lang", "target_lang")
     ),
     Proof(
-        "num_beams", "sequences that the decoder follows for each source", {"num_beams": 3}, see.beams(3), tasks=(TR,)
+        "num_beams", "sequences that the decoder follows for each source", {"num_beams": 3}, see.beams(3), tasks=WRITING
     ),
     Proof(
         "evaluation_result",

@@ -18,7 +18,7 @@ def test_biases_and_norms_do_not_decay(family: str, task: str) -> None:
     config_class, _, _, values = FAMILIES[family]
     config = getattr(transformers, config_class)(vocab_size=100, pad_token_id=1, **values)
     with torch.device("meta"):
-        model = load_task(task).model.auto_model.from_config(config)
+        model = load_task(task).model.auto_model(config).from_config(config)
     plain = {
         f"{where}.{name}"
         for where, module in model.named_modules()

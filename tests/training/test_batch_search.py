@@ -86,7 +86,7 @@ def train_limited(words: list[str]) -> str:
     return ran.stdout
 
 
-@pytest.mark.parametrize("keep", ["false", "true"])
+@pytest.mark.parametrize("keep", ["true", pytest.param("false", marks=pytest.mark.thorough)])
 def test_batch_is_halved_where_memory_runs_out(
     wide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], keep: str
 ) -> None:

@@ -71,7 +71,7 @@ WIRES = {
 }
 # Inputs of the evaluation step that a pipeline run leaves alone: it scores the split that preprocess made, in 32 bits,
 # as the model was calibrated.
-_LEFT_ALONE = ("test_data", "pytorch_model_folder", "precision", "seed", "null_threshold")
+_LEFT_ALONE = ("test_data", "pytorch_model_folder", "openvino_model_folder", "precision", "seed", "null_threshold")
 NOT_IN_PIPELINE = {("model_import", "validation_output"), *(("evaluation", name) for name in _LEFT_ALONE)}
 PIPELINE_OUTPUTS = (
     ("finetune", "pytorch_model_folder"),

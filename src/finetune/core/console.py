@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 SHOWN = 8  # names in a line
+BAR_AFTER = 2  # seconds, before a bar inside another shows itself
 NAME, LINE = 80, 4000  # characters of a name, and of a line
 
 
@@ -105,9 +106,15 @@ def say(line: str) -> None:
         print(shortened(line, LINE), flush=True)
 
 
-def progress(total: int, what: str) -> "tqdm":
-    """Return a tqdm bar; in a log file it writes a line now and then instead of redrawing."""
+def progress(total: int | None, what: str, inside: bool = False) -> "tqdm":
+    """Return a tqdm bar, without a total only the count; in a log file it writes a line now and then instead of
+    redrawing.
+
+    One `inside` another, or a step that is most often short, shows itself after a while, and goes when it has ended.
+    """
     from tqdm import tqdm
 
     live = sys.stderr.isatty() or "FINETUNE_LIVE" in os.environ
-    return tqdm(total=total, desc=what, mininterval=0.1 if live else 10, disable=not is_main_process(), ncols=80)
+    every, after = 0.1 if live else 10, BAR_AFTER if inside else 0
+    hidden = not is_main_process()
+    return tqdm(total=total, desc=what, mininterval=every, delay=after, leave=not inside, disable=hidden, ncols=80)

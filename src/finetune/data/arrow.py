@@ -1,10 +1,11 @@
 """Read Parquet files and data sets of the hub, whose classes may be numbers with names."""
 
+import io
 import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict
 
 from finetune.core.errors import DataError, Fault, first_line
 from finetune.core.reading import misfit
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 ROWS_AT_A_TIME = 200
+_MARK = b"PAR1"  # at both ends of a Parquet file
 
 
 class _ClassLabel(TypedDict):
@@ -31,18 +33,25 @@ def parquet_rows(path: Path, _notes: list[str]) -> Iterator[tuple[int, Row]]:
     import pyarrow.parquet
 
     with opened(path) as packed:
-        raw = packed.read()
-    try:
-        file = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(raw))
-        names = _class_names(_features(file.schema_arrow.metadata or {}))
-        rows = [row for batch in _bounded(file, path) for row in batch.to_pylist()]
-    except (pyarrow.ArrowException, ValueError, LookupError, ArithmeticError) as error:  # dates that Python has not
-        if raw.startswith(b"PAR1") and not raw.endswith(b"PAR1"):
-            why = "it begins as one, and its end is missing"
-            raise DataError(Fault(f"{path} was cut off", why=why, fix=COPY_AGAIN)) from None
-        raise DataError(Fault(f"{path} is not a Parquet file", why=first_line(error))) from None
-    for number, row in enumerate(rows, start=1):
-        yield number, _with_names(row, names)
+        content = io.BytesIO(packed.read()) if path.suffix == ".gz" else packed
+        try:
+            file = pyarrow.parquet.ParquetFile(content)
+            names = _class_names(_features(file.schema_arrow.metadata or {}))
+            rows = (row for batch in _bounded(file, path) for row in batch.to_pylist())
+            yield from enumerate((_with_names(row, names) for row in rows), start=1)
+        except (pyarrow.ArrowException, ValueError, LookupError, ArithmeticError) as error:  # dates that Python has not
+            if _begins_alone(content):
+                why = "it begins as one, and its end is missing"
+                raise DataError(Fault(f"{path} was cut off", why=why, fix=COPY_AGAIN)) from None
+            raise DataError(Fault(f"{path} is not a Parquet file", why=first_line(error))) from None
+
+
+def _begins_alone(content: BinaryIO) -> bool:
+    """Return whether the mark of a Parquet file stands at its beginning and not at its end."""
+    content.seek(0)
+    first = content.read(len(_MARK))
+    content.seek(-min(len(_MARK), content.seek(0, io.SEEK_END)), io.SEEK_END)
+    return first == _MARK != content.read()
 
 
 def _bounded(file: "ParquetFile", path: Path) -> "Iterator[RecordBatch]":
@@ -116,9 +125,8 @@ def read_hub(name: str, config: str | None) -> dict[str, Table]:
             names = _class_names(rows.features.to_dict())
             # As they are stored: to decode an image or a sound is to fetch what its path names.
             stored = rows.with_format("arrow").iter(1000)
-            made = [_with_names(row, names) for part in stored for row in part.to_pylist()]
-            numbers = list(range(1, len(made) + 1))
-            tables[str(split)] = Table(f"{name} ({split})", tuple(rows.column_names), made, numbers)
+            made = (_with_names(row, names) for part in stored for row in part.to_pylist())
+            tables[str(split)] = Table.read(f"{name} ({split})", enumerate(made, start=1))
     return tables
 
 

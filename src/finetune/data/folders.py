@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -10,6 +10,7 @@ from typing import TypeVar
 from finetune.core.errors import Fault, HandoffError, first_line
 from finetune.core.reading import Unreadable, json_object, made, misfit, no_file
 from finetune.core.types import Json
+from finetune.data.table import StoredRows
 
 VERSION = 1
 T = TypeVar("T")
@@ -154,7 +155,7 @@ class Trained:
         return Path(self.base_model).name
 
 
-def write_rows(path: Path, rows: list[Json]) -> None:
+def write_rows(path: Path, rows: Iterable[Json]) -> None:
     """Write one JSON object per line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
@@ -162,9 +163,13 @@ def write_rows(path: Path, rows: list[Json]) -> None:
             file.write(json.dumps(row, ensure_ascii=True) + "\n")  # half a surrogate pair can't be written as UTF-8
 
 
-def read_rows(path: Path, damage: Callable[[Json], str] = lambda _row: "") -> list[Json]:
+def read_rows(path: Path, damage: Callable[[Json], str] = lambda _row: "") -> StoredRows:
     """Return the rows that `write_rows` wrote. Raises: HandoffError if they can't be read, or `damage` has a reason."""
-    rows: list[Json] = []
+    return StoredRows.of(_rows(path, damage))
+
+
+def _rows(path: Path, damage: Callable[[Json], str]) -> Iterator[Json]:
+    number = 1
     try:
         if why := no_file(path):
             raise Unreadable(f"it {why}")
@@ -173,10 +178,10 @@ def read_rows(path: Path, damage: Callable[[Json], str] = lambda _row: "") -> li
                 row = json.loads(line)
                 if why := damage(row):
                     raise Unreadable(why)
-                rows.append(row)
+                yield row
+                number += 1
     except (OSError, ValueError, RecursionError, Unreadable) as reason:
-        raise _damaged(path, f"line {len(rows) + 1}: {first_line(reason)}", "preprocess") from None
-    return rows
+        raise _damaged(path, f"line {number}: {first_line(reason)}", "preprocess") from None
 
 
 def _write(path: Path, record: "SelectedModel | Preprocessed | Trained") -> None:

@@ -59,11 +59,10 @@ def read_mltable(folder: Path) -> Table:
         reader = checked(delimited(given)) if given else READERS[".csv"]
     files = list(dict.fromkeys(path for entry in spec["paths"] for path in _files(folder, entry)))
     notes: list[str] = []
-    found = [(number, row) for path in files for number, row in reader(path, notes)]
-    if not found:
+    table = Table.read(str(source), (row for path in files for row in reader(path, notes)), notes)
+    if not table.rows:
         raise DataError(Fault(f"{source} names no rows", why=f"its paths match {len(files)} files"))
-    columns = tuple(dict.fromkeys(name for _, row in found for name in row))
-    return Table(str(source), columns, [row for _, row in found], [number for number, _ in found], tuple(notes))
+    return table
 
 
 def _step(step: str | Json) -> list[tuple[str, Json]]:

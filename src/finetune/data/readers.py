@@ -20,15 +20,11 @@ def read_table(path: Path) -> Table:
     if ending not in READERS:
         why = f"its ending is none of {', '.join(READERS)} (each also with .gz)"
         raise DataError(Fault(f"{path} is of an unknown format", why=why, fix="convert or rename the file"))
-    rows, numbers = [], []
     notes: list[str] = []
-    for number, row in READERS[ending](path, notes):
-        rows.append(row)
-        numbers.append(number)
-    if not rows:
+    table = Table.read(str(path), READERS[ending](path, notes), notes)
+    if not table.rows:
         raise DataError(Fault(f"{path} has no rows", fix="give a file with at least one row"))
-    columns = tuple(dict.fromkeys(name for row in rows for name in row))
-    return Table(str(path), columns, rows, numbers, tuple(notes))
+    return table
 
 
 READERS: dict[str, Reader] = {

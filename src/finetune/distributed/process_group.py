@@ -80,6 +80,11 @@ def barrier() -> None:
     all_reduce_any(False)
 
 
+def in_step(model: torch.nn.Module) -> bool:
+    """Return whether each process holds shards of the weights (ZeRO-3), so that a forward pass takes all processes."""
+    return world_size() > 1 and any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+
+
 def refuse_other_folders(folder: Path) -> None:
     """Raise StorageError if a process does not see what the main one writes in the folder."""
     if not distributed.is_initialized() or world_size() == 1:

@@ -3,6 +3,7 @@
 from transformers import PreTrainedModel
 
 from finetune.distributed import fsdp
+from finetune.models import blocks
 from finetune.models.adapt import lora
 from finetune.params.case import ModelFacts
 
@@ -16,4 +17,5 @@ def facts_of(model: PreTrainedModel) -> ModelFacts:
         supports_gradient_checkpointing=model.supports_gradient_checkpointing,
         sharded_layers=tuple(fsdp.layers(model)),
         has_linear_layers=bool(lora.targets(model)),
+        has_blocks=model.config.model_type in blocks.FAMILIES,
     )

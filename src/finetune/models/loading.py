@@ -14,7 +14,7 @@ from finetune.core.console import some
 from finetune.core.errors import Fault, ModelError, UnsupportedError, first_line
 from finetune.core.reading import Unreadable, made
 from finetune.core.types import Json
-from finetune.models import intact
+from finetune.models import blocks, intact
 from finetune.models.head import fit_head, head_parameters, of_another_task
 from finetune.models.intact import BASE_MODEL, CONFIG
 from finetune.tasks.task import State, Task
@@ -55,7 +55,7 @@ def empty_model(config: PreTrainedConfig, task: Task[State], attn_implementation
     """
     architecture(task, config)
     try:
-        return _built(config, task, attn_implementation)
+        model = _built(config, task, attn_implementation)
     except (ImportError, ValueError) as error:
         if attn_implementation == "auto":
             raise _not_built(config, error) from None
@@ -65,11 +65,13 @@ def empty_model(config: PreTrainedConfig, task: Task[State], attn_implementation
         raise UnsupportedError(Fault(what, why=first_line(error), fix=fix)) from None
     except Exception as error:  # each family has its own code here, which takes what the config says
         raise _not_built(config, error) from None
+    blocks.shape(model)
+    return model
 
 
 def _built(config: PreTrainedConfig, task: Task[State], attn_implementation: str) -> PreTrainedModel:
     with torch.device("meta"):
-        model: PreTrainedModel = task.model.auto_model.from_config(
+        model: PreTrainedModel = task.model.auto_model(config).from_config(
             config, attn_implementation=_asked(attn_implementation), trust_remote_code=False
         )
         return model
@@ -112,8 +114,10 @@ def load_model(
     head = task.model.head_config(state)
     config.update(head)
     intact.refuse_larger(source, empty_model(deepcopy(config), task).num_parameters())
+    pruned = blocks.kept_of(config) is not None
     try:
-        model, info = task.model.auto_model.from_pretrained(
+        by: Any = blocks.shaped_class(task.model.families[type(config)]) if pruned else task.model.auto_model(config)
+        model, info = by.from_pretrained(
             source,
             config=config,
             dtype=torch.float32,  # the default is the file's own type
@@ -126,6 +130,9 @@ def load_model(
         )
     except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError, SafetensorError) as error:
         raise ModelError(Fault(f"{folder} can't be loaded", why=first_line(error) or type(error).__name__)) from None
+    if any(name.endswith(f".{blocks.GATES}") for name in info["unexpected_keys"]):
+        why, fix = "its gates are closed, but nothing is cut yet", "give the pytorch_model_folder itself"
+        raise ModelError(Fault(f"{folder} is a checkpoint of a run that prunes", why=why, fix=fix))
     if state is not None:
         task.model.configure(model, state)
     refuse_other_weights(folder, model, set(info["missing_keys"]), {name for name, *_ in info["mismatched_keys"]})

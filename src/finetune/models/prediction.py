@@ -3,8 +3,10 @@
 A batch has B windows of L tokens. What a task reduces its outputs to has B as first dimension.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,7 +19,37 @@ from finetune.models.memory import return_freed_memory
 from finetune.tasks.encoding import encoded
 from finetune.tasks.task import Prediction, Reduced, State, Task
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
 ROWS_AT_A_TIME = 256  # bounds the memory of windows and n-best lists; more would not be faster
+
+
+class Watch:
+    """A bar over rows that moves with each batch, and says how many tokens a second a model writes."""
+
+    def __init__(self, bar: "tqdm", task: Task[State]) -> None:
+        self.bar, self.task = bar, task
+        self.started = time.perf_counter()
+        self.tokens = self.before = 0
+        self.seen: set[int] = set()
+
+    def batch(self, reduced: Reduced) -> None:
+        """Count the rows that a batch begins, and the tokens that it has written."""
+        if self.bar.disable:
+            return
+        self.seen.update(reduced["row"].tolist())
+        self.tokens += self.task.decoding.written(reduced)
+        if self.tokens:
+            rate = self.tokens / (time.perf_counter() - self.started)
+            self.bar.set_postfix_str(f"{rate:.0f} tokens/s", refresh=False)
+        self.bar.update(self.before + len(self.seen) - self.bar.n)
+
+    def rows(self, count: int) -> None:
+        """Count rows as done, also those that took no batch: what comes next are others."""
+        self.before += count
+        self.seen.clear()
+        self.bar.update(self.before - self.bar.n)
 
 
 @torch.no_grad()
@@ -28,6 +60,7 @@ def predict(
     state: State,
     keep_batches: int,
     gather: Callable[[Reduced], Reduced] = lambda tensors: tensors,
+    watch: Watch | None = None,
 ) -> tuple[Reduced, float | None]:
     """Return the reduced outputs as NumPy arrays, and the mean loss over items, or None where batches have no labels.
 
@@ -40,6 +73,8 @@ def predict(
     moved: list[Reduced] = []
     for batch in batches:
         kept.append(gather(task.answer(model, batch, state)))
+        if watch:
+            watch.batch(kept[-1])
         if len(kept) == keep_batches:
             moved.append(task.decoding.compact(_concatenate(kept)))
             kept = []
@@ -71,6 +106,7 @@ def predict_parts(
     batch_size: int,
     keep_batches: int = 1,
     audit: Audit | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[list[Prediction]]:
     """Yield the predictions of some rows after another, in order: memory does not grow with the rows.
 
@@ -82,7 +118,9 @@ def predict_parts(
                 audit.add("kept", why, part[i]["row"])
         windows = as_windows(columns)
         batches = batches_by_length(windows, batch_size, task.data.padding(tokenizer), model.device)
-        reduced, _ = predict(model, batches, task, state, keep_batches)
+        reduced, _ = predict(model, batches, task, state, keep_batches, watch=watch)
+        if watch:
+            watch.rows(len(part))
         yield task.decoding.decode(reduced, part, state, tokenizer)
 
 

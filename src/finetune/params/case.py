@@ -20,6 +20,7 @@ class ModelFacts:
     supports_gradient_checkpointing: bool
     sharded_layers: tuple[str, ...]  # classes of the layers that FSDP shards one by one
     has_linear_layers: bool  # that adapters could be put on
+    has_blocks: bool  # that pruning can cut out
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,23 @@ group's docstring is its heading. Names, types and defaults are those of the pub
 from dataclasses import dataclass
 
 from finetune.params.datapreprocess import (
+    GenerativeQuestionAnsweringPreprocessParams,
     QuestionAnsweringPreprocessParams,
     TokenClassificationPreprocessParams,
     TranslationPreprocessParams,
 )
 from finetune.params.evaluation import (
+    GenerativeQuestionAnsweringEvaluationParams,
     QuestionAnsweringEvaluationParams,
     TokenClassificationEvaluationParams,
     TranslationEvaluationParams,
 )
-from finetune.params.finetune import QuestionAnsweringParams, TokenClassificationParams, TranslationParams
+from finetune.params.finetune import (
+    GenerativeQuestionAnsweringParams,
+    QuestionAnsweringParams,
+    TokenClassificationParams,
+    TranslationParams,
+)
 from finetune.params.model_import import ModelImportParams
 from finetune.params.schema import param
 
@@ -60,6 +67,13 @@ TASKS = {
         datapreprocess=QuestionAnsweringPreprocessParams,
         finetune=QuestionAnsweringParams,
         evaluation=QuestionAnsweringEvaluationParams,
+    ),
+    "generative_question_answering": TaskComponents(
+        title="Generative Question Answering",
+        model_import=ModelImportParams,
+        datapreprocess=GenerativeQuestionAnsweringPreprocessParams,
+        finetune=GenerativeQuestionAnsweringParams,
+        evaluation=GenerativeQuestionAnsweringEvaluationParams,
     ),
     "token_classification": TaskComponents(
         title="Token Classification",

@@ -86,6 +86,35 @@ class QuestionAnsweringPreprocessParams(QuestionAnsweringColumns, QuestionAnswer
 
 
 @dataclass(frozen=True, kw_only=True)
+class GenerativeQuestionAnsweringDecoding:
+    """Windows and decoding."""
+
+    doc_stride: int = param(128, "Tokens that two neighbouring windows of a long context share.", min=0)
+    max_answer_length: int = param(30, "Longest answer that is written, in tokens.", min=2)
+    num_beams: int = param(1, "Beams that answers are searched with. 1 takes the best token at each step.", min=1)
+    prompt_template: str | None = param(
+        None,
+        "Text that the model is given, with {question} and {context}. Left out, 'question: {question} context: {context}', as T5 was pretrained, and for decoders three lines that end in 'Answer:'.",
+    )
+    ignore_pad_token_for_loss: bool = param(
+        True,
+        "false fills the answers of an encoder-decoder up to max_answer_length with padding that counts in the loss.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerativeQuestionAnsweringPreprocessParams(
+    QuestionAnsweringColumns, GenerativeQuestionAnsweringDecoding, DataFiles, Encoding
+):
+    """Folders."""
+
+    model_selector_output: Path = port("uri_folder", "Output of model import.")
+    output_dir: Path = port(
+        "uri_folder", "Encoded splits, their rows, the tokenizer and preprocess.json.", output=True, writes=PREPROCESSED
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TokenClassificationColumns:
     """Columns."""
 

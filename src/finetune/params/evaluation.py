@@ -33,6 +33,11 @@ class EvaluationParams:
     mlflow_model_folder: Path | None = port(
         "mlflow_model", "The model to score, instead of pytorch_model_folder.", optional=True
     )
+    openvino_model_folder: Path | None = port(
+        "uri_folder",
+        "The model to score, instead of pytorch_model_folder, in OpenVINO on the CPU: what finetune export wrote.",
+        optional=True,
+    )
     per_device_eval_batch_size: int = param(16, "Windows scored at a time.", min=1)
     precision: Literal["32", "bf16"] = param("32", "Numbers used in the forward pass.")
     eval_accumulation_steps: int = param(
@@ -70,6 +75,15 @@ class QuestionAnsweringEvaluationParams(EvaluationParams, QuestionAnsweringColum
 
 
 @dataclass(frozen=True, kw_only=True)
+class GenerativeQuestionAnsweringEvaluationParams(QuestionAnsweringEvaluationParams):
+    """Generative question answering."""
+
+    num_beams: int | None = param(
+        None, "Beams that answers are searched with. Left out, the number stored in the model.", min=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TokenClassificationEvaluationParams(EvaluationParams, TokenClassificationColumns):
     """Token classification."""
 
@@ -82,10 +96,12 @@ class TranslationEvaluationParams(EvaluationParams, TranslationColumns):
 
     task_name: Literal["TextTranslation"] = param("TextTranslation", TASK_NAME)
     source_lang: str | None = param(
-        None, "Language to translate from: its code, and the column of its texts. Needed with test_data alone."
+        None,
+        "Language to translate from: its code, and the column of its texts. Left out, the model's; needed with test_data.",
     )  # type: ignore[assignment]
     target_lang: str | None = param(
-        None, "Language to translate to: its code, and the column of its texts. Needed with test_data alone."
+        None,
+        "Language to translate to: its code, and the column of its texts. Left out, the model's; needed with test_data.",
     )  # type: ignore[assignment]
     num_beams: int | None = param(
         None, "Beams that translations are searched with. Left out, the number stored in the model.", min=1

@@ -67,6 +67,48 @@ class Lora:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """Distillation."""
+
+    teacher_model_path: Path | None = port(
+        "uri_folder",
+        "A finetuned model of the same task, most often a larger one, whose probabilities are learnt besides: a PyTorch folder, or an MLflow model.",
+        optional=True,
+    )
+    distillation_weight: float = param(
+        0.5,
+        "With teacher_model_path: the share of the training loss that is the distance from the teacher's probabilities.",
+        min=0,
+        max=1,
+    )
+    distillation_temperature: float = param(
+        2.0,
+        "With teacher_model_path: what the logits of both are divided by. The higher, the more the unlikely answers count.",
+        min=0.1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning:
+    """Pruning."""
+
+    apply_pruning: bool = param(
+        False,
+        "Find in training which attention heads and feed-forward columns the task needs least, and cut them out of the saved model: smaller, and faster on any machine.",
+    )
+    pruning_ratio: float = param(
+        0.4,
+        "With apply_pruning: the share of the weights of all heads and feed-forward columns that is cut.",
+        min=0,
+        max=0.9,
+    )
+    pruning_method: Literal["gates", "taylor"] = param(
+        "gates",
+        "With apply_pruning: what a block is worth. gates learns it like a weight, taylor sums squared gradients.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Loop:
     """Training."""
 
@@ -239,7 +281,19 @@ class Ort:
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneParams(
-    Preset, Lora, Loop, Optimizer, Precision, Speed, Evaluation, Checkpoints, EarlyStopping, Deepspeed, Fsdp, Ort
+    Preset,
+    Lora,
+    Distillation,
+    Loop,
+    Optimizer,
+    Precision,
+    Speed,
+    Evaluation,
+    Checkpoints,
+    EarlyStopping,
+    Deepspeed,
+    Fsdp,
+    Ort,
 ):
     """Folders."""
 
@@ -257,7 +311,12 @@ class FinetuneParams(
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuestionAnsweringParams(FinetuneParams):
+class EncoderParams(FinetuneParams, Pruning):
+    """Models that read alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionAnsweringParams(EncoderParams):
     """Question answering."""
 
     metric_for_best_model: Literal["loss", "f1", "exact"] = param(
@@ -266,7 +325,7 @@ class QuestionAnsweringParams(FinetuneParams):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenClassificationParams(FinetuneParams):
+class TokenClassificationParams(EncoderParams):
     """Token classification."""
 
     metric_for_best_model: Literal["loss", "f1", "accuracy", "precision", "recall"] = param(
@@ -285,7 +344,28 @@ class TokenClassificationParams(FinetuneParams):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TranslationParams(FinetuneParams):
+class LabelSmoothing:
+    """Label smoothing."""
+
+    label_smoothing_factor: float = param(
+        0.0,
+        "Share of each target token that is spread over the whole vocabulary in the training loss. The evaluation loss stays without.",
+        min=0,
+        max=0.99,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerativeQuestionAnsweringParams(FinetuneParams, LabelSmoothing):
+    """Generative question answering."""
+
+    metric_for_best_model: Literal["loss", "f1", "exact"] = param(
+        "loss", "Metric by which the best checkpoint is chosen: the lowest loss, the highest f1 or exact."
+    )  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslationParams(FinetuneParams, LabelSmoothing):
     """Translation."""
 
     num_train_epochs: int = param(5, "Passes over the training rows.", min=1)
@@ -295,12 +375,6 @@ class TranslationParams(FinetuneParams):
     metric_for_best_model: Literal["loss", "bleu", "chrf"] = param(
         "loss", "Metric by which the best checkpoint is chosen: the lowest loss, the highest bleu or chrf."
     )  # type: ignore[assignment]
-    label_smoothing_factor: float = param(
-        0.0,
-        "Share of each target token that is spread over the whole vocabulary in the training loss. The evaluation loss stays without.",
-        min=0,
-        max=0.99,
-    )
 
 
 # What a checkpoint is made of, or what its optimizer and scheduler go on with whatever is given: changed in a resumed
@@ -309,4 +383,5 @@ FIXED_ON_RESUME: tuple[str, ...] = (
     "apply_lora", "lora_r", "lora_alpha", "lora_type", "finetune_in_4bit", "optim", "learning_rate", "warmup_steps",
     "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_type", "lr_scheduler_cycles", "lr_scheduler_power", "seed",
     "metric_for_best_model", "precision", "apply_deepspeed", "apply_fsdp", "class_weights", "label_smoothing_factor",
+    "distillation_weight", "distillation_temperature", "apply_pruning", "pruning_ratio", "pruning_method",
 )  # fmt: skip

@@ -4,7 +4,7 @@ A row names the class of parameters that it is about, when it fires, what is sai
 whether that is an error of the user's, something that isn't supported, or a note. Adding a rule is adding a row.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,13 @@ from typing import Any
 from finetune.core.errors import ParameterError, UnsupportedError
 from finetune.params.case import Case, Rule
 from finetune.params.datapreprocess import DataFiles
-from finetune.params.evaluation import EvaluationParams
-from finetune.params.finetune import SCHEDULERS, FinetuneParams
+from finetune.params.evaluation import (
+    EvaluationParams,
+    GenerativeQuestionAnsweringEvaluationParams,
+    TranslationEvaluationParams,
+)
+from finetune.params.export import CALIBRATION, ExportParams
+from finetune.params.finetune import SCHEDULERS, EncoderParams, FinetuneParams
 from finetune.params.model_import import ModelImportParams
 from finetune.params.schema import to_text
 
@@ -56,15 +61,34 @@ NEEDS: tuple[tuple[tuple[str, ...], str, tuple[Any, ...]], ...] = (
     (("lr_scheduler_power",), "lr_scheduler_type", ("polynomial",)),
     (("keep_global_batch_size",), "auto_find_batch_size", (True,)),
 )
+OF_TEACHER = ("distillation_weight", "distillation_temperature")
 
 
 def _needs() -> Iterator[Rule[FinetuneParams]]:
     for names, needed, values in NEEDS:
         for name in names:
             yield _need(name, needed, values)
+    for name in ("pruning_ratio", "pruning_method"):
+        yield _need(name, "apply_pruning", (True,), EncoderParams)
 
 
-def _need(name: str, needed: str, values: tuple[Any, ...]) -> Rule[FinetuneParams]:
+def _without_teacher() -> Iterator[Rule[FinetuneParams]]:
+    for name in OF_TEACHER:
+        yield Rule(
+            FinetuneParams,
+            lambda case, name=name: not _distils(case) and not _at_default(case.params, name),  # type: ignore[misc]
+            f"{name} has no effect without teacher_model_path",
+            kind=None,
+        )
+
+
+def _distils(case: Case[FinetuneParams]) -> bool:
+    return case.params.teacher_model_path is not None
+
+
+def _need(
+    name: str, needed: str, values: tuple[Any, ...], of: type[FinetuneParams] = FinetuneParams
+) -> Rule[FinetuneParams]:
     def text(case: Case[FinetuneParams]) -> str:
         given = vars(case.params)
         return f"{name} {to_text(given[name])} has no effect with {needed} {to_text(given[needed])}"
@@ -72,21 +96,36 @@ def _need(name: str, needed: str, values: tuple[Any, ...]) -> Rule[FinetuneParam
     def fires(case: Case[FinetuneParams]) -> bool:
         return not _at_default(case.params, name) and vars(case.params)[needed] not in values
 
-    return Rule(FinetuneParams, fires, text, kind=None)
+    return Rule(of, fires, text, kind=None)
 
 
-def _one_of(first: str, second: str) -> Rule[EvaluationParams]:
-    """Return a row for two parameters of which exactly one is needed."""
+def _one_of(of: type[Any], *names: str) -> Rule[Any]:
+    """Return a row for parameters of which exactly one is needed."""
 
-    def given(case: Case[EvaluationParams]) -> list[str]:
-        return [name for name in (first, second) if vars(case.params)[name] is not None]
+    def given(case: Case[Any]) -> list[str]:
+        return [name for name in names if vars(case.params)[name] is not None]
 
+    def text(case: Case[Any]) -> str:
+        several = _listed(given(case), "and")
+        return f"{several} are {'both' if len(given(case)) == 2 else 'all'} given" if several else f"no {any_of}"
+
+    any_of = _listed(names, "or")
+    return Rule(of, lambda case: len(given(case)) != 1, text, fix=f"give one of {any_of}", kind=ParameterError)
+
+
+def _listed(names: Sequence[str], word: str) -> str:
+    *others, last = [f"--{name}" for name in names] or [""]
+    return f"{', '.join(others)} {word} {last}" if others else last
+
+
+def _no_graph(of: type[EvaluationParams]) -> Rule[Any]:
+    """Return a row for a task whose model writes."""
     return Rule(
-        EvaluationParams,
-        lambda case: len(given(case)) != 1,
-        lambda case: f"--{first} and --{second} are both given" if given(case) else f"no --{first} or --{second}",
-        fix=f"give one of --{first} or --{second}",
-        kind=ParameterError,
+        of,
+        lambda case: case.params.openvino_model_folder is not None,
+        "--openvino_model_folder for a model that writes",
+        "it writes token after token, and finetune export converts models that read their answer off one forward pass",
+        "--pytorch_model_folder FOLDER",
     )
 
 
@@ -170,10 +209,20 @@ RULES: tuple[Rule[Any], ...] = (
         fix="give --train_file_path, --train_mltable_path or --dataset_name",
         kind=ParameterError,
     ),
-    _one_of("preprocess_output", "test_data"),
-    _one_of("mlflow_model_folder", "pytorch_model_folder"),
+    _one_of(EvaluationParams, "preprocess_output", "test_data"),
+    _one_of(EvaluationParams, "mlflow_model_folder", "pytorch_model_folder", "openvino_model_folder"),
+    _no_graph(GenerativeQuestionAnsweringEvaluationParams),
+    _no_graph(TranslationEvaluationParams),
     _no_16_bits(EvaluationParams),
     *_nothing_accumulated(),
+    # --- export ---
+    _one_of(ExportParams, "mlflow_model_folder", "pytorch_model_folder"),
+    Rule(
+        ExportParams,
+        lambda case: case.params.quantization == "none" and case.params.calibration_samples != CALIBRATION,
+        lambda case: f"calibration_samples {case.params.calibration_samples} has no effect with quantization none",
+        kind=None,
+    ),
     # --- finetune: what contradicts itself ---
     Rule(
         FinetuneParams,
@@ -243,6 +292,41 @@ RULES: tuple[Rule[Any], ...] = (
         "--finetune_in_4bit true with FSDP",
         "it shards weights of 16 or 32 bits",
         "--finetune_in_4bit false",
+    ),
+    Rule(
+        FinetuneParams,
+        lambda case: _distils(case) and (case.params.apply_deepspeed or case.params.apply_fsdp),
+        "--teacher_model_path with DeepSpeed or FSDP",
+        "it is not tried with them",
+        "--apply_deepspeed false --apply_fsdp false",
+    ),
+    Rule(
+        EncoderParams,
+        lambda case: case.params.apply_pruning and (case.params.apply_deepspeed or case.params.apply_fsdp),
+        "--apply_pruning true with DeepSpeed or FSDP",
+        "each process needs all weights to choose what is cut",
+        "--apply_deepspeed false --apply_fsdp false",
+    ),
+    Rule(
+        EncoderParams,
+        lambda case: case.params.apply_pruning and case.params.apply_lora,
+        "--apply_pruning true with --apply_lora true",
+        "the weights round what is cut must learn to do without it, and LoRA freezes them",
+        "--apply_lora false, or prune the merged model in a run of its own",
+    ),
+    Rule(
+        EncoderParams,
+        lambda case: case.params.apply_pruning and case.params.precision == "16",
+        "--apply_pruning true with --precision 16",
+        "the gradients of gates are not those of the loss once fp16's loss is scaled",
+        "--precision bf16",
+    ),
+    Rule(
+        EncoderParams,
+        lambda case: case.params.apply_pruning and case.params.torch_compile,
+        "--apply_pruning true with --torch_compile true",
+        "it is not tried with it",
+        "--torch_compile false",
     ),
     # --- what this machine or this launch can't do ---
     Rule(
@@ -352,8 +436,17 @@ RULES: tuple[Rule[Any], ...] = (
         "--apply_fsdp false, or --apply_deepspeed true",
         of_model=True,
     ),
+    Rule(
+        EncoderParams,
+        lambda case: case.params.apply_pruning and not case.model.has_blocks,
+        "--apply_pruning true",
+        lambda case: f"which blocks of this model type ({case.model.model_type}) can be cut is not known",
+        "--apply_pruning false, or a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA or MPNet",
+        of_model=True,
+    ),
     # --- what has no effect ---
     *_needs(),
+    *_without_teacher(),
     Rule(
         FinetuneParams,
         lambda case: bool(case.params.evaluation_steps_interval) and not _at_default(case.params, "eval_steps"),

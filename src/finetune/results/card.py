@@ -28,6 +28,7 @@ def write(folder: Path, task: Task[State], state: State, trained: Trained, unmer
         task=task,
         trained=trained,
         unmerged=unmerged,
+        auto_model=task.model.auto_model(CONFIG_MAPPING[trained.model_type]()).__name__,
         own_class=own_class(task, trained.model_type),
         problems=[f"{split}: {line}" for split, s in trained.splits.items() for line in Audit(s.problems).lines()],
         validation={metric: value for metric, value in trained.validation.items() if metric not in NOT_METRICS},

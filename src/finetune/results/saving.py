@@ -48,6 +48,8 @@ def save_adapter(adapted: "PeftModel", base: Path, tokenizer: PreTrainedTokenize
             leave_out_remarks(weights)
         for config in adapted.peft_config.values():
             config.base_model_name_or_path = BASE_MODEL  # not where it lay on this machine
+        if (writer := adapted.get_base_model()).can_generate():
+            writer.generation_config.save_pretrained(staged / BASE_MODEL)  # read from beside the weights
         adapted.save_pretrained(staged, save_embedding_layers=False)
         adapted.config.save_pretrained(staged)
         tokenizer.save_pretrained(staged)

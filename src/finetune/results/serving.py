@@ -8,7 +8,6 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from finetune.data.values import Unusable
 from finetune.results import limits
 
 if TYPE_CHECKING:
-    from finetune.tasks.task import Serving
+    from finetune.tasks.task import Serving, State
 
 BATCH_SIZE = 8
 SHOWN = 5  # faulty values in an error
@@ -52,6 +51,19 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         model, _ = load_model(folder, self.task, self.state)
         self.model = model.to(device(torch.cuda.is_available()))
 
+    def asked(self, given: Json) -> "State":
+        """Return the state that a request asks for. Raises: MlflowException if the model has no use for a value."""
+        from finetune.core.errors import ParameterError
+        from finetune.tasks.task import Imported
+
+        try:
+            return self.task.decoding.asked(
+                self.state, given, Imported(self.model.config, self.tokenizer, self.state.max_seq_length)
+            )
+        except ParameterError as error:
+            what = "; ".join(fault.what.removeprefix("--") for fault in error.faults)
+            raise mlflow.MlflowException.invalid_parameter_value(what) from None
+
     def predict(self, context: object, model_input: pd.DataFrame, params: Json | None = None) -> pd.DataFrame:
         """Return the predictions. `params` override fields of the stored state; None leaves a field as it is.
 
@@ -64,7 +76,7 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         if what := limits.too_much(given, self.limits):
             raise TooLarge(what, error_code=BAD_REQUEST)
         records = values_of(given, self.task.serving, others)
-        state = replace(self.state, **{name: value for name, value in (params or {}).items() if value is not None})
+        state = self.asked({name: value for name, value in (params or {}).items() if value is not None})
         rows = self.task.serving.rows(records)
         predictions = predict_rows(self.model, self.tokenizer, rows, self.task, state, BATCH_SIZE)
         return pd.DataFrame(

@@ -1,4 +1,4 @@
-"""Fill in the templates beside this file."""
+"""Fill in templates: those beside this file, and of other rooms."""
 
 import re
 from pathlib import Path
@@ -17,14 +17,14 @@ _MARKUP = re.compile(
 )
 
 
-def fill(template: str, **values: object) -> str:
+def fill(template: str, folder: Path = Path(__file__).parent, **values: object) -> str:
     """Return the text of a page. Values that aren't Markup are shown as they are, whatever they hold.
 
-    A name without value is an error.
+    A name without value is an error. `folder` is where the template lies.
     """
     html = ".html" in template
     pages = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(folder),
         autoescape=html,
         finalize=None if html else markdown,
         undefined=jinja2.StrictUndefined,

@@ -9,7 +9,7 @@ Shapes: B windows in a batch, L tokens in a window.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import torch
@@ -18,7 +18,7 @@ from transformers.utils.generic import ModelOutput
 
 from finetune.core.types import Json
 from finetune.data.batches import Batch, Columns
-from finetune.data.table import Audit, Row, Table
+from finetune.data.table import Audit, Row, StoredRows, Table
 from finetune.params.provenance import Derived
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Imported(NamedTuple):
 class Data(Generic[S]):
     """The functions from files to rows and windows."""
 
-    validate: Callable[[Table, Params, Audit], list[Row]]
+    validate: Callable[[Table, Params, Audit], StoredRows]
     """Given (table, parameters with the column names, audit), return rows. Raises: DataError if a column is missing."""
 
     group: Callable[[Row], str]
@@ -118,10 +118,10 @@ class Data(Generic[S]):
     aligned: bool
     """True where the task has to know which word and which characters a token stands for: by a fast tokenizer."""
 
-    fit: Callable[[Params, Mapping[str, list[Row]], Imported], S]
+    fit: Callable[[Params, Mapping[str, Rows], Imported], S]
     """Given (preprocess parameters, rows by split, imported model), return a state."""
 
-    derived: Callable[[Params, S, Mapping[str, list[Row]]], list[str]]
+    derived: Callable[[Params, S, Mapping[str, Rows]], list[str]]
     """Given (preprocess parameters, state, rows by split), return a line for what `fit` found or changed."""
 
     encode: Callable[[Rows, PreTrainedTokenizerFast, S], Columns]
@@ -159,8 +159,8 @@ class Data(Generic[S]):
 class Model(Generic[S]):
     """The class that is finetuned, and the task's head."""
 
-    auto_model: Any
-    """The transformers auto class that finetuning loads."""
+    auto_model: Callable[[PreTrainedConfig], Any]
+    """Given the config, return the transformers auto class that finetuning loads."""
 
     families: Mapping[Any, Any]
     """The model classes that have the head, by config class."""
@@ -194,6 +194,10 @@ class Objective:
     items: Callable[[Batch], torch.Tensor]
     """Given a batch, return (B,): how many items each window's loss is the sum of."""
 
+    distance: Callable[[ModelOutput, ModelOutput, Batch, float], torch.Tensor]
+    """Given (outputs, those of a teacher, batch, temperature), return (B,) fp32: how far the probabilities of each
+    window are from the teacher's, summed over its items."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding(Generic[S]):
@@ -209,8 +213,15 @@ class Decoding(Generic[S]):
     calibrate: Callable[[dict[str, float], S], S]
     """Given (metrics of the best model on validation, state), return the state to decode with from then on."""
 
+    written: Callable[[Reduced], int] = lambda _reduced: 0
+    """Given the reduced results of a batch, return the tokens that the model has written."""
+
     request_fields: tuple[str, ...]
     """The fields of the state that a request to the served model, or the evaluation component, may override."""
+
+    asked: Callable[[S, Json, Imported], S] = lambda state, given, _model: replace(state, **given)
+    """Given (state, values of some of these fields, the model), return the state with them, and with what follows from
+    them. Raises: ParameterError for a value that the model has no use for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,6 +248,9 @@ class Scoring(Generic[S]):
     """Given (rows to score, state), return the gold classes that the model lacks, and how often each is gold."""
 
     metrics: Callable[[Sequence[Prediction], Rows, S], dict[str, float]]
+
+    costly: Callable[[Sequence[Prediction], Rows, S], dict[str, float]] = lambda _predictions, _rows, _state: {}
+    """Return the metrics that the evaluation component has besides: training would wait for them at each evaluation."""
 
     breakdown: Callable[[Sequence[Prediction], Rows, S], Breakdown]
     """Given (predictions, rows, state), return the metrics of each class."""

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from finetune.core.console import progress
@@ -25,7 +26,7 @@ class Lengths:
 
     total: int  # rows that a sample was drawn from
     rows: list[int]  # tokens of each row, nothing truncated
-    windows: list[int]  # tokens of each window
+    windows: Sequence[int]  # tokens of each window
     windowed: int  # rows that take several windows
     lost: int  # rows that training can't learn from
     reasons: dict[Lost, int] = field(default_factory=dict)  # why, and of how many rows
@@ -40,7 +41,7 @@ class Lengths:
 
 def measure(rows: Sequence[Row], task: Task[State], tokenizer: PreTrainedTokenizerFast, state: State) -> Lengths:
     """Return the lengths of SAMPLE rows with gold, or of all if there are fewer; `task.data.fit` made the state."""
-    sample = random.Random(SEED).sample(list(rows), min(SAMPLE, len(rows)))
+    sample = [rows[i] for i in random.Random(SEED).sample(range(len(rows)), min(SAMPLE, len(rows)))]
     state = replace(state, pad_to_max_length=False)
     tokens: list[int] = []
     windows: list[int] = []
@@ -78,11 +79,10 @@ def of_windows(owners: Sequence[int], windows: Sequence[int], lost: int, limit: 
 
     `owners[i]` is the row of window i, which has `windows[i]` tokens, at most `limit`; `lost` rows have no window.
     """
-    counts = Counter(owners)
-    tokens = dict(zip(owners, windows, strict=True))
-    rows = [limit + 1 if count > 1 else tokens[row] for row, count in counts.items()] + [0] * lost
-    windowed = sum(count > 1 for count in counts.values())
-    return Lengths(len(rows), rows, list(windows), windowed, lost, up_to_window=True)
+    _, first, counts = np.unique(owners, return_index=True, return_counts=True)
+    several = counts > 1
+    rows = [*np.where(several, limit + 1, np.asarray(windows)[first]).tolist(), *[0] * lost]
+    return Lengths(len(rows), rows, windows, int(several.sum()), lost, up_to_window=True)
 
 
 def describe(lengths: Lengths, limit: int) -> list[str]:

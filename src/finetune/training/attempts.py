@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow
 import torch
 from accelerate.utils.memory import clear_device_cache
@@ -18,6 +19,7 @@ from finetune.core.errors import Fault, HandoffError, ModelError, first_line
 from finetune.core.launch import is_main_process, world_size
 from finetune.core.types import Json
 from finetune.data.folders import Preprocessed, SelectedModel, read_rows
+from finetune.data.sampler import window_lengths
 from finetune.distributed import zero_engine
 from finetune.distributed.preemption import noted
 from finetune.distributed.settlement import Settled
@@ -25,12 +27,14 @@ from finetune.models.adapt import adaptations, four_bit
 from finetune.models.head import describe_new, head_parameters
 from finetune.models.loading import load_model, store_state
 from finetune.models.memory import out_of_memory, return_freed_memory
+from finetune.models.teacher import load_teacher
 from finetune.models.tokenizers import load_tokenizer
-from finetune.params.finetune import FinetuneParams
+from finetune.params.finetune import EncoderParams, FinetuneParams
 from finetune.params.provenance import Derived, write_resolved
 from finetune.tasks.task import State, Task
 from finetune.training import arguments, checkpoints, gathering, resume
 from finetune.training.batch_search import batch_that_fits
+from finetune.training.callbacks import Prune
 from finetune.training.schedule import Schedule, schedule, with_smaller_batch
 from finetune.training.tracking import log_numbers
 from finetune.training.trainer import FinetuneTrainer
@@ -152,17 +156,23 @@ def build(
         zero_engine.write_data_alone()
         zero_engine.clear_stale_locks()
     engine = gathering.arguments(params, adapted.model, deepspeed)
+    tokenizer = load_tokenizer(Preprocessed.tokenizer_folder(params.preprocess_output), task)
+    teacher = load_teacher(params, task, state, tokenizer)
+    if teacher:
+        say(str(teacher))
     objective, weights = task.weigh(params, state, data["train"]) if task.weigh else (task.objective, [])
     trainer = FinetuneTrainer(
         model=adapted.model,
         args=arguments.training_arguments(params, steps, engine),  # ZeRO-3 shards models that are loaded after it
         task=task,
         objective=objective,
+        teacher=teacher,
+        prune=gates_to_close(params, adapted.model, data["train"]),
         state=state,
         train=data["train"],
         validation=data["validation"],
         validation_rows=read_rows(Preprocessed.rows_file(params.preprocess_output, "validation"), task.data.damage),
-        tokenizer=load_tokenizer(Preprocessed.tokenizer_folder(params.preprocess_output), task),
+        tokenizer=tokenizer,
         steps=steps,
         keep_batches=params.eval_accumulation_steps,
         save_steps=params.save_steps,
@@ -174,6 +184,13 @@ def build(
     derived = [*settled.given, *arguments.derived(params, wanted, steps, attention, "optimizer" in (deepspeed or {}))]
     derived += weights
     return Attempt(params, settled, steps, trainer, partial(fresh_model, params, task, state), adapted.restore, derived)
+
+
+def gates_to_close(params: FinetuneParams, model: PreTrainedModel, train: Dataset) -> Prune | None:
+    """Return the callback that prunes the model; None where that isn't asked for."""
+    if not isinstance(params, EncoderParams) or not params.apply_pruning:
+        return None
+    return Prune(model, params.pruning_ratio, params.pruning_method, float(np.mean(window_lengths(train))))
 
 
 def adapted_model(params: FinetuneParams, task: Task[State], state: State) -> tuple[adaptations.Adapted, list[str]]:

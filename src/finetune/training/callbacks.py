@@ -1,9 +1,11 @@
 """The callbacks between the steps of training: memory is given back, checkpoints are saved, a stop is obeyed."""
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from finetune.core.console import say
 from finetune.core.errors import Fault, StoppedError
 from finetune.distributed import preemption, process_group
+from finetune.models.adapt import pruning
 from finetune.models.memory import return_freed_memory
 
 RETURN_STEPS = 10  # at no cost that could be measured, 110 s for 112 s without
@@ -38,6 +40,35 @@ class SaveEvery(TrainerCallback):
     def on_step_end(self, args: object, state: TrainerState, control: TrainerControl, **_: object) -> None:
         due = state.global_step % self.save_steps == 0
         control.should_save |= due and not evaluated_now(state, self.evaluation_steps)
+
+
+class Prune(TrainerCallback):
+    """The callback that closes the gates of a model (models/adapt/pruning.py), more of them after each step.
+
+    Scores are equal in all processes, as weights are, so each closes the same gates without asking the others.
+    """
+
+    def __init__(self, model: PreTrainedModel, ratio: float, method: str, length: float) -> None:
+        self.gated = pruning.gated_layers(model)
+        self.scores = pruning.scores_of(self.gated)
+        self.ratio, self.method = ratio, method
+        self.length = length  # of the training windows, on average, in tokens
+
+    def finished(self, state: TrainerState) -> bool:
+        """Return whether as much is closed as will be: no model before that is one to save."""
+        return state.global_step >= pruning.begin_and_end(state.max_steps)[1]
+
+    def on_pre_optimizer_step(self, args: object, state: TrainerState, control: object, **_: object) -> None:
+        if self.method == "taylor" and not self.finished(state):
+            pruning.add_squared_gradients(self.gated)
+
+    def on_step_end(self, args: object, state: TrainerState, control: object, **_: object) -> None:
+        first, last = pruning.begin_and_end(state.max_steps)
+        if first < state.global_step <= last:
+            ratio = pruning.ratio_at(state.global_step, state.max_steps, self.ratio)
+            pruning.close(self.gated, ratio, self.method, self.length)
+        if state.global_step == last:
+            say(f"pruning: step {last}, all gates that will close are closed; the rest of the steps is for recovery")
 
 
 class StopTogether(TrainerCallback):

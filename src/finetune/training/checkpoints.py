@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 from finetune.core.console import say
 from finetune.core.outputs import entries
-from finetune.core.reading import Unreadable, json_object, misfit
+from finetune.core.reading import Unreadable, json_object, misfit, no_file
 from finetune.core.types import Json
 from finetune.models.places import leave_out_places
 
@@ -129,9 +129,10 @@ def _why_incomplete(checkpoint: Path) -> str:
     sizes = marker.get("files", {})  # other versions list no files
     for name, size in sizes.items():
         path = checkpoint / name
-        found = path.stat().st_size if path.is_file() else None
-        if found != size:
-            return f"{name} is missing" if found is None else f"{name} has {found:,} bytes instead of {size:,}"
+        if why := no_file(path):
+            return f"{name[:100]} {why}"
+        if (found := path.stat().st_size) != size:
+            return f"{name} has {found:,} bytes instead of {size:,}"
     return ""
 
 

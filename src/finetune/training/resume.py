@@ -19,6 +19,7 @@ from finetune.core.reading import json_object, misfit
 from finetune.core.types import Json
 from finetune.data.folders import Preprocessed, SelectedModel
 from finetune.distributed import zero_engine
+from finetune.models.teacher import weights_of
 from finetune.params.finetune import FIXED_ON_RESUME, FinetuneParams
 from finetune.params.schema import params_of, to_text
 from finetune.training.checkpoints import COMPLETE, STATE, checkpoints, why_incomplete
@@ -36,6 +37,7 @@ class Marker:
     windows: int
     data: str  # fingerprint of the training windows
     model: str  # fingerprint of the imported weights
+    teacher: str  # fingerprint of the teacher's, "" without one
     global_batch: int
     total_steps: int
     batch: list[int]  # per_device_train_batch_size and gradient_accumulation_steps that ran
@@ -55,11 +57,12 @@ class Marker:
         cls, params: FinetuneParams, wanted: FinetuneParams, steps: Schedule, windows: int, engine: Json
     ) -> "Marker":
         """Return the marker of a run with `params`, whose batch may be smaller than wanted."""
-        data, model = _inputs(params)
+        data, model, teacher = _inputs(params)
         return cls(
             windows=windows,
             data=data,
             model=model,
+            teacher=teacher,
             global_batch=steps.global_batch,
             total_steps=steps.total_steps,
             batch=_batch(params),
@@ -80,11 +83,12 @@ class Marker:
         return cls(**values)
 
 
-def _inputs(params: FinetuneParams) -> tuple[str, str]:
-    """Return fingerprints of the training windows and of the imported weights."""
-    model = SelectedModel.model_folder(params.model_selector_output)
+def _inputs(params: FinetuneParams) -> tuple[str, str, str]:
+    """Return fingerprints of the training windows, of the imported weights, and of the teacher's, "" without one."""
+    model, teacher = SelectedModel.model_folder(params.model_selector_output), params.teacher_model_path
     data = Preprocessed.windows_folder(params.preprocess_output, "train")
-    return fingerprint(data.glob("*.arrow")), fingerprint(model.rglob("*.safetensors"), ends=True)
+    taught_by = fingerprint(weights_of(teacher).glob("*.safetensors"), ends=True) if teacher else ""
+    return fingerprint(data.glob("*.arrow")), fingerprint(model.rglob("*.safetensors"), ends=True), taught_by
 
 
 def _command(params: FinetuneParams) -> Json:
@@ -105,7 +109,7 @@ def interrupted(params: FinetuneParams, saved: str | None) -> Path | None:
     except ParameterError:
         return None
     same = (was.command, was.processes) == (_command(params), world_size()) and was.name != saved
-    return newest if same and (was.data, was.model) == _inputs(params) else None
+    return newest if same and (was.data, was.model, was.teacher) == _inputs(params) else None
 
 
 def _batch(params: FinetuneParams) -> list[int]:
@@ -134,6 +138,9 @@ def refuse_other_run(checkpoint: Path, now: Marker) -> None:
     if was.model != now.model:
         what = f"{checkpoint.name} began with other weights than those of model_selector_output"
         faults.append(Fault(what, fix="give the same model, or --resume_from_checkpoint false"))
+    if was.teacher != now.teacher:
+        what = f"{checkpoint.name} was {'trained without a' if not was.teacher else 'taught by another'} teacher"
+        faults.append(Fault(what, fix="give the same --teacher_model_path, or --resume_from_checkpoint false"))
     if was.global_batch != now.global_batch:
         why = "that is per_device_train_batch_size x gradient_accumulation_steps x processes"
         what = f"{checkpoint.name} has {was.global_batch} windows in a step, this run has {now.global_batch}"

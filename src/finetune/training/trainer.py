@@ -3,6 +3,7 @@
 import contextlib
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from finetune.core.console import progress
 from finetune.core.errors import Fault, ModelError
 from finetune.core.launch import is_main_process, rank
 from finetune.core.types import Json
@@ -29,12 +31,14 @@ from finetune.data.sampler import LengthGroupedSampler, by_length, window_length
 from finetune.data.table import Row
 from finetune.distributed import process_group
 from finetune.distributed.preemption import ignore_sigterm
+from finetune.models.adapt import pruning
 from finetune.models.memory import out_of_memory
-from finetune.models.prediction import predict
+from finetune.models.prediction import Watch, predict
+from finetune.models.teacher import Teacher
 from finetune.tasks.answering import forward
 from finetune.tasks.task import Objective, Reduced, State, Task
 from finetune.training import checkpoints
-from finetune.training.callbacks import ReturnMemory, SaveEvery, StopTogether
+from finetune.training.callbacks import Prune, ReturnMemory, SaveEvery, StopTogether
 from finetune.training.checkpoints import STATE
 from finetune.training.resume import Marker
 from finetune.training.schedule import Schedule
@@ -49,11 +53,14 @@ class FinetuneTrainer(Trainer):
 
     - The loss is the sum over items divided by the items of the whole optimizer step (or their weights), over all
       processes and accumulated batches, so that it does not depend on how a step is divided. (transformers 5.23
-      multiplies the loss of heads that ignore num_items_in_batch by processes x accumulation steps.)
+      multiplies the loss of heads that ignore num_items_in_batch by processes x accumulation steps.) With a teacher,
+      its share is the distance from the teacher's probabilities, in training alone.
     - Training batches are grouped by length; their order depends on the global batch alone.
     - Evaluation reduces each batch on the device and decodes with the task's one decoder; it draws nothing from the
       training generator.
     - With save_steps, an evaluation is followed by a checkpoint only if it is the best so far.
+    - Gates have a learning rate of their own and don't count when the gradient of the weights is clipped; the best
+      model is one in which all have closed that will.
     """
 
     model: PreTrainedModel
@@ -67,10 +74,12 @@ class FinetuneTrainer(Trainer):
         args: TrainingArguments,
         task: Task[State],
         objective: Objective,
+        teacher: Teacher | None,
+        prune: Prune | None,
         state: State,
         train: Dataset,
         validation: Dataset,
-        validation_rows: list[Row],
+        validation_rows: Sequence[Row],
         tokenizer: PreTrainedTokenizerFast,
         steps: Schedule,
         keep_batches: int,
@@ -93,6 +102,12 @@ class FinetuneTrainer(Trainer):
         self.add_callback(ReturnMemory())
         self.task = task
         self.training_objective = objective
+        self.teacher = teacher
+        if teacher:
+            teacher.model.to(args.device)  # type: ignore[arg-type]
+        self.prune = prune
+        if prune:
+            self.add_callback(prune)
         self.tokenizer = tokenizer
         self.task_state = state
         self.validation_rows = validation_rows
@@ -118,8 +133,12 @@ class FinetuneTrainer(Trainer):
         """
         outputs = forward(model, inputs, self.task.model.inputs)
         self.throughput.count(inputs)
+        losses = self.training_objective.loss(outputs, inputs)
+        if self.teacher:
+            with self.accelerator.autocast():
+                losses = self.teacher.blended(losses, outputs, inputs, self.training_objective)
         # DDP averages gradients over processes: multiplied here, the average is the sum.
-        loss = self.training_objective.loss(outputs, inputs).sum() * self.accelerator.num_processes / num_items_in_batch
+        loss = losses.sum() * self.accelerator.num_processes / num_items_in_batch
         return (loss, outputs) if return_outputs else loss
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> torch.Tensor:
@@ -129,6 +148,20 @@ class FinetuneTrainer(Trainer):
         )
         total: torch.Tensor = self.accelerator.gather(items).sum()
         return total.clamp(min=NOTHING)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Return the optimizer of the weights, with a group for the scores of gates where they are learnt."""
+        if self.prune is None:
+            return super().create_optimizer(model)
+        with pruning.not_trained(self.prune.scores):
+            optimizer = super().create_optimizer(model)
+        if self.prune.method == "gates":
+            optimizer.add_param_group({"params": self.prune.scores, "lr": pruning.GATE_RATE, "weight_decay": 0.0})
+        return optimizer
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        with pruning.gradients_set_aside(self.prune.scores if self.prune else []):
+            return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
         return LengthGroupedSampler(window_lengths(self.train_dataset), self.global_batch, self.args.seed)
@@ -193,7 +226,8 @@ class FinetuneTrainer(Trainer):
                 (Path(output_dir) / name).write_bytes(content)
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: object) -> bool:
-        best: bool = super()._determine_best_metric(metrics, trial)
+        candidate = self.prune is None or self.prune.finished(self.state)
+        best: bool = candidate and super()._determine_best_metric(metrics, trial)
         if self.save_steps > 0:
             last = self.state.global_step >= self.state.max_steps
             due = self.state.global_step % self.save_steps == 0
@@ -215,7 +249,8 @@ class FinetuneTrainer(Trainer):
         """Return the task's metrics and the mean loss over all items."""
         started = time.perf_counter()
         try:
-            with torch.random.fork_rng(devices=[]):  # a loader seeds its workers from the global generator
+            # A loader seeds its workers from the global generator.
+            with torch.random.fork_rng(devices=[]), progress(len(self.validation_rows), "validate", True) as bar:
                 reduced, loss = predict(
                     self.model,
                     self.get_eval_dataloader(),
@@ -223,6 +258,7 @@ class FinetuneTrainer(Trainer):
                     self.task_state,
                     self.keep_batches,
                     gather=self._gather,
+                    watch=Watch(bar, self.task),
                 )
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):

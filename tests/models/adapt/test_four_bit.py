@@ -72,7 +72,9 @@ def test_the_frozen_layers_are_in_4_bits_and_come_back(family: str, tmp_path: Pa
     assert len(packed) == LAYERS.get(family, len(packed)) > 0
     assert all(m.weight.dtype == torch.uint8 for m in packed)
     assert 2 * sum(m.weight.numel() for m in packed) == sum(m.imported[0].weight.numel() for m in packed)
-    theirs = TASK.model.auto_model.from_pretrained(tmp_path, dtype=torch.float32, quantization_config=as_they_do)
+    theirs = TASK.model.auto_model(load_config(tmp_path)).from_pretrained(
+        tmp_path, dtype=torch.float32, quantization_config=as_they_do
+    )
     theirs.load_state_dict({name: before[name] for name in head}, strict=False)
     assert torch.allclose(logits(quantised), logits(theirs), atol=1e-5)
     assert not torch.equal(logits(quantised), exact)

@@ -15,7 +15,7 @@ from finetune.models.loading import load_config, load_model
 from finetune.models.prediction import predict, predict_rows
 from finetune.models.tokenizers import imported
 from finetune.params.datapreprocess import TranslationPreprocessParams
-from finetune.tasks.generation import framing
+from finetune.tasks.generation import framing, targets
 from finetune.tasks.generation.writing import NOTHING, generation_config
 from finetune.tasks.translation import TASK, pairs
 from tests.writers import WRITERS, build_writer
@@ -53,7 +53,7 @@ def batch_of(folder: Path, state: pairs.State, count: int = 4) -> Batch:
     tokenizer = imported(folder, TASK).tokenizer
     columns = pairs.encode(rows(count), tokenizer, state)
     labels, _ = pairs.label(rows(count), columns, state)
-    return collate(as_windows(columns | labels), pairs.padding(tokenizer))
+    return collate(as_windows(columns | labels), targets.padding(tokenizer))
 
 
 def test_targets_and_decoder_inputs_are_those_of_transformers(family: str, folder: Path) -> None:
@@ -133,6 +133,45 @@ def test_unknown_language(family: str, folder: Path) -> None:
     assert first.what.startswith("--source_lang 'xyz' is no language of the model")
     assert second.what.startswith(f"--target_lang '{wrong[0]}' is no language of the model; did you mean {wrong[1]}?")
     assert "--target_key" in second.fix
+
+
+@pytest.mark.parametrize(
+    ("family", "other"),
+    [("mbart", "fr_XX"), ("mbart50", "fr_XX"), ("m2m_100", "fr"), ("nllb", "fra_Latn")],
+    indirect=["family"],
+)
+def test_other_languages_in_a_request(family: str, folder: Path, other: str) -> None:
+    """As if the model had been trained with them; an unknown code is refused with the one that was meant."""
+    state, model = state_of(family, folder, num_beams=2), imported(folder, TASK)
+    assert TASK.decoding.asked(state, {"num_beams": 3}, model) == replace(state, num_beams=3)
+    found = TASK.decoding.asked(state, {"target_lang": other}, model)
+    assert found == state_of(family, folder, num_beams=2, target_lang=other) != state
+    assert TASK.decoding.asked(state, {"source_lang": other}, model) == replace(state, source_lang=other)
+    with pytest.raises(ParameterError, match=f"did you mean {other}"):
+        TASK.decoding.asked(state, {"target_lang": f"{other}x"}, model)
+
+
+def test_other_languages_of_a_model_without_codes(tmp_path: Path) -> None:
+    folder = build_writer("t5", tmp_path)
+    state, model = state_of("t5", folder), imported(folder, TASK)
+    assert TASK.decoding.asked(state, {"source_lang": "en", "target_lang": "de"}, model) == state
+    with pytest.raises(ParameterError, match="translates from en to de, not from en to fr"):
+        TASK.decoding.asked(state, {"target_lang": "fr"}, model)
+
+
+def test_other_languages_of_marian(tmp_path: Path) -> None:
+    """Of several targets, which it is told before a source."""
+    folder = build_writer("marian", tmp_path)
+    state, model = state_of("marian", folder), imported(folder, TASK)
+    model.tokenizer.supported_language_codes = [">>de<<", ">>fr<<"]
+    state = replace(state, prefix=">>de<< ")
+    assert TASK.decoding.asked(state, {"target_lang": "fr"}, model) == replace(
+        state, target_lang="fr", prefix=">>fr<< "
+    )
+    own = replace(state, prefix="please: ")
+    assert TASK.decoding.asked(own, {"target_lang": "fr"}, model).prefix == "please: "
+    with pytest.raises(ParameterError, match="no language of the model"):
+        TASK.decoding.asked(state, {"target_lang": "it"}, model)
 
 
 def test_a_config_without_a_start(tmp_path: Path) -> None:

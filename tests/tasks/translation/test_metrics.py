@@ -43,7 +43,7 @@ def by_command(tmp_path: Path, predicted: list[str], gold: list[str], *words: st
 def test_equal_to_the_command(
     tmp_path: Path, language: str, words: tuple[str, ...], predicted: list[str], gold: list[str]
 ) -> None:
-    found = metrics.corpus(predicted, gold, language)
+    found = metrics.corpus(predicted, gold, language) | metrics.edits(predicted, gold)
     assert found == pytest.approx(by_command(tmp_path, predicted, gold, *words), abs=1e-6)
 
 

@@ -12,8 +12,10 @@ from finetune.data.table import Audit
 from finetune.models.tokenizers import imported
 from finetune.params.datapreprocess import TranslationPreprocessParams
 from finetune.params.evaluation import TranslationEvaluationParams
+from finetune.tasks.generation import targets
 from finetune.tasks.translation import TASK, pairs, rows
 from tests.conftest import write_jsonl
+from tests.tasks.translation.samples import ENGLISH, GERMAN
 from tests.writers import build_writer
 
 
@@ -79,8 +81,11 @@ def test_a_missing_column(tmp_path: Path) -> None:
     assert "--source_lang with one of: eng, de" in caught.value.faults[0].fix
     with pytest.raises(DataError, match="no column 'german'"):
         read(tmp_path, [{"en": "A dog.", "de": "Ein Hund."}], target_key="german")
-    found, _ = read(tmp_path, [{"en": "A dog."}])  # for prediction
-    assert found[0]["target"] is None
+    with pytest.raises(DataError, match="no column 'de'"):  # which says more than that no row has a target
+        read(tmp_path, [{"en": "A dog.", "german": "Ein Hund."}])
+    given = TranslationEvaluationParams(evaluation_result=Path(), source_lang="en", target_lang="de")
+    found = rows.validate(read_table(write_jsonl(tmp_path / "rows.jsonl", [{"en": "A dog."}])), given, Audit())
+    assert found[0]["target"] is None  # for prediction
 
 
 def test_evaluation_of_a_file_needs_the_columns(tmp_path: Path) -> None:
@@ -96,8 +101,17 @@ def test_swapped_pairs_are_said(tmp_path: Path) -> None:
     assert audit.problems == {
         "source and target seem to be swapped: CYRILLIC to LATIN": {"action": "kept", "count": 1, "rows": [6]}
     }
-    same = [{"en": "A dog.", "de": "Ein Hund."}, {"en": "Ein Hund.", "de": "A dog."}]
-    assert not read(tmp_path, same)[1].problems
+    whole = [{"en": "Собака.", "ru": "A dog."}] * 3
+    said = "warning: the columns seem to be swapped: the text of source_lang en is in CYRILLIC, target_lang ru in LATIN"
+    assert read(tmp_path, whole, target_lang="ru")[1].notes == [
+        f"{said} letters; to translate from en, --source_key ru --target_key en"
+    ]
+    assert read(tmp_path, whole, source_lang="ru_RU", target_lang="en", source_key="en", target_key="ru")[1].notes == []
+    short = [{"en": "A dog.", "de": "Ein Hund."}, {"en": "Ein Hund.", "de": "A dog."}]
+    assert not read(tmp_path, short)[1].problems
+    german = [{"here": one, "there": other} for one, other in zip(GERMAN * 9, ENGLISH * 9, strict=True)]
+    (note,) = read(tmp_path, german, source_key="here", target_key="there")[1].notes
+    assert note.endswith("to translate from en, --source_key there --target_key here")
 
 
 def test_remarks_on_the_pairs(tmp_path: Path) -> None:
@@ -133,9 +147,9 @@ def test_what_is_cut_off_is_not_learnt_from(tmp_path: Path) -> None:
         1: "its source has more than 12 tokens (max_seq_length)",
         2: "its target has more than 12 tokens (max_target_length)",
     }
-    assert lost[2].fix == "--max_target_length -1, or split long texts"
+    assert lost[2].fix == "split long texts, or --max_target_length -1 if the model's maximum is more"
     assert pairs.unanswerable(task_rows, columns, state).keys() == lost.keys()
     assert labels["decoder_input_ids"][0] == [state.decoder_start_token_id, *labels["labels"][0][:-1]]
-    assert pairs.beyond(pairs.gold_lengths(columns), state) == [
-        "33.3% of the targets have more than 12 tokens, which no translation will have (max_target_length)"
+    assert pairs.beyond(targets.lengths(columns), state) == [
+        "33.3% of the targets have more than 12 tokens, and can't be written whole (max_target_length)"
     ]

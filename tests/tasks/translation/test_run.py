@@ -1,6 +1,7 @@
 """Translation through the command lines: the pipeline, what it leaves behind, what is served, and what is resumed."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from tqdm import tqdm
 
 from finetune import check, evaluation, pipeline, run
-from tests.conftest import ROOT, finetune_words, write_jsonl
+from finetune.core.errors import ParameterError
+from tests.conftest import ROOT, finetune_words, prepare, write_jsonl
 from tests.writers import build_writer, pairs
 
 pytestmark = pytest.mark.slow
@@ -50,6 +53,7 @@ def test_check(values: dict[str, str], capsys: pytest.CaptureFixture[str]) -> No
     said = capsys.readouterr().out
     assert "max_target_length: 40" not in said and "warning" not in said
     assert "train: 32 rows" in said and "memory" in said and "time: about" in said
+    assert "writing: about" in said and "8 texts in each of 1 evaluations, num_beams 1; at most" in said
 
 
 def test_metrics_and_predictions(output: Path) -> None:
@@ -60,6 +64,29 @@ def test_metrics_and_predictions(output: Path) -> None:
     assert len(found) == 6 and all(p["tokens"] <= 40 and 0 <= p["score"] <= 1 for p in found)
     page = (output / "evaluation_result" / "report.html").read_text()
     assert pairs("test")[0]["en"] in page and "Bleu" in page
+
+
+def test_training_does_not_wait_for_ter(output: Path) -> None:
+    log = json.loads((output / "pytorch_model_folder" / "training.json").read_text())["log"]
+    evaluations = [entry for entry in log if "eval_loss" in entry]
+    assert evaluations and all("eval_bleu" in entry and "eval_ter" not in entry for entry in evaluations)
+
+
+def test_what_is_written_is_shown_as_it_goes(
+    output: Path, prepared_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Rows and tokens a second: batch by batch in the component, and in training where it takes long."""
+    monkeypatch.setenv("FINETUNE_LIVE", "1")
+    monkeypatch.setattr("tqdm.tqdm", lambda **given: tqdm(**{**given, "mininterval": 0}))
+    monkeypatch.setattr("finetune.core.console.BAR_AFTER", 0)
+    words = ["--task", "translation", "--preprocess_output", str(prepared_pairs / "data")]
+    words += ["--pytorch_model_folder", str(output / "pytorch_model_folder"), "--per_device_eval_batch_size", "2"]
+    evaluation.main([*words, "--evaluation_result", str(tmp_path / "scores")])
+    shown = capsys.readouterr().err
+    assert all(re.search(rf"evaluate: .* {done}/6 .*\d tokens/s", shown) for done in (2, 4, 6))
+    run.main(finetune_words(prepared_pairs, tmp_path, **QUICK, per_device_eval_batch_size=4))
+    shown = capsys.readouterr().err
+    assert re.search(r"validate: .* 4/8 .*\d tokens/s", shown)
 
 
 def test_served_texts_are_those_of_evaluation(output: Path) -> None:
@@ -129,3 +156,31 @@ def test_a_file_is_translated_without_targets(output: Path, tmp_path: Path) -> N
     evaluation.main(words)
     assert len((tmp_path / "e" / "predictions.jsonl").read_text().splitlines()) == 3
     assert not (tmp_path / "e" / "metrics.json").exists()
+
+
+def test_a_request_names_other_languages(tmp_path: Path) -> None:
+    """In the served model and in the component alike; the pair of training is the default of the signature."""
+    given = {"source_lang": "en_XX", "target_lang": "de_DE", "source_key": "en", "target_key": "tav", **LENGTHS}
+    prepared = prepare(tmp_path, build_writer("mbart", tmp_path / "tiny"), "translation", (16, 4, 4), **given)
+    run.main(finetune_words(prepared, tmp_path, **QUICK))
+    served = mlflow.pyfunc.load_model(str(tmp_path / "mlflow"))
+    defaults = {param.name: param.default for param in served.metadata.signature.params}
+    assert defaults == {"source_lang": "en_XX", "target_lang": "de_DE", "num_beams": 1}
+
+    texts = [pair["en"] for pair in pairs("test")[:4]]
+    usual, french = served.predict(texts), served.predict(texts, params={"target_lang": "fr_XX"})
+    assert usual["score"].tolist() != french["score"].tolist()
+    assert served.predict(texts)["score"].tolist() == usual["score"].tolist()  # nothing is left of the request before
+    words = ["--task", "translation", "--preprocess_output", str(prepared / "data"), "--target_lang", "fr_XX"]
+    words += ["--mlflow_model_folder", str(tmp_path / "mlflow"), "--evaluation_result", str(tmp_path / "scores")]
+    evaluation.main(words)
+    found = [json.loads(line) for line in (tmp_path / "scores" / "predictions.jsonl").read_text().splitlines()]
+    assert [p["score"] for p in found] == pytest.approx(french["score"].tolist(), abs=1e-5)
+
+    meant = "target_lang 'fr' is no language of the model; did you mean fr_XX?"
+    with pytest.raises(mlflow.MlflowException, match=re.escape(meant)) as caught:
+        served.predict(texts, params={"target_lang": "fr"})
+    assert caught.value.get_http_status_code() == 400
+    words[words.index("fr_XX")] = "fr"
+    with pytest.raises(ParameterError, match=re.escape(meant)):
+        evaluation.main(words)

@@ -5,7 +5,9 @@ seen in the tokens that a tokenizer puts around a text is read off them and not 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import Lock
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerFast
@@ -15,6 +17,7 @@ from finetune.core.errors import Fault, ModelError, ParameterError
 from finetune.params.schema import did_you_mean
 
 _CODE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]+")  # of mBART and NLLB: en_XX, eng_Latn
+_TOLD = Lock()
 PREFIXED = ("t5",)  # model types that were pretrained with "translate English to German: " before a source
 
 
@@ -57,6 +60,20 @@ def set_languages(tokenizer: PreTrainedTokenizerFast, source: str, target: str) 
         # By setattr, as it is a property that lays other tokens around the text.
         tokenizer.tgt_lang = target
         tokenizer.src_lang = source
+
+
+def set_one_language(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Let a multilingual tokenizer write in the language that it reads by itself."""
+    if hasattr(tokenizer, "src_lang"):
+        set_languages(tokenizer, tokenizer.src_lang, tokenizer.src_lang)
+
+
+@contextmanager
+def told(tokenizer: PreTrainedTokenizerFast, source: str, target: str) -> Iterator[None]:
+    """Tell a tokenizer the languages for a while: requests of other languages, in other threads, wait."""
+    with _TOLD:
+        set_languages(tokenizer, source, target)
+        yield
 
 
 def own_prefix(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, source: str, target: str) -> str:

@@ -3,20 +3,8 @@
 from transformers import MODEL_FOR_QUESTION_ANSWERING_MAPPING, AutoModelForQuestionAnswering
 
 from finetune.tasks.answering import by_forward
-from finetune.tasks.question_answering import rows, spans, windows
-from finetune.tasks.task import (
-    Breakdown,
-    Card,
-    Data,
-    Decoding,
-    Model,
-    Objective,
-    Published,
-    Report,
-    Scoring,
-    Serving,
-    Task,
-)
+from finetune.tasks.question_answering import questions, rows, spans, windows
+from finetune.tasks.task import Card, Data, Decoding, Model, Objective, Report, Task
 
 USAGE = """\
 inputs = tokenizer("Who wrote the report?", "The report was written by Ada Lovelace in 1843.", return_tensors="pt")
@@ -26,7 +14,12 @@ print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))
 """
 
 INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids"})
-OBJECTIVE = Objective(labels=frozenset({"start_positions", "end_positions"}), loss=spans.loss, items=spans.items)
+OBJECTIVE = Objective(
+    labels=frozenset({"start_positions", "end_positions"}),
+    loss=spans.loss,
+    items=spans.items,
+    distance=spans.distance,
+)
 
 TASK = Task(
     name="question_answering",
@@ -53,7 +46,7 @@ TASK = Task(
         kinds=rows.kinds,
     ),
     model=Model(
-        auto_model=AutoModelForQuestionAnswering,
+        auto_model=lambda _config: AutoModelForQuestionAnswering,
         families=MODEL_FOR_QUESTION_ANSWERING_MAPPING,
         inputs=INPUTS,
         head_config=lambda _state: {"num_labels": 2},
@@ -67,42 +60,16 @@ TASK = Task(
         calibrate=spans.calibrate,
         request_fields=("null_threshold",),
     ),
-    scoring=Scoring(
-        refuse=lambda _rows, _state: None,
-        lacking=lambda _rows, _state: {},
-        metrics=spans.metrics,
-        breakdown=lambda _predictions, _rows, _state: Breakdown(),
-        published=Published(
-            metrics=spans.published,
-            names=("exact_match", "f1_score"),
-            options={
-                "regexes_to_ignore": list[str],
-                **dict.fromkeys(("ignore_case", "ignore_numbers", "ignore_punctuation", "ignore_punctuations"), bool),
-            },
-        ),
-        needed=lambda prediction: {key: prediction[key] for key in ("text", "span_text", "null_score")},
-        main_metric=lambda _state: "f1",
-        hub_metrics={"exact": "exact_match", "f1": "f1"},
-        full_score=100.0,
+    scoring=questions.scoring(
+        spans.metrics, needed=lambda prediction: {key: prediction[key] for key in ("text", "span_text", "null_score")}
     ),
-    serving=Serving(
-        inputs={"question": {"type": "string"}, "context": {"type": "string"}},
-        others=lambda _state: {},
-        spare=frozenset(),
-        cell=lambda _name, text: text,
+    serving=questions.serving(
         outputs={
             "answer": {"type": "string"},
             "score": {"type": "double"},
             "start": {"type": "long"},
             "end": {"type": "long"},
         },
-        example={"question": "Who wrote the report?", "context": "The report was written by Ada Lovelace in 1843."},
-        accepts=lambda value: isinstance(value, str),
-        accepted="text",
-        forms='one question and its context in each record, or {"inputs": {"question": ["Who?", "When?"], "context": '
-        '["Ada wrote it.", "It was in 1843."]}}',
-        rows=rows.serve,
-        request=lambda row: {"question": row["question"], "context": row["context"]},
         present=spans.present,
         tied=spans.tied,
     ),

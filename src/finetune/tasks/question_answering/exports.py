@@ -1,6 +1,6 @@
 """Read the forms in which tools and data sets write questions: nested paragraphs, annotations, columns of text."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -19,15 +19,15 @@ def flat(table: Table, columns: Columns, audit: Audit) -> Table:
     """
     if columns.question_key not in table.columns:
         if {"paragraphs", "qas"} & set(table.columns):
-            table = _of_rows(table, list(_asked(table, columns, audit)))
+            table = _of_rows(table, _asked(table, columns, audit))
         elif "data" in table.columns and {"annotations", "completions"} & set(table.columns):
-            table = _of_rows(table, [_annotated(table, i) for i in range(len(table.rows))], table.numbers)
+            table = _of_rows(table, (_annotated(table, i) for i in range(len(table.rows))), table.numbers)
     return _with_answers(table, columns)
 
 
-def _of_rows(table: Table, rows: list[Row], numbers: list[int] | None = None) -> Table:
-    names = tuple(dict.fromkeys(name for row in rows for name in row))
-    return replace(table, columns=names, rows=rows, numbers=numbers or list(range(1, len(rows) + 1)))
+def _of_rows(table: Table, rows: Iterable[Row], numbers: Iterable[int] | None = None) -> Table:
+    numbered = enumerate(rows, start=1) if numbers is None else zip(numbers, rows, strict=True)
+    return Table.read(table.name, numbered, table.notes)
 
 
 # --- SQuAD: articles of paragraphs, or paragraphs alone, each a context and its questions ---
@@ -163,7 +163,7 @@ def _with_answers(table: Table, columns: Columns) -> Table:
     if any(_is_object(cell) for cell in cells):
         if key == columns.answers_key:
             return table
-        rows = [{**row, columns.answers_key: row.get(key)} for row in table.rows]
+        rows = ({**row, columns.answers_key: row.get(key)} for row in table.rows)
         return _noted(_of_rows(table, rows, table.numbers), f"the answers are in column {key!r}{why}")
     if key == columns.answers_key and not any(_is_plain(cell) for cell in cells):
         return table
@@ -180,16 +180,16 @@ def _other_column(table: Table, columns: Columns) -> str | None:
 
 def _of_text(table: Table, column: str, why: str, columns: Columns, as_lists: bool) -> Table:
     """Return the rows with the text of a column as answers, and the offsets of another; empty text at -1 is none."""
-    rows = []
-    for row in table.rows:
+
+    def answers(row: Row) -> Any:
         text, start = row.get(column), _value(row.get(columns.answer_start_key))
-        if not missing(text):
-            texts = _listed(_value(text) if as_lists else text)
-            starts = _listed(start) if texts and not missing(start) else [None] * len(texts)
-            answers: Any = {columns.answer_text_key: texts, columns.answer_start_key: starts}
-        else:
-            answers = [] if str(start) in ("-1", "-1.0") else None
-        rows.append({**row, columns.answers_key: answers})
+        if missing(text):
+            return [] if str(start) in ("-1", "-1.0") else None
+        texts = _listed(_value(text) if as_lists else text)
+        starts = _listed(start) if texts and not missing(start) else [None] * len(texts)
+        return {columns.answer_text_key: texts, columns.answer_start_key: starts}
+
+    rows = ({**row, columns.answers_key: answers(row)} for row in table.rows)
     offsets = (
         f"their offsets are in {columns.answer_start_key!r}"
         if columns.answer_start_key in table.columns

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, TypedDict
 
 from finetune.core.reading import misfit
-from finetune.data.table import Audit, Row, Table
+from finetune.data.table import Audit, Row, StoredRows, Table
 from finetune.data.values import Kept, Unusable, audited, clean, missing, parsed, without_surrogates
 from finetune.params.datapreprocess import QuestionAnsweringColumns
 from finetune.tasks.question_answering.exports import flat
@@ -20,24 +20,28 @@ _FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0
 _OFFSET = re.compile(r"\s*([+-]?[0-9]{1,99})(\.0+)?\s*")
 
 
-def validate(table: Table, columns: QuestionAnsweringColumns, audit: Audit) -> list[Row]:
+def validate(table: Table, columns: QuestionAnsweringColumns, audit: Audit) -> StoredRows:
     """Return rows of {id, row, question, context, answers: {text, answer_start} | None}; None means not annotated.
 
     A file without any answers column is for prediction only. Raises: DataError if another column is missing, or the
     file is a broken export.
     """
+    return audited(flattened(table, columns, audit), partial(_row, columns=columns), audit)
+
+
+def flattened(table: Table, columns: QuestionAnsweringColumns, audit: Audit) -> Table:
+    """Return the table with one row for each question. Raises: DataError if a column is missing, or the export is
+    broken."""
     table = flat(table, columns, audit)
     needed = {"question_key": columns.question_key, "context_key": columns.context_key}
     if columns.answers_key != QuestionAnsweringColumns.answers_key:
         needed["answers_key"] = columns.answers_key  # asked for by name, so a slip of the pen is not "no answers"
     table.require(needed)
-    return audited(table, partial(_row, columns=columns), audit)
+    return table
 
 
 def _row(row: Row, repairs: list[str], columns: QuestionAnsweringColumns) -> Row:
-    question = _text(row.get(columns.question_key), "no question", repairs)
-    context = _text(row.get(columns.context_key), "no context", repairs)
-    answers = _unflagged(row, _answers(row.get(columns.answers_key), columns), context, repairs)
+    question, context, answers = asked(row, repairs, columns)
     found = [placed(context, text, start, repairs) for text, start in answers or []]
     return {
         "question": question,
@@ -46,6 +50,19 @@ def _row(row: Row, repairs: list[str], columns: QuestionAnsweringColumns) -> Row
         if answers is None
         else {"text": [text for text, _ in found], "answer_start": [start for _, start in found]},
     }
+
+
+def asked(
+    row: Row, repairs: list[str], columns: QuestionAnsweringColumns, offsets: bool = True
+) -> tuple[str, str, Answers | None]:
+    """Return question, context and answers of a row of `flattened`; None where it isn't annotated.
+
+    Objects of answers need no offsets where `offsets` is false. Raises: Unusable.
+    """
+    question = _text(row.get(columns.question_key), "no question", repairs)
+    context = _text(row.get(columns.context_key), "no context", repairs)
+    given = _answers(row.get(columns.answers_key), columns, offsets)
+    return question, context, _unflagged(row, given, context, repairs)
 
 
 def _unflagged(row: Row, answers: Answers | None, context: str, repairs: list[str]) -> Answers | None:
@@ -81,7 +98,7 @@ def _text(value: object, reason: str, repairs: list[str]) -> str:
     return clean(value, repairs)
 
 
-def _answers(value: Any, columns: QuestionAnsweringColumns) -> Answers | None:
+def _answers(value: Any, columns: QuestionAnsweringColumns, offsets: bool) -> Answers | None:
     """Return (text, offset) of each answer of {"text": …, "answer_start": …}, a list of such, or text of either."""
     if missing(value):
         return None
@@ -90,10 +107,10 @@ def _answers(value: Any, columns: QuestionAnsweringColumns) -> Answers | None:
     keys = columns.answer_text_key, columns.answer_start_key
     found: list[tuple[Any, Any]] = []
     for part in value if isinstance(value, list) else [value]:
-        if not isinstance(part, dict) or keys[0] not in part or keys[1] not in part:
-            raise Unusable(f"answers are not an object with {keys[0]!r} and {keys[1]!r}")
-        texts, starts = (_listed(part[key]) for key in keys)
-        if part[keys[1]] is None:
+        if not isinstance(part, dict) or keys[0] not in part or (offsets and keys[1] not in part):
+            raise Unusable(f"answers are not an object with {keys[0]!r}" + (f" and {keys[1]!r}" if offsets else ""))
+        texts, starts = (_listed(part.get(key)) for key in keys)
+        if not offsets or part[keys[1]] is None:
             starts = [None] * len(texts)
         if len(texts) != len(starts):
             raise Unusable("answers have another number of texts than of offsets")

@@ -12,8 +12,12 @@ from transformers.utils.generic import ModelOutput
 from finetune.core.types import Json
 from finetune.data.batches import Batch
 from finetune.data.table import Row
+from finetune.tasks.distillation import divergence
+from finetune.tasks.question_answering.questions import measured
 from finetune.tasks.question_answering.windows import NO_SPAN, State
 from finetune.tasks.task import Examined, Prediction, Reduced
+
+MASKED = -1e30  # a logit without probability, of which log-probabilities can still be subtracted
 
 
 def loss(outputs: ModelOutput, batch: Batch) -> torch.Tensor:
@@ -27,6 +31,17 @@ def loss(outputs: ModelOutput, batch: Batch) -> torch.Tensor:
     end = outputs["end_logits"].float().masked_fill(padded, -torch.inf)
     start_loss = functional.cross_entropy(start, batch["start_positions"], reduction="none")
     return (start_loss + functional.cross_entropy(end, batch["end_positions"], reduction="none")) / 2
+
+
+def distance(outputs: ModelOutput, teacher: ModelOutput, batch: Batch, temperature: float) -> torch.Tensor:
+    """Return (B,): the mean of the divergences of start and end from the teacher's, padding masked."""
+    padded = batch["attention_mask"] == 0  # (B, L)
+    pairs = ((outputs[name], teacher[name]) for name in ("start_logits", "end_logits"))
+    start, end = (
+        divergence(one.float().masked_fill(padded, MASKED), two.float().masked_fill(padded, MASKED), temperature)
+        for one, two in pairs
+    )
+    return (start + end) / 2
 
 
 def items(batch: Batch) -> torch.Tensor:
@@ -124,26 +139,8 @@ def _candidate(context: str, span: tuple[int, int], score: float) -> Prediction:
 
 
 def metrics(predictions: Sequence[Prediction], rows: Sequence[Row], _state: State) -> dict[str, float]:
-    """Return exact, f1, total, HasAns_*, NoAns_*, and with unanswerable rows best_* and calibrated_threshold."""
-    from finetune.tasks.question_answering.metrics import Squad, amid
-
-    result: dict[str, float] = Squad().compute(
-        predictions=[
-            {"prediction_text": p["text"], "span_text": p["span_text"], "no_answer_score": p["null_score"]}
-            for p in predictions
-        ],
-        references=[{"texts": row["answers"]["text"]} for row in rows],
-    )
-    if "best_f1_thresh" in result:
-        result["calibrated_threshold"] = amid([p["null_score"] for p in predictions], result["best_f1_thresh"])
-    return result
-
-
-def published(predictions: Sequence[Prediction], rows: Sequence[Row], _state: State, options: Json) -> dict[str, float]:
-    """Return exact_match and f1_score as the published evaluation component has them."""
-    from finetune.tasks.question_answering import metrics as of_texts
-
-    return of_texts.published([p["text"] for p in predictions], [row["answers"]["text"] for row in rows], options)
+    """Return those of `questions.measured`."""
+    return measured(predictions, rows)
 
 
 def calibrate(metrics: dict[str, float], state: State) -> State:

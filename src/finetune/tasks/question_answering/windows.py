@@ -36,7 +36,7 @@ class State(task.State):
 
 def fit(
     params: QuestionAnsweringPreprocessParams,
-    splits: Mapping[str, list[Row]],
+    splits: Mapping[str, Sequence[Row]],
     model_length: int,
     tokenizer: PreTrainedTokenizerFast,
 ) -> State:
@@ -53,7 +53,7 @@ def fit(
     )
 
 
-def derived(params: QuestionAnsweringPreprocessParams, state: State, _splits: Mapping[str, list[Row]]) -> list[str]:
+def derived(params: QuestionAnsweringPreprocessParams, state: State, _splits: Mapping[str, Sequence[Row]]) -> list[str]:
     """Return lines on what `fit` found or changed."""
     lines = stride_lines(params.doc_stride, state.doc_stride, state.max_seq_length)
     if state.no_answer:

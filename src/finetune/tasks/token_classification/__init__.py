@@ -47,7 +47,7 @@ TASK = Task(
         kinds=rows.kinds,
     ),
     model=Model(
-        auto_model=AutoModelForTokenClassification,
+        auto_model=lambda _config: AutoModelForTokenClassification,
         families=MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
         inputs=INPUTS,
         head_config=windows.head_config,

@@ -10,7 +10,7 @@ import numpy as np
 
 from finetune.core.console import some
 from finetune.core.reading import misfit
-from finetune.data.table import Audit, Row, Table
+from finetune.data.table import Audit, Row, StoredRows, Table
 from finetune.data.values import CUT_SHORT, Unusable, audited, clean, missing, parsed, without_surrogates
 from finetune.params.datapreprocess import TokenClassificationColumns
 from finetune.tasks.token_classification import annotations, sentences
@@ -37,7 +37,7 @@ _LISTS = ("[", "array(", "tensor(")  # how the text of a list begins
 _TEXTS = re.compile(r"\S[ \t\r\n]+\S")  # white space that is found between words; a number may hold a no-break space
 
 
-def validate(table: Table, columns: TokenClassificationColumns, audit: Audit) -> list[Row]:
+def validate(table: Table, columns: TokenClassificationColumns, audit: Audit) -> StoredRows:
     """Return rows of {id, row, text, tokens, tags}; `tags` is None where the row isn't annotated, or for a word of it.
 
     `text` is None unless it is more than the words with a space between. A file without any column of tags is for

@@ -12,6 +12,7 @@ from transformers.utils.generic import ModelOutput
 from finetune.core.types import Json
 from finetune.data.batches import Batch
 from finetune.data.table import Row
+from finetune.tasks.distillation import divergence
 from finetune.tasks.task import Breakdown, Examined, Item, Prediction, Reduced
 from finetune.tasks.token_classification.rows import places_of, text_of
 from finetune.tasks.token_classification.schemes import OUTSIDE, as_iobes, entities, type_of
@@ -26,6 +27,21 @@ def loss(outputs: ModelOutput, batch: Batch, weights: torch.Tensor | None = None
     logits, labels = outputs["logits"].float().transpose(1, 2), batch["labels"]  # (B, C, L), (B, L)
     weights = None if weights is None else weights.to(logits.device)
     return functional.cross_entropy(logits, labels, weights, ignore_index=IGNORED, reduction="none").sum(1)
+
+
+def distance(
+    outputs: ModelOutput,
+    teacher: ModelOutput,
+    batch: Batch,
+    temperature: float,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return (B,): the divergence from the teacher's classes, summed over words, each times the weight of its class."""
+    labels = batch["labels"]  # (B, L)
+    counted = (labels != IGNORED).float()
+    if weights is not None:
+        counted = counted * weights.to(labels.device)[labels.clamp(min=0)]
+    return (divergence(outputs["logits"], teacher["logits"], temperature) * counted).sum(1)
 
 
 def items(batch: Batch, weights: torch.Tensor | None = None) -> torch.Tensor:

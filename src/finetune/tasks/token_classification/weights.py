@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def objective(weights: torch.Tensor | None = None) -> Objective:
     """Return the mean loss over words; with `weights` (C,) of classes, that of torch.nn.CrossEntropyLoss(weights)."""
     loss, items = (partial(function, weights=weights) for function in (tags.loss, tags.items))
-    return Objective(labels=frozenset({"labels"}), loss=loss, items=items)
+    distance = partial(tags.distance, weights=weights)
+    return Objective(labels=frozenset({"labels"}), loss=loss, items=items, distance=distance)
 
 
 def weigh(params: TokenClassificationParams, state: State, windows: "Dataset") -> tuple[Objective, list[Derived]]:

@@ -15,7 +15,7 @@ from finetune.data.batches import Columns
 from finetune.data.table import Row
 from finetune.params.datapreprocess import TokenClassificationPreprocessParams
 from finetune.tasks import task
-from finetune.tasks.task import Lost
+from finetune.tasks.task import Lost, Rows
 from finetune.tasks.token_classification import classes
 from finetune.tasks.token_classification.schemes import LETTERS, OUTSIDE, STRANGE_WORDS, detect, possible, strangers
 from finetune.tasks.tokenizers import before_words
@@ -46,7 +46,7 @@ class State(task.State):
 
 def fit(
     params: TokenClassificationPreprocessParams,
-    splits: Mapping[str, list[Row]],
+    splits: Mapping[str, Rows],
     model_length: int,
     tokenizer: PreTrainedTokenizerFast,
 ) -> State:
@@ -77,7 +77,7 @@ def _is_number(tag: str) -> bool:
     return tag.isdecimal() and len(tag) <= 18
 
 
-def derived(params: TokenClassificationPreprocessParams, state: State, splits: Mapping[str, list[Row]]) -> list[str]:
+def derived(params: TokenClassificationPreprocessParams, state: State, splits: Mapping[str, Rows]) -> list[str]:
     """Return lines on what `fit` found or changed."""
     lines = stride_lines(params.doc_stride, state.doc_stride, state.max_seq_length)
     return lines + classes.described(splits, state.labels)

@@ -2,8 +2,8 @@
 
 from transformers import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, AutoModelForSeq2SeqLM
 
-from finetune.tasks.generation import writing
-from finetune.tasks.generation.objective import objective
+from finetune.tasks.generation import targets, writing
+from finetune.tasks.generation.objective import objective, weigh
 from finetune.tasks.task import Card, Data, Decoding, Model, Published, Report, Scoring, Serving, Task
 from finetune.tasks.translation import metrics, pairs, rows, texts
 
@@ -25,16 +25,16 @@ TASK = Task(
         encode=pairs.encode,
         label=pairs.label,
         unanswerable=pairs.unanswerable,
-        gold_lengths=pairs.gold_lengths,
+        gold_lengths=targets.lengths,
         beyond=pairs.beyond,
         characters=lambda row: len(row["source"]) + len(row["target"] or ""),
-        decode_columns=frozenset({"row", "source_tokens", "target_tokens", "target_ids"}),
+        decode_columns=frozenset({"row", "source_tokens"}) | targets.COLUMNS,
         damage=rows.damage,
-        padding=pairs.padding,
+        padding=targets.padding,
         kinds=rows.kinds,
     ),
     model=Model(
-        auto_model=AutoModelForSeq2SeqLM,
+        auto_model=lambda _config: AutoModelForSeq2SeqLM,
         families=MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
         inputs=writing.INPUTS,
         head_config=lambda _state: {},
@@ -42,18 +42,21 @@ TASK = Task(
         configure=writing.configure,
     ),
     objective=OBJECTIVE,
-    weigh=pairs.weigh,
+    weigh=weigh,
     answer=writing.by_generation(OBJECTIVE),
     decoding=Decoding(
         compact=writing.compact,
+        written=writing.count_written,
         decode=texts.decode,
         calibrate=lambda _metrics, state: state,
-        request_fields=("num_beams",),
+        request_fields=("source_lang", "target_lang", "num_beams"),
+        asked=pairs.asked,
     ),
     scoring=Scoring(
         refuse=lambda _rows, _state: None,
         lacking=lambda _rows, _state: {},
         metrics=texts.metrics,
+        costly=texts.costly,
         breakdown=texts.breakdown,
         published=Published(metrics=texts.published, names=tuple(f"bleu_{n}" for n in metrics.ORDERS), options={}),
         needed=texts.needed,

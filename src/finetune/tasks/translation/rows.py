@@ -1,36 +1,35 @@
 """Make rows of a source and a target text of whatever a file holds."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TypedDict
 
 from finetune.core.errors import Fault, ParameterError
 from finetune.core.reading import misfit
-from finetune.data.table import Audit, Row, Table
+from finetune.data.table import Audit, Row, StoredRows, Table
 from finetune.data.values import Unusable, audited, clean, missing, parsed
 from finetune.params.datapreprocess import TranslationColumns
 from finetune.params.evaluation import TranslationEvaluationParams
-from finetune.tasks.translation.scripts import main_script
+from finetune.tasks.translation.swapped import note_swapped
 
 PAIRS = "translation"  # column of {"en": …, "de": …} in data sets of the hub
 SHORT = 10  # words
 
 
-def validate(table: Table, columns: TranslationColumns | TranslationEvaluationParams, audit: Audit) -> list[Row]:
+def validate(table: Table, columns: TranslationColumns | TranslationEvaluationParams, audit: Audit) -> StoredRows:
     """Return rows of {id, row, source, target}; a target of None means that there is none to compare with.
 
-    A file without any column of targets is for prediction only. Raises: DataError if a column is missing,
-    ParameterError if it isn't said which.
+    Where evaluation reads a file, one without the column of targets is for prediction only. Raises: DataError if a
+    column is missing, ParameterError if it isn't said which.
     """
     source, target = keys(columns)
     table = flat(table, source)
     needed = {"source_key" if columns.source_key else "source_lang": source}
-    if columns.target_key or target in table.columns:
+    if not isinstance(columns, TranslationEvaluationParams) or columns.target_key or target in table.columns:
         needed["target_key" if columns.target_key else "target_lang"] = target
     table.require(needed)
     rows = audited(table, partial(_made, source=source, target=target), audit)
-    note_swapped(rows, audit)
+    note_swapped(rows, audit, (columns.source_lang or "", columns.target_lang or ""), (source, target))
     return rows
 
 
@@ -51,9 +50,8 @@ def flat(table: Table, source: str) -> Table:
     """Return the table with the texts of each language as a column, where they stand in one column of objects."""
     if source in table.columns or PAIRS not in table.columns:
         return table
-    rows = [{**row, **_pair(row[PAIRS])} for row in table.rows]
-    columns = dict.fromkeys(name for row in rows[:100] for name in row)
-    return Table(table.name, tuple(columns), rows, table.numbers, table.notes)
+    rows = ({**row, **_pair(row.get(PAIRS))} for row in table.rows)
+    return Table.read(table.name, zip(table.numbers, rows, strict=True), table.notes)
 
 
 def _pair(value: object) -> Mapping[str, object]:
@@ -86,18 +84,6 @@ def _target(value: object, repairs: list[str]) -> str | None:
 
 def has_gold(row: Row) -> bool:
     return row["target"] is not None
-
-
-def note_swapped(rows: Sequence[Row], audit: Audit) -> None:
-    """Count the rows whose texts are in each other's script, where nearly all rows are in two scripts."""
-    scripts = [(main_script(row["source"]), main_script(row["target"] or "")) for row in rows]
-    counts = Counter(pair for pair in scripts if all(pair))
-    usual = counts.most_common(1)[0][0] if counts else ("", "")
-    if usual[0] == usual[1]:
-        return
-    for row, pair in zip(rows, scripts, strict=True):
-        if pair == (usual[1], usual[0]):
-            audit.add("kept", f"source and target seem to be swapped: {pair[0]} to {pair[1]}", row["row"])
 
 
 def serve(records: Sequence[Row]) -> list[Row]:

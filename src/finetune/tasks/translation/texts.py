@@ -52,7 +52,7 @@ def needed(prediction: Prediction) -> Prediction:
 
 
 def metrics(predictions: Sequence[Prediction], rows: Sequence[Row], state: State) -> dict[str, float]:
-    """Return bleu, chrf and ter, gen_len (the mean tokens of a translation), and how many are off target, and how."""
+    """Return bleu and chrf, gen_len (the mean tokens of a translation), and how many are off target, and how."""
     texts, gold = [p["text"] for p in predictions], [row["target"] for row in rows]
     wrong = Counter(
         what
@@ -64,6 +64,11 @@ def metrics(predictions: Sequence[Prediction], rows: Sequence[Row], state: State
         "gen_len": sum(p["tokens"] for p in predictions) / len(predictions),
         **{name: wrong[name] for name in measures.OFF_TARGET},
     }
+
+
+def costly(predictions: Sequence[Prediction], rows: Sequence[Row], _state: State) -> dict[str, float]:
+    """Return ter."""
+    return measures.edits([p["text"] for p in predictions], [row["target"] for row in rows])
 
 
 def published(predictions: Sequence[Prediction], rows: Sequence[Row], state: State, _options: Json) -> dict[str, float]:
@@ -79,9 +84,8 @@ def breakdown(predictions: Sequence[Prediction], rows: Sequence[Row], state: Sta
     found = {}
     for name in sorted(groups, key=lambda name: int(name.split()[0])):
         chosen = groups[name]
-        scores = measures.corpus(
-            [predictions[i]["text"] for i in chosen], [rows[i]["target"] for i in chosen], state.target_lang
-        )
+        texts, gold = [predictions[i]["text"] for i in chosen], [rows[i]["target"] for i in chosen]
+        scores = measures.corpus(texts, gold, state.target_lang) | measures.edits(texts, gold)
         found[name] = {**scores, "support": len(chosen)}
     return Breakdown(classes=found)
 
@@ -144,7 +148,8 @@ def tied(prediction: Prediction, answer: Json, _state: State, tolerance: float) 
 def limits(state: State) -> list[str]:
     """Return what the model can't do."""
     return [
-        f"It translates from {state.source_lang} to {state.target_lang}, and no other way.",
+        f"It was trained to translate from {state.source_lang} to {state.target_lang}; other languages that it may "
+        "know were not measured.",
         f"A text is read up to {state.max_seq_length} tokens, and a translation has at most {state.max_target_length}: "
         "give it sentences, not documents.",
         "What is written is not checked against anything: names, numbers and negations may be wrong.",

@@ -1,0 +1,122 @@
+"""Turn a PyTorch model into a graph of OpenVINO or ONNX, for any number of windows B and tokens L, and compare."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import PreTrainedModel
+
+from finetune.core.errors import Fault, ModelError, UnsupportedError
+from finetune.data.batches import Batch
+
+if TYPE_CHECKING:
+    import onnx
+    import openvino
+
+# Two runtimes add up the same products in another order, which moves a logit by 1e-5; bf16 moves it by 1e-1.
+PARITY = 1e-3
+LARGEST_ONNX = 2**31 - 2**24  # bytes of weights in one file, whose format has 2 GiB
+
+
+class Logits(torch.nn.Module):
+    """The model as a function of its inputs, in an order, to its logits, in an order."""
+
+    def __init__(self, model: PreTrainedModel, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        super().__init__()
+        self.model, self.inputs, self.outputs = model, inputs, outputs
+
+    def forward(self, *given: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        outputs = self.model(**dict(zip(self.inputs, given, strict=True)))
+        return tuple(outputs[name] for name in self.outputs)
+
+
+@torch.no_grad()
+def graph_of(model: PreTrainedModel, batch: Batch) -> Logits:
+    """Return what is converted: from the inputs of the batch to everything that the model calls logits."""
+    outputs = [name for name in model.eval()(**batch) if name.endswith("logits")]
+    return Logits(model, list(batch), outputs).eval()
+
+
+def to_openvino(graph: Logits, batch: Batch) -> "openvino.Model":
+    """Return the graph as OpenVINO has it, in 32 bits. `batch` is an example of its inputs, of 2 windows or more."""
+    import openvino
+
+    with quiet(), torch.no_grad():
+        converted = openvino.convert_model(graph, example_input=tuple(batch.values()))
+    for names, ports in ((graph.inputs, converted.inputs), (graph.outputs, converted.outputs)):
+        for name, port in zip(names, ports, strict=True):
+            port.get_tensor().set_names({name})
+    return converted
+
+
+def to_onnx(graph: Logits, batch: Batch, path: Path) -> None:
+    """Write the graph as ONNX. Raises: UnsupportedError if one file can't hold it."""
+    import onnx
+
+    size = sum(tensor.numel() * tensor.element_size() for tensor in graph.state_dict().values())
+    if size > LARGEST_ONNX:
+        why = f"its weights take {size / 1e9:.1f} GB, and an ONNX file holds 2"
+        raise UnsupportedError(Fault("--onnx true for this model", why=why, fix="--onnx false"))
+    axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    with quiet():
+        torch.onnx.export(
+            graph,
+            tuple(batch.values()),
+            str(path),
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamo=True,
+            dynamic_shapes=(tuple(axes for _ in batch),),
+            external_data=False,
+            verbose=False,
+        )
+    graph.eval()  # exporters have been known to leave a model in training
+    written = onnx.load(path)
+    _leave_out_sources(written)
+    onnx.save(written, path)
+
+
+def _leave_out_sources(written: "onnx.ModelProto") -> None:
+    """Leave out which lines of which files on this machine each node comes from."""
+    graph = written.graph
+    for part in (*written.functions, *(node for function in written.functions for node in function.node)):
+        del part.metadata_props[:]
+    for part in (graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
+        del part.metadata_props[:]
+        part.doc_string = ""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep to ourselves what tracers say to programmers; a branch on a shape that matters is found by comparing."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@torch.no_grad()
+def distance(one: PreTrainedModel, other: PreTrainedModel, batches: Sequence[Batch]) -> float:
+    """Return the largest difference of a logit of the two models, on tokens that aren't padding."""
+    largest = 0.0
+    for batch in batches:
+        told = batch["attention_mask"].bool()  # (B, L)
+        first, second = one(**batch), other(**batch)
+        for name in second:
+            largest = max(largest, float((first[name][told].float() - second[name][told].float()).abs().max()))
+    return largest
+
+
+def refuse_other_logits(name: str, found: float) -> None:
+    """Raise ModelError if a model in 32 bits doesn't compute what PyTorch does."""
+    if not found <= PARITY:  # NaN is no parity either
+        why = f"a logit differs by {found:.2g} from PyTorch's, and rounding moves none by {PARITY:g}"
+        raise ModelError(Fault(f"{name} is not the model that was trained", why=why, fix="report it, with config.json"))

@@ -1,0 +1,210 @@
+"""Pruning: gates on attention heads and feed-forward columns, which close while the model is trained.
+
+What a gate is worth is learnt like a weight, through gates that are fully open or closed (movement pruning, Sanh et
+al. 2020, on the blocks of Lagunas et al. 2021), or is the square of its gradient, summed over the steps (Molchanov et
+al. 2019). After training, what is behind closed gates is cut out.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from finetune.core.console import say
+from finetune.models import blocks
+from finetune.models.blocks import Layer
+from finetune.params.finetune import EncoderParams, FinetuneParams
+
+GATE_RATE = 1e-2  # learning rate of the gates (Sanh et al. 2020)
+FEWEST_COLUMNS = 8  # of a layer; of heads it is 1
+SOFTMAX = 15  # multiplications in the time of one element of a softmax
+
+
+def wanted(params: FinetuneParams) -> bool:
+    return isinstance(params, EncoderParams) and params.apply_pruning
+
+
+class GatedLinear(nn.Linear):
+    """A linear layer whose inputs are blocks of equal width, each with a gate: 1 where it is open, 0 where closed."""
+
+    def __init__(self, plain: nn.Linear, gates: int) -> None:
+        super().__init__(plain.in_features, plain.out_features, plain.bias is not None, device="meta")
+        self.weight, self.bias = plain.weight, plain.bias
+        self.scores = nn.Parameter(torch.zeros(gates, device=plain.weight.device))
+        self.gates: Tensor
+        self.register_buffer(blocks.GATES, torch.ones(gates, device=plain.weight.device))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return (…, out) of inputs (…, gates * width); the gradient of a gate goes to its score."""
+        gates = self.gates + (self.scores - self.scores.detach())
+        width = self.in_features // len(self.gates)
+        return super().forward(inputs * gates.repeat_interleave(width).to(inputs.dtype))
+
+    def open_places(self) -> list[int]:
+        """Return the places of the blocks that stay."""
+        return [int(place) for place in self.gates.nonzero()]
+
+    def plain(self) -> nn.Linear:
+        """Return the layer without gates."""
+        found = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
+        found.weight, found.bias = self.weight, self.bias
+        return found
+
+
+class Gated(NamedTuple):
+    """A layer with gates."""
+
+    heads: GatedLinear
+    columns: GatedLinear
+    layer: Layer
+
+
+def gated_layers(model: PreTrainedModel) -> list[Gated]:
+    """Return the layers of a model that `apply` has put gates on."""
+    found = blocks.layers(model)
+    return [Gated(cast(GatedLinear, layer.outward), cast(GatedLinear, layer.down), layer) for layer in found]
+
+
+def apply(model: PreTrainedModel, params: FinetuneParams) -> tuple[PreTrainedModel, list[str]]:
+    """Put a gate on every head and column. Return the model, and the lines to print."""
+    names = {module: name for name, module in model.named_modules()}
+    found = blocks.layers(model)
+    for layer in found:
+        model.set_submodule(names[layer.outward], GatedLinear(layer.outward, layer.heads))
+        model.set_submodule(names[layer.down], GatedLinear(layer.down, layer.columns))
+    weights = sum(layer.heads * layer.weights_of_head + layer.columns * layer.weights_of_column for layer in found)
+    heads, columns = sum(layer.heads for layer in found), sum(layer.columns for layer in found)
+    ratio = cast(EncoderParams, params).pruning_ratio
+    of = f"{weights:,} weights of {heads} heads and {columns:,} feed-forward columns"
+    return model, [f"pruning: {ratio:.0%} of the {of} will be cut"]
+
+
+def restore(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the model without gates, and without what is behind those that are closed."""
+    gated = gated_layers(model)
+    names = {module: name for name, module in model.named_modules()}
+    kept = [(layer.heads.open_places(), layer.columns.open_places()) for layer in gated]
+    for layer in gated:
+        model.set_submodule(names[layer.heads], layer.heads.plain())
+        model.set_submodule(names[layer.columns], layer.columns.plain())
+    before = model.num_parameters()
+    blocks.cut(model, kept)
+    heads, columns = (f"{sum(len(of) for of in every):,}" for every in zip(*kept, strict=True))
+    sizes = f"{before / 1e6:.1f} million weights are {model.num_parameters() / 1e6:.1f} million"
+    say(f"pruned to {heads} heads and {columns} feed-forward columns: {sizes}")
+    return model
+
+
+def ratio_at(step: int, steps: int, ratio: float) -> float:
+    """Return the share of the weights that is closed after a step: a cubic course (Zhu & Gupta 2017), then all of it.
+
+    It begins after a tenth of the steps, when scores say something, and leaves the last four tenths to recover.
+    """
+    first, last = begin_and_end(steps)
+    passed = min(max((step - first) / (last - first), 0), 1)
+    return ratio * (1 - (1 - passed) ** 3)
+
+
+def begin_and_end(steps: int) -> tuple[int, int]:
+    """Return the steps after which the first gates close and the last have closed."""
+    first = steps // 10
+    return first, max(first + 1, 6 * steps // 10)
+
+
+def close(gated: Sequence[Gated], ratio: float, method: str, length: float) -> None:
+    """Close the gates of least worth that hold this share of the weights; the others open, even if they were closed.
+
+    `length` is that of a window, in tokens, on which the time that a head takes depends.
+    """
+    worths, weights, spared = [], [], []
+    every = [(gate.heads, gate.columns) for gate in gated]
+    for kind, of_kind in enumerate(zip(*every, strict=True)):
+        scores = [gate.scores.detach().double() for gate in of_kind]
+        for own, layer in zip(scores, (gate.layer for gate in gated), strict=True):
+            of_block = (layer.weights_of_head, layer.weights_of_column)[kind]
+            cost = (_cost_of_head(layer, length), _cost_of_column(layer, length))[kind]
+            worths.append(_worth(own, torch.cat(scores), cost, of_block, method))
+            weights.append(torch.full_like(own, of_block))
+            spared.append(_best(worths[-1], (1, FEWEST_COLUMNS)[kind]))
+    gates = [gate for of_kind in zip(*every, strict=True) for gate in of_kind]
+    opened = _open(torch.cat(worths), torch.cat(weights), torch.cat(spared), ratio)
+    for gate, values in zip(gates, opened.split([len(gate.gates) for gate in gates]), strict=True):
+        gate.gates.copy_(values)
+
+
+def _worth(own: Tensor, of_kind: Tensor, cost: float, weights: int, method: str) -> Tensor:
+    """Return what the blocks of a layer are worth. Of two that are worth the same, the slower one should go.
+
+    Learnt scores have neither a zero nor a unit: they are counted in standard deviations of their kind, one of which is
+    as much as e times the time for each weight. Squared gradients are worth for time.
+    """
+    if method == "taylor":
+        return own / cost
+    spread = of_kind.std().clamp(min=torch.finfo(torch.float32).tiny)
+    return (own - of_kind.mean()) / spread - math.log(cost / weights)
+
+
+def _best(worths: Tensor, count: int) -> Tensor:
+    best = torch.zeros_like(worths, dtype=torch.bool)
+    best[worths.argsort(descending=True, stable=True)[:count]] = True
+    return best
+
+
+def _open(worths: Tensor, weights: Tensor, spared: Tensor, ratio: float) -> Tensor:
+    """Return which gates are open: those of most worth that fit into what is left, and those that are spared."""
+    order = worths.masked_fill(spared, math.inf).argsort(descending=True, stable=True)
+    fits = weights[order].cumsum(0) <= (1 - ratio) * weights.sum() * (1 + 1e-12)
+    opened = spared.clone()
+    opened[order[fits]] = True
+    return opened
+
+
+def _cost_of_head(layer: Layer, length: float) -> float:
+    """Return the multiplications of a head for a window, and what else it does as multiplications of as much time."""
+    hidden = layer.outward.out_features
+    return 4 * length * layer.head_size * hidden + length**2 * (2 * layer.head_size + SOFTMAX)
+
+
+def _cost_of_column(layer: Layer, length: float) -> float:
+    return 2 * length * layer.down.out_features
+
+
+def add_squared_gradients(gated: Sequence[Gated]) -> None:
+    """Add to each score the square of its gradient."""
+    for layer in gated:
+        for gate in (layer.heads, layer.columns):
+            if gate.scores.grad is not None:
+                gate.scores.data.add_(gate.scores.grad**2)
+
+
+def scores_of(gated: Sequence[Gated]) -> list[nn.Parameter]:
+    return [gate.scores for layer in gated for gate in (layer.heads, layer.columns)]
+
+
+@contextmanager
+def not_trained(scores: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Let the optimizer of the weights not see the scores."""
+    for score in scores:
+        score.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for score in scores:
+            score.requires_grad_(True)
+
+
+@contextmanager
+def gradients_set_aside(scores: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Let the gradient of the weights be clipped as if there were no scores."""
+    gradients = [score.grad for score in scores]
+    for score in scores:
+        score.grad = None
+    try:
+        yield
+    finally:
+        for score, gradient in zip(scores, gradients, strict=True):
+            score.grad = gradient

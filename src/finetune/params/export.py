@@ -1,0 +1,57 @@
+"""The parameters of `finetune export`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from finetune.params.finetune import PYTORCH_MODEL
+from finetune.params.schema import param, port
+
+# All that is written beside config.json and the tokenizer, whose names are those of a PyTorch folder.
+GRAPHS = ("openvino_model.xml", "openvino_model.bin", "model.onnx", "model_int8.onnx")
+CALIBRATION = 300  # windows, as NNCF takes by default
+EXPORTED = ("backends.json", "backends.html", *GRAPHS, ".exporting/", *PYTORCH_MODEL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportParams:
+    """Export."""
+
+    pytorch_model_folder: Path | None = port(
+        "uri_folder", "The finished model: pytorch_model_folder of a run.", optional=True
+    )
+    mlflow_model_folder: Path | None = port(
+        "mlflow_model", "The finished model, instead of pytorch_model_folder.", optional=True
+    )
+    preprocess_output: Path = port(
+        "uri_folder",
+        "Output of preprocess: rows of validation that every backend is scored on, rows of train that set the ranges of INT8.",
+    )
+    quantization: Literal["none", "ptq"] = param(
+        "ptq", "ptq: also in INT8, whose ranges are set after training. none: in 32 bits alone."
+    )
+    calibration_samples: int = param(CALIBRATION, "Windows of train that set the ranges of INT8.", min=1)
+    onnx: bool = param(False, "Also write ONNX, and measure ONNX Runtime.")
+    max_f1_drop: float = param(
+        1.0,
+        "Points of 100 that the main metric on validation may fall below PyTorch's in 32 bits. What falls further is not chosen.",
+        min=0,
+        max=100,
+    )
+    target_latency_ms: float | None = param(
+        None,
+        "Milliseconds that half of all windows may take, one at a time. If nothing is as fast, the command fails.",
+        min=0,
+    )
+    max_scored_rows: int = param(1000, "Rows of validation that are scored, spread over all of them.", min=1)
+    per_device_eval_batch_size: int = param(16, "Windows at a time, in scoring and for the throughput.", min=1)
+    benchmark_seconds: float = param(
+        30.0, "Time for measuring, shared by all backends in turns. Each has 3 turns at least.", min=0
+    )
+    threads: int | None = param(None, "Threads of every backend. Left out, as many as PyTorch takes.", min=1)
+    openvino_model_folder: Path = port(
+        "uri_folder",
+        "The OpenVINO model that is chosen, its tokenizer and config.json, backends.json and backends.html; with onnx, model.onnx too.",
+        output=True,
+        writes=EXPORTED,
+    )

@@ -1,0 +1,438 @@
+"""finetune export, from a finished model to the folder that is deployed and the account of it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune import evaluation, export, run
+from finetune.core.errors import DataError, ModelError, ParameterError, UnsupportedError
+from finetune.core.process import run_main
+from finetune.params.components import TASKS
+from finetune.params.export import ExportParams
+from finetune.params.schema import params_of
+from tests.conftest import ROOT, finetune_words, write_jsonl
+from tests.test_offline import BLOCK
+
+compression = pytest.mark.compression
+SHORT = {"benchmark_seconds": 0, "max_scored_rows": 6, "calibration_samples": 8}
+BACKENDS = [f"{name} {kind}" for name, kinds in (
+    ("PyTorch", ("FP32", "bf16")), ("OpenVINO", ("FP32", "INT8")), ("ONNX Runtime", ("FP32", "INT8"))
+) for kind in kinds]  # fmt: skip
+
+
+def needs(*packages: str) -> None:
+    for name in packages or ("openvino", "nncf", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name, reason='pip install ".[compression]"')
+
+
+def words(**parameters: Any) -> list[str]:
+    return [word for name, value in parameters.items() for word in (f"--{name}", str(value))]
+
+
+def read(folder: Path, name: str) -> Any:
+    return json.loads((folder / name).read_text(encoding="utf-8"))
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def finish(prepared: Path, folder: Path, **parameters: Any) -> Path:
+    given = {"num_train_epochs": 2, "per_device_train_batch_size": 8, "learning_rate": 3e-3, **parameters}
+    run.main(finetune_words(prepared, folder, per_device_eval_batch_size=8, **given))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A model of question answering that is hardly trained, and the rows it was trained with."""
+    folder = finish(prepared, tmp_path_factory.mktemp("finished"))
+    return {"pytorch_model_folder": folder / "pytorch", "preprocess_output": prepared / "data"}
+
+
+@pytest.fixture(scope="module")
+def tagger(prepared_tags: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = finish(prepared_tags, tmp_path_factory.mktemp("tagger"))
+    return {"pytorch_model_folder": folder / "pytorch", "preprocess_output": prepared_tags / "data"}
+
+
+@pytest.fixture(scope="module")
+def exported(finished: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All backends; any drop is accepted, as the scores of a model that is hardly trained are chance."""
+    needs()
+    folder = tmp_path_factory.mktemp("exported")
+    export.main(words(**finished, **SHORT, onnx="true", max_f1_drop=100, openvino_model_folder=folder))
+    return folder
+
+
+# --- what is refused, with or without the packages ---
+
+
+def test_one_model(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="no --mlflow_model_folder or --pytorch_model_folder"):
+        export.main(words(preprocess_output=tmp_path, openvino_model_folder=tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("package", "given", "instead"),
+    [
+        ("openvino", {}, "use the model in PyTorch, as it is"),
+        ("nncf", {"quantization": "ptq"}, "--quantization none"),
+        ("onnxruntime", {"quantization": "none", "onnx": "true"}, "--onnx false"),
+    ],
+)
+def test_a_package_is_lacking(
+    package: str, given: dict[str, str], instead: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether installed or not: what is asked for is refused with the extra, and nothing is written."""
+    monkeypatch.setitem(sys.modules, package, None)
+    for other in {"openvino", "nncf", "onnx", "onnxscript", "onnxruntime"} - {package}:
+        monkeypatch.setitem(sys.modules, other, pytest)  # stands for one that is there
+    given = {**given, "pytorch_model_folder": str(tmp_path), "preprocess_output": str(tmp_path)}
+    with pytest.raises(UnsupportedError) as raised:
+        export.main(words(**given, openvino_model_folder=tmp_path.with_name("out")))
+    assert f"the package {package} is not installed" in str(raised.value)
+    assert f'fix: pip install ".[compression]", or {instead}' in str(raised.value)
+    assert not tmp_path.with_name("out").exists()
+
+
+def test_evaluation_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    rows = write_jsonl(tmp_path / "rows.jsonl", [])
+    (tmp_path / "model").mkdir()
+    given = words(test_data=rows, openvino_model_folder=tmp_path / "model", evaluation_result=tmp_path / "out")
+    with pytest.raises(UnsupportedError, match=re.escape('pip install ".[compression]", or --pytorch_model_folder')):
+        evaluation.main(["--task", "question_answering", *given])
+
+
+def test_nothing_imports_the_packages_unasked() -> None:
+    """Nor the one that reports home, which is out of reach of every process that imports finetune."""
+    code = (
+        "import sys, finetune.evaluation, finetune.export, finetune.run, finetune.backends.candidates\n"
+        "print(sorted({n.partition('.')[0] for n in sys.modules} & {'openvino', 'nncf', 'onnx', 'onnxruntime'}))\n"
+        "print(sys.modules['openvino_telemetry'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-2:] == ["[]", "None"]
+
+
+@compression
+def test_a_model_that_is_not_finished(prepared: Path, tmp_path: Path) -> None:
+    needs()
+    given = {"pytorch_model_folder": prepared / "model" / "model", "preprocess_output": prepared / "data"}
+    with pytest.raises(ModelError, match="is no finished model"):
+        export.main(words(**given, openvino_model_folder=tmp_path / "out"))
+
+
+@compression
+@pytest.mark.slow
+def test_rows_without_gold(finished: dict[str, Any], tmp_path: Path) -> None:
+    needs()
+    shutil.copytree(finished["preprocess_output"], tmp_path / "data")
+    file = tmp_path / "data" / "validation" / "rows.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    write_jsonl(file, [{**row, "answers": None} for row in rows])
+    given = {**finished, "preprocess_output": tmp_path / "data"}
+    with pytest.raises(DataError, match="has answers\n  why: backends are scored on them"):
+        export.main(words(**given, openvino_model_folder=tmp_path / "out"))
+
+
+# --- what is written ---
+
+
+@compression
+@pytest.mark.slow
+def test_the_folder(exported: Path, finished: dict[str, Any]) -> None:
+    tokenizer = {"tokenizer.json", "tokenizer_config.json"}
+    graphs = {"openvino_model.xml", "openvino_model.bin", "model.onnx", "model_int8.onnx"}
+    own = {"backends.json", "backends.html", "config.json", "training.json", "written_by_finetune.json"}
+    assert names(exported) == tokenizer | graphs | own
+    stored = [read(folder, "config.json")["finetune"] for folder in (exported, finished["pytorch_model_folder"])]
+    assert stored[0] == stored[1]
+
+
+@compression
+@pytest.mark.slow
+def test_the_account(exported: Path) -> None:
+    record = read(exported, "backends.json")
+    rows = {row["name"]: row for row in record["backends"]}
+    assert list(rows) == BACKENDS
+    assert rows["PyTorch FP32"]["distance"] == 0
+    assert all(rows[f"{name} FP32"]["distance"] < 1e-5 for name in ("OpenVINO", "ONNX Runtime"))
+    assert all(rows[f"{name} FP32"]["score"] == rows["PyTorch FP32"]["score"] for name in ("OpenVINO", "ONNX Runtime"))
+    assert all(1e-4 < rows[name]["distance"] < 1 for name in ("PyTorch bf16", "OpenVINO INT8", "ONNX Runtime INT8"))
+    assert all(row["p50_ms"] > 0 and row["windows_per_second"] > 0 for row in rows.values())
+    for name in ("OpenVINO", "ONNX Runtime"):
+        assert rows[f"{name} INT8"]["disk_mb"] < 0.8 * rows[f"{name} FP32"]["disk_mb"]
+        assert 10 < rows[f"{name} FP32"]["memory_mb"] < rows["PyTorch FP32"]["memory_mb"]  # no torch in it
+    fastest = min(rows.values(), key=lambda row: row["p50_ms"])
+    assert record["chosen"] == record["nearest"] == fastest["name"]
+    of_openvino = min((rows[f"OpenVINO {kind}"] for kind in ("FP32", "INT8")), key=lambda row: row["p50_ms"])
+    assert record["openvino_model"] == of_openvino["name"]
+    assert ("<nncf>" in (exported / "openvino_model.xml").read_text()) == (of_openvino["name"] == "OpenVINO INT8")
+    assert (record["scored_rows"], record["calibration_samples"], record["metric"]) == (6, 8, "f1")
+    assert {"openvino", "nncf", "onnxruntime", "torch"} < record["versions"].keys()
+
+
+class Cells(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.found, self.drawings = False, [], 0  # type: ignore[var-annotated]
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.inside = tag in ("td", "th")
+        self.drawings += tag == "svg"
+        assert tag not in ("script", "link", "img")
+
+    def handle_data(self, data: str) -> None:
+        if self.inside:
+            self.found.append(data)
+        self.inside = False
+
+
+@compression
+@pytest.mark.slow
+def test_the_page(exported: Path) -> None:
+    """The figures of backends.json, two drawings, and nothing that it would have to load."""
+    page = Cells()
+    page.feed((exported / "backends.html").read_text(encoding="utf-8"))
+    record = read(exported, "backends.json")
+    assert page.drawings == 2 and page.found[1] == "F1"
+    for row in record["backends"]:
+        at = page.found.index(row["name"])
+        assert page.found[at + 1 : at + 3] == [f"{row['score']:.2f}", f"{row['p50_ms']:.1f}"]
+
+
+@compression
+@pytest.mark.slow
+def test_nothing_names_this_machine(exported: Path, finished: dict[str, Any]) -> None:
+    places = [str(path).encode() for path in (exported, finished["pytorch_model_folder"], ROOT, sys.prefix)]
+    for path in exported.iterdir():
+        text = path.read_bytes()
+        assert not [place for place in places if place in text], path
+
+
+@compression
+@pytest.mark.slow
+def test_what_is_said(exported: Path, finished: dict[str, Any], tmp_path: Path) -> None:
+    """Through the command line, in a process of its own: a table, the choice, and no line of a library."""
+    typed = words(**finished, **SHORT, quantization="none", openvino_model_folder=tmp_path / "out")
+    done = subprocess.run(
+        [sys.executable, "-m", "finetune", "export", *typed], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[:3] == [
+        "[export]",
+        "note: calibration_samples 8 has no effect with quantization none",
+        "6 rows of validation are scored",
+    ]
+    head = next(i for i, line in enumerate(lines) if line.startswith("backend"))
+    assert lines[head].split() == ["backend", "f1", "ms", "windows/s", "disk", "MB", "memory", "MB", "logits", "differ"]
+    assert [line[:13].strip() for line in lines[head + 1 : head + 4]] == BACKENDS[:3]
+    assert lines[head + 4].startswith("chosen: ")
+    assert lines[head + 5 :] == [f"OpenVINO FP32: {tmp_path / 'out'}", f"report: {tmp_path / 'out' / 'backends.html'}"]
+
+
+@compression
+@pytest.mark.slow
+def test_a_target_that_nothing_reaches(finished: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    """Exit code 6 with the nearest, after everything is written: the model may do all the same."""
+    needs("openvino")
+    given = {**finished, **SHORT, "quantization": "none", "target_latency_ms": 0.0001}
+    with pytest.raises(SystemExit) as raised:
+        run_main(export.main, words(**given, openvino_model_folder=tmp_path))
+    assert raised.value.code == UnsupportedError.exit_code
+    record = read(tmp_path, "backends.json")
+    said = capsys.readouterr()
+    assert record["chosen"] is None and record["nearest"] in BACKENDS and record["target_latency_ms"] == 0.0001
+    assert "no backend takes 0.0001 ms or less and keeps f1" in said.err and "fix: --target_latency_ms" in said.err
+    assert f"nothing is as fast as asked; nearest: {record['nearest']}" in said.out
+    assert {"openvino_model.xml", "config.json", "backends.html"} < names(tmp_path)
+    assert "Nothing fits; nearest" in (tmp_path / "backends.html").read_text()
+
+
+@compression
+@pytest.mark.slow
+def test_it_is_written_again(exported: Path, finished: dict[str, Any]) -> None:
+    """What was written before goes, with ONNX that is no longer asked for; what others left there is refused."""
+    needs()
+    folder = exported.with_name("again")
+    given = {**finished, **SHORT, "openvino_model_folder": folder}
+    export.main(words(**given, quantization="none", onnx="true"))
+    assert "model.onnx" in names(folder) and "model_int8.onnx" not in names(folder)
+    export.main(words(**given, quantization="none"))
+    assert "model.onnx" not in names(folder) and ".exporting" not in names(folder)
+    (folder / "model.onnx").write_text("mine")
+    with pytest.raises(ParameterError, match=r"did not write: model.onnx"):
+        export.main(words(**given, quantization="none"))
+    assert (folder / "model.onnx").read_text() == "mine"
+
+
+# --- every parameter ---
+
+SHOWN = {  # parameter -> the test that sees its effect
+    "pytorch_model_folder": "test_the_account",
+    "mlflow_model_folder": "test_parameters_of_what_is_measured",
+    "preprocess_output": "test_rows_without_gold",
+    "quantization": "test_what_is_said",
+    "calibration_samples": "test_parameters_of_what_is_measured",
+    "onnx": "test_it_is_written_again",
+    "max_f1_drop": "test_a_drop_that_is_too_large",
+    "target_latency_ms": "test_a_target_that_nothing_reaches",
+    "max_scored_rows": "test_the_account",
+    "per_device_eval_batch_size": "test_parameters_of_what_is_measured",
+    "benchmark_seconds": "test_parameters_of_what_is_measured",
+    "threads": "test_parameters_of_what_is_measured",
+    "openvino_model_folder": "test_the_folder",
+}
+
+
+def test_every_parameter_has_a_test() -> None:
+    assert list(SHOWN) == [p.name for p in params_of(ExportParams)]
+    text = Path(__file__).read_text(encoding="utf-8")
+    assert [test for test in SHOWN.values() if f"\ndef {test}(" not in text] == []
+
+
+@compression
+@pytest.mark.slow
+def test_parameters_of_what_is_measured(
+    exported: Path, finished: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The MLflow model, other windows for INT8, other batches, threads and time: seen in what is called."""
+    from finetune.backends import candidates, measured, quantise, runtimes
+
+    threads, batches, calibration, seconds = [], [], [], []
+    open_openvino, speeds, by_nncf, predict = (
+        runtimes.open_openvino, measured.speeds, quantise.by_nncf, candidates.predict_rows,
+    )  # fmt: skip
+    monkeypatch.setattr(runtimes, "open_openvino", lambda *a: (threads.append(a[1]), open_openvino(*a))[1])
+    monkeypatch.setattr(
+        measured, "speeds", lambda *a: (seconds.append(a[3]), batches.append(len(a[2]["input_ids"])), speeds(*a))[-1]
+    )
+    monkeypatch.setattr(quantise, "by_nncf", lambda *a: (calibration.append(len(a[1])), by_nncf(*a))[1])
+    monkeypatch.setattr(candidates, "predict_rows", lambda *a: (batches.append(a[5]), predict(*a))[1])
+    given = {"preprocess_output": finished["preprocess_output"], "max_scored_rows": 6, "max_f1_drop": 100}
+    given |= {"mlflow_model_folder": finished["pytorch_model_folder"].with_name("mlflow"), "calibration_samples": 5}
+    given |= {"per_device_eval_batch_size": 3, "benchmark_seconds": 0.25, "threads": 2}
+    export.main(words(**given, openvino_model_folder=tmp_path))
+    assert (set(threads), set(batches), calibration, seconds) == ({2}, {3}, [5], [0.25])
+    record, other = read(tmp_path, "backends.json"), read(exported, "backends.json")
+    assert (record["threads"], record["batch"], record["calibration_samples"]) == (2, 3, 5)
+    scores = [{row["name"]: row["score"] for row in one["backends"]} for one in (record, other)]
+    assert all(scores[0][name] == scores[1][name] for name in ("PyTorch FP32", "OpenVINO FP32"))
+
+
+@compression
+@pytest.mark.slow
+def test_a_drop_that_is_too_large(finished: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """INT8 that answers otherwise is neither chosen nor written, unless so large a drop is allowed."""
+    from finetune.backends import candidates
+
+    needs("openvino", "nncf")
+    score_of = candidates.score_of
+    lost = {"OpenVINO INT8": 3.0}
+    monkeypatch.setattr(
+        candidates, "score_of", lambda trial, one: 50 + 0 * score_of(trial, one) - lost.get(one.name, 0)
+    )
+    found = {}
+    for drop in (2.9, 3.0):
+        export.main(words(**finished, **SHORT, max_f1_drop=drop, openvino_model_folder=tmp_path / str(drop)))
+        found[drop] = read(tmp_path / str(drop), "backends.json")
+    assert "left out for more than 2.9: OpenVINO INT8 (3.00 points lower)" in found[2.9]["why"]
+    assert found[2.9]["openvino_model"] == "OpenVINO FP32" and found[2.9]["chosen"] != "OpenVINO INT8"
+    assert "left out" not in found[3.0]["why"]
+
+
+# --- evaluation ---
+
+
+@compression
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["question_answering", "token_classification"])
+def test_evaluation_of_a_graph(task: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: Any) -> None:
+    """The component scores it as it scores the PyTorch folder: the same predictions, but for the rounding of scores."""
+    needs("openvino")
+    model = request.getfixturevalue("finished" if task == "question_answering" else "tagger")
+    export.main(words(**model, **SHORT, quantization="none", openvino_model_folder=tmp_path / "graph"))
+    folders = {"pytorch_model_folder": model["pytorch_model_folder"], "openvino_model_folder": tmp_path / "graph"}
+    found = {}
+    for name, folder in folders.items():
+        capsys.readouterr()
+        typed = words(**{name: folder}, preprocess_output=model["preprocess_output"], evaluation_result=tmp_path / name)
+        evaluation.main(["--task", task, *typed])
+        said = capsys.readouterr().out
+        assert ("OpenVINO computes with INFERENCE_PRECISION_HINT f32" in said) == (name == "openvino_model_folder")
+        lines = (tmp_path / name / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+        metrics = read(tmp_path / name, "metrics.json")
+        times = ("seconds", "rows_per_second")
+        found[name] = ([json.loads(line) for line in lines], {k: v for k, v in metrics.items() if k not in times})
+    (expected, scores), (got, other) = found.values()
+    assert len(got) == len(expected) >= 12 and other == scores
+    assert rounded(got) == rounded(expected)
+    (tmp_path / "graph" / "training.json").unlink()  # which would say it too
+    with pytest.raises(ModelError, match=f"was made for {task}, not for"):
+        other_task = next(one for one in ("token_classification", "question_answering") if one != task)
+        rows = tmp_path / "rows.jsonl"
+        write_jsonl(rows, [{"question": "a", "context": "b", "tokens": ["a"], "ner_tags": ["O"]}])
+        typed = words(test_data=rows, openvino_model_folder=tmp_path / "graph", evaluation_result=tmp_path / "other")
+        evaluation.main(["--task", other_task, *typed])
+
+
+def rounded(value: Any) -> Any:
+    """The value with its numbers to 4 places, and without the n best, of which rounding may swap two."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items() if key != "n_best"}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
+# --- nothing reports home ---
+
+QUANTISE = """
+import {first}openvino as ov, time
+{second}
+time.sleep(3)  # what is sent is sent by a thread
+"""
+BY_NNCF = """
+import nncf, numpy as np
+from openvino import opset13 as ops
+given = ops.parameter([1, 8], np.float32, name="x")
+model = ov.Model([ops.matmul(given, ops.constant(np.ones((8, 8), np.float32)), False, False)], [given])
+nncf.quantize(model, nncf.Dataset([np.ones((1, 8), np.float32)]), subset_size=1)
+"""
+
+
+@compression
+@pytest.mark.slow
+@pytest.mark.parametrize("ours", [True, False], ids=["with finetune", "without"])
+def test_telemetry_is_off(ours: bool, tmp_path: Path) -> None:
+    """No socket is opened and nothing is left in the home of a user who was never asked. Without us, both would be."""
+    needs("openvino", "nncf")
+    for name in ("site", "home"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(BLOCK)
+    path = os.pathsep.join([str(tmp_path / "site"), str(ROOT / "src")])
+    env = {**os.environ, "PYTHONPATH": path, "HOME": str(tmp_path / "home"), "CALLS_OUT": str(tmp_path / "calls")}
+    for name in ("CI", "TF_BUILD", "JENKINS_URL", "NNCF_CI", "NNCF_DEV"):
+        env.pop(name, None)
+    code = QUANTISE.format(first="finetune, " if ours else "", second=BY_NNCF)
+    subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True)
+    assert (tmp_path / "calls").exists() is not ours
+    assert bool(names(tmp_path / "home") & {"intel"}) is not ours
+
+
+def test_evaluation_of_writing_tasks_names_the_reason(tmp_path: Path) -> None:
+    given = words(test_data="rows.jsonl", openvino_model_folder="graph", evaluation_result=tmp_path)
+    for task in sorted(TASKS.keys() - {"question_answering", "token_classification"}):
+        with pytest.raises(UnsupportedError, match="it writes token after token"):
+            evaluation.main(["--task", task, *given])
