@@ -332,11 +332,13 @@ def test_deploy_a_batch_endpoint(
     sent = made["properties"]
     assert (sent["miniBatchSize"], sent["outputFileName"], sent["errorThreshold"]) == (10, "predictions.csv", 0)
     assert json.loads(sent["environmentVariables"]["SERVING_MODEL_CONFIG"]) == UNLIMITED
+    files = tmp_path / "files"  # of their own: a downloaded folder among them would be scored as a file
+    files.mkdir()
     for i in range(12):
-        (tmp_path / f"{i:02}.csv").write_text(
+        (files / f"{i:02}.csv").write_text(
             f"id,question,context\n{i},Who?,Ada wrote page {i}.\n,When?,In 18{i:02}.\n"
         )
-    given = Input(path=str(tmp_path), type="uri_folder")
+    given = Input(path=str(files), type="uri_folder")
     job = client.batch_endpoints.invoke(endpoint_name="files", input=given)
     client.jobs.stream(job.name)
     (step,) = client.jobs.list(parent_job_name=job.name)
@@ -346,7 +348,7 @@ def test_deploy_a_batch_endpoint(
             rows = list(csv.reader(file))
     assert [(row, file) for row, _, file in rows] == [(str(j), f"{i:02}.csv") for i in range(12) for j in (0, 1)]
     assert all(isinstance(json.loads(answer)["answer"], str) for _, answer, _ in rows)
-    (tmp_path / "03.csv").write_text("question,context\nWho?,\n")
-    job = client.batch_endpoints.invoke(endpoint_name="files", input=Input(path=str(tmp_path), type="uri_folder"))
+    (files / "03.csv").write_text("question,context\nWho?,\n")
+    job = client.batch_endpoints.invoke(endpoint_name="files", input=given)
     with pytest.raises(JobException, match=r"03\.csv'. Exception: .*context of row 0 is nan \(an empty cell\)"):
         client.jobs.stream(job.name)
