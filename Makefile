@@ -1,8 +1,8 @@
 # Every target sets up .venv by itself; without make, type ./dev.py TARGET instead.
 TASK ?= question_answering
 
-.PHONY: demo test test-fast test-all test-distributed test-azure test-compression test-environments check format
+.PHONY: demo test test-fast test-all test-distributed test-azure test-compression test-ort test-environments check format
 demo:
 	python3 dev.py demo $(TASK)
-test test-fast test-all test-distributed test-azure test-compression test-environments check format:
+test test-fast test-all test-distributed test-azure test-compression test-ort test-environments check format:
 	python3 dev.py $@

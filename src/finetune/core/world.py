@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 
 from finetune.core.launch import world_size
 
@@ -57,3 +58,9 @@ class World:
 
     def has_deepspeed(self) -> bool:
         return find_spec("deepspeed") is not None
+
+    def has_onnx_runtime_training(self) -> bool:
+        """Return whether there is an ONNX Runtime that trains; the one that doesn't has the same name."""
+        package = find_spec("onnxruntime")
+        folders = (package and package.submodule_search_locations) or ()
+        return any(Path(folder, "training", "ortmodule").is_dir() for folder in folders)

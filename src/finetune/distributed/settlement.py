@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from finetune.core.errors import ParameterError, UnsupportedError
 from finetune.core.types import Json
 from finetune.core.world import World
-from finetune.distributed import zero_config, zero_schema
+from finetune.distributed import onnx_runtime, zero_config, zero_schema
 from finetune.params.case import Case, ModelFacts
 from finetune.params.finetune import FinetuneParams
 from finetune.params.presets import with_preset
@@ -19,8 +19,6 @@ from finetune.params.rules import errors, notes
 from finetune.params.schema import missing_of, overlaps_of, parse
 
 P = TypeVar("P")
-
-NO_ORT = "ONNX Runtime for training ended with 1.19.2, which does not run here; PyTorch trains the same model"
 
 
 @dataclass(frozen=True)
@@ -54,9 +52,9 @@ def settle(
             given += of_config
         except (ParameterError, UnsupportedError) as error:
             found.append(error)
-        if params.apply_ort:
+        if params.apply_ort and (why := onnx_runtime.why_not(params, world)):
             params = replace(params, apply_ort=False)
-            given.append(Derived("apply_ort", False, NO_ORT))
+            given.append(onnx_runtime.by_pytorch(why))
     case = Case(params, world, None if config is None else zero_schema.stage(config))
     raise_together([*errors(case), *found, ParameterError(*overlaps_of(params))])
     # Of several processes, one that ends before it has joined the others would let them wait: they look afterwards.

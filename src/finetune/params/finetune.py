@@ -275,7 +275,8 @@ class Ort:
     """ONNX Runtime."""
 
     apply_ort: bool = param(
-        False, "Train with ONNX Runtime. Not in this version: a line says so, and PyTorch trains the same model."
+        False,
+        "Train with ONNX Runtime, in an environment with .[ort]. Where it is not there, or not seen to compute what PyTorch does, a warning says so, and PyTorch trains the same model.",
     )
 
 

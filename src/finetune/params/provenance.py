@@ -15,9 +15,10 @@ class Derived:
     name: str
     value: object
     reason: str
+    warning: bool = False  # it is not what was asked for
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.value} ({self.reason})"
+        return f"{'warning: ' if self.warning else ''}{self.name}: {self.value} ({self.reason})"
 
 
 def write_resolved(asked: FinetuneParams, found: Sequence[Derived], folder: Path) -> None:

@@ -119,5 +119,6 @@ def derived(
     if gpus > 1 and world_size() == 1:
         found.append(Derived("GPUs", 1, f"one process of {gpus} visible; torchrun --nproc-per-node {gpus} uses all"))
     if attention != params.attn_implementation:
-        found.append(Derived("attn_implementation", attention, "what transformers takes for this model"))
+        reason = "the kind that ONNX Runtime trains" if params.apply_ort else "what transformers takes for this model"
+        found.append(Derived("attn_implementation", attention, reason))
     return found

@@ -2,16 +2,17 @@
 
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow
 import torch
 from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset, load_from_disk
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 from transformers.trainer_pt_utils import get_model_param_count
 
 from finetune.core.console import say, some
@@ -20,13 +21,15 @@ from finetune.core.launch import is_main_process, world_size
 from finetune.core.types import Json
 from finetune.data.folders import Preprocessed, SelectedModel, read_rows
 from finetune.data.sampler import window_lengths
-from finetune.distributed import zero_engine
+from finetune.distributed import onnx_runtime, zero_engine
 from finetune.distributed.preemption import noted
 from finetune.distributed.settlement import Settled
 from finetune.models.adapt import adaptations, four_bit
 from finetune.models.head import describe_new, head_parameters
 from finetune.models.loading import load_model, store_state
 from finetune.models.memory import out_of_memory, return_freed_memory
+from finetune.models.ort import engine as ort
+from finetune.models.ort import preflight
 from finetune.models.teacher import load_teacher
 from finetune.models.tokenizers import load_tokenizer
 from finetune.params.finetune import EncoderParams, FinetuneParams
@@ -50,6 +53,23 @@ class Attempt(NamedTuple):
     fresh: Callable[[], PreTrainedModel]  # the adapted model as it was before training
     restore: Callable[[PreTrainedModel], PreTrainedModel]  # undoes the adaptations of the model
     derived: list[Derived]
+
+
+def preflighted(
+    settled: Settled[FinetuneParams], task: Task[State], preprocessed: Preprocessed, config: PreTrainedConfig
+) -> Settled[FinetuneParams]:
+    """Return the settled parameters, without apply_ort where ONNX Runtime doesn't compute what PyTorch does."""
+    params = settled.params
+    if not params.apply_ort:
+        return settled
+    say("apply_ort: compare ONNX Runtime with PyTorch on a small model of the same kind")
+    windows = load_windows(params.preprocess_output, task, preprocessed)["train"]
+    padding = task.data.padding(load_tokenizer(Preprocessed.tokenizer_folder(params.preprocess_output), task))
+    why = preflight.why_not(params, config, task, preprocessed.state_as(task.state), windows, padding)
+    if not why:
+        return settled
+    given = (*settled.given, onnx_runtime.by_pytorch(why))
+    return replace(settled, params=replace(params, apply_ort=False), given=given)
 
 
 def train(
@@ -160,6 +180,7 @@ def build(
     teacher = load_teacher(params, task, state, tokenizer)
     if teacher:
         say(str(teacher))
+    padding = task.data.padding(tokenizer)
     objective, weights = task.weigh(params, state, data["train"]) if task.weigh else (task.objective, [])
     trainer = FinetuneTrainer(
         model=adapted.model,
@@ -168,6 +189,7 @@ def build(
         objective=objective,
         teacher=teacher,
         prune=gates_to_close(params, adapted.model, data["train"]),
+        graph=graph_of(params, adapted.model, data["train"], task, padding),
         state=state,
         train=data["train"],
         validation=data["validation"],
@@ -186,6 +208,15 @@ def build(
     return Attempt(params, settled, steps, trainer, partial(fresh_model, params, task, state), adapted.restore, derived)
 
 
+def graph_of(
+    params: FinetuneParams, model: PreTrainedModel, train: Dataset, task: Task[State], padding: dict[str, int]
+) -> Any:
+    """Return the model as a graph of ONNX Runtime; None where that isn't asked for."""
+    if not params.apply_ort:
+        return None
+    return ort.graph_of(model, next(preflight.batches(train, padding)), task.model.inputs)
+
+
 def gates_to_close(params: FinetuneParams, model: PreTrainedModel, train: Dataset) -> Prune | None:
     """Return the callback that prunes the model; None where that isn't asked for."""
     if not isinstance(params, EncoderParams) or not params.apply_pruning:
@@ -196,7 +227,8 @@ def gates_to_close(params: FinetuneParams, model: PreTrainedModel, train: Datase
 def adapted_model(params: FinetuneParams, task: Task[State], state: State) -> tuple[adaptations.Adapted, list[str]]:
     """Return the imported model with the task's head, adapted, and the lines to print. Raises: ModelError."""
     source = SelectedModel.model_folder(params.model_selector_output)
-    model, new = load_model(source, task, state, params.ignore_mismatched_sizes, params.attn_implementation)
+    attention = ort.ATTENTION if params.apply_ort else params.attn_implementation
+    model, new = load_model(source, task, state, params.ignore_mismatched_sizes, attention)
     lines = describe_new(model, new, model.config.architectures)
     store_state(model, state, task)
     if params.apply_lora:

@@ -38,7 +38,7 @@ from finetune.models.teacher import Teacher
 from finetune.tasks.answering import forward
 from finetune.tasks.task import Objective, Reduced, State, Task
 from finetune.training import checkpoints
-from finetune.training.callbacks import Prune, ReturnMemory, SaveEvery, StopTogether
+from finetune.training.callbacks import Prune, ReturnMemory, SaveEvery, SeedGraph, StopTogether
 from finetune.training.checkpoints import STATE
 from finetune.training.resume import Marker
 from finetune.training.schedule import Schedule
@@ -59,6 +59,8 @@ class FinetuneTrainer(Trainer):
     - Evaluation reduces each batch on the device and decodes with the task's one decoder; it draws nothing from the
       training generator.
     - With save_steps, an evaluation is followed by a checkpoint only if it is the best so far.
+    - With apply_ort the outputs of a training step, and the backward pass, are a graph's of ONNX Runtime, on the same
+      weights; all else, evaluation too, is PyTorch.
     - Gates have a learning rate of their own and don't count when the gradient of the weights is clipped; the best
       model is one in which all have closed that will.
     """
@@ -76,6 +78,7 @@ class FinetuneTrainer(Trainer):
         objective: Objective,
         teacher: Teacher | None,
         prune: Prune | None,
+        graph: Any,
         state: State,
         train: Dataset,
         validation: Dataset,
@@ -108,6 +111,9 @@ class FinetuneTrainer(Trainer):
         self.prune = prune
         if prune:
             self.add_callback(prune)
+        self.graph = graph
+        if graph:
+            self.add_callback(SeedGraph())
         self.tokenizer = tokenizer
         self.task_state = state
         self.validation_rows = validation_rows
@@ -131,7 +137,7 @@ class FinetuneTrainer(Trainer):
 
         `inputs` are tensors (B, L) or (B,); `num_items_in_batch` are the items of the step over all processes.
         """
-        outputs = forward(model, inputs, self.task.model.inputs)
+        outputs = forward(self.graph or model, inputs, self.task.model.inputs)
         self.throughput.count(inputs)
         losses = self.training_objective.loss(outputs, inputs)
         if self.teacher:

@@ -1,0 +1,1 @@
+"""ONNX Runtime's ORTModule: the forward and backward pass of training as a graph of ONNX Runtime."""
