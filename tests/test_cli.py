@@ -33,6 +33,7 @@ from finetune.params.schema import params_of
 
 SRC = Path(finetune.__file__).parents[1]
 HEAVY = {"azure", "torch", "transformers", "datasets", "mlflow", "pandas", "numpy", "pyarrow", "peft", "accelerate"}
+HEAVY |= {"onnx", "onnxruntime"}
 TASK = ["--task", "question_answering"]
 FOLDERS = ["--preprocess_output", "p", "--model_selector_output", "m"]
 FOLDERS += ["--pytorch_model_folder", "out/pytorch", "--mlflow_model_folder", "out/mlflow"]

@@ -60,10 +60,7 @@ def prepared_for(folders: dict[tuple[str, str], Path], tmp_path_factory: pytest.
         if (task, family, dropout) not in folders:
             folder = tmp_path_factory.mktemp(f"{task}-{family}")
             (folder / "tiny").mkdir()
-            if family == "t5":  # written without dropout
-                model = build_writer(family, folder / "tiny")
-            else:
-                model = build_family(family, folder / "tiny")
+            model = (build_writer if family == "t5" else build_family)(family, folder / "tiny")  # a T5 without dropout
             model = model if dropout else without_dropout(model)
             folders[task, family, dropout] = prepare(folder, model, task, (48, 8, 8), **WINDOWS[task])
         return folders[task, family, dropout]
