@@ -92,7 +92,7 @@ def test_ort() -> None:
 
 
 def test_environments() -> None:
-    """The one target that downloads packages: the four environments, as pip makes them."""
+    """The one target that downloads packages: the three environments, as pip makes them."""
     install("[test]")
     run_tests("-m", "environments", "-rs", "--durations", "10")
 

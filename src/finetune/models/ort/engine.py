@@ -4,7 +4,7 @@ import logging
 import warnings
 from typing import Any
 
-from torch import Tensor, jit, nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from finetune.data.batches import Batch
@@ -32,11 +32,11 @@ def graph_of(model: PreTrainedModel, example: Batch, inputs: frozenset[str]) -> 
 
     Raises: whatever the exporter or ONNX Runtime raise where they can't.
     """
-    ort_module, silently = shim.ort_module()
-    warnings.filterwarnings("ignore", category=jit.TracerWarning)  # type: ignore[attr-defined]  # whether it holds for other batches, the preflight asks
     logging.getLogger("orttraining").setLevel(logging.ERROR)
-    graph = ort_module(Tensors(model).train(), silently)
-    forward(graph, example, inputs)
+    with warnings.catch_warnings(action="ignore"):  # whether it holds for other batches is asked by the preflight
+        ort_module, options = shim.ort_module()
+        graph = ort_module(Tensors(model).train(), options)
+        forward(graph, example, inputs)
     return graph
 
 
