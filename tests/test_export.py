@@ -277,13 +277,30 @@ def test_it_is_written_again(exported: Path, finished: dict[str, Any]) -> None:
     assert (folder / "model.onnx").read_text() == "mine"
 
 
+@compression
+@pytest.mark.slow
+def test_ranges_of_training(prepared: Path, finished: dict[str, Any], tmp_path: Path) -> None:
+    """INT8 that computes what training saw, and needs no NNCF; of a model that was trained without, an error."""
+    needs("openvino")
+    finish(prepared, tmp_path, apply_qat="true")
+    given = {"pytorch_model_folder": tmp_path / "pytorch", "preprocess_output": prepared / "data", **SHORT}
+    given |= {"quantization": "qat", "max_f1_drop": 100}
+    export.main(words(**given, openvino_model_folder=tmp_path / "openvino"))
+    rows = read(tmp_path / "openvino", "backends.json")["backends"]
+    assert [row["name"] for row in rows] == [*BACKENDS[:3], "OpenVINO INT8 QAT"]
+    disk = {row["name"]: row["disk_mb"] for row in rows}
+    assert disk["OpenVINO INT8 QAT"] < 0.7 * disk["OpenVINO FP32"]  # of a tiny one, the graph is most
+    with pytest.raises(ModelError, match="it was trained without rounding"):
+        export.main(words(**finished, **SHORT, quantization="qat", openvino_model_folder=tmp_path / "other"))
+
+
 # --- every parameter ---
 
 SHOWN = {  # parameter -> the test that sees its effect
     "pytorch_model_folder": "test_the_account",
     "mlflow_model_folder": "test_parameters_of_what_is_measured",
     "preprocess_output": "test_rows_without_gold",
-    "quantization": "test_what_is_said",
+    "quantization": "test_ranges_of_training",
     "calibration_samples": "test_parameters_of_what_is_measured",
     "onnx": "test_it_is_written_again",
     "max_f1_drop": "test_a_drop_that_is_too_large",

@@ -86,7 +86,7 @@ BEYOND = {
     "preset", "keep_global_batch_size", "lr_scheduler_cycles", "lr_scheduler_power", "gradient_checkpointing",
     "torch_compile", "attn_implementation", "throughput_warmup_steps", "save_steps", "lora_type", "finetune_in_4bit",
     "deepspeed_stage", "apply_fsdp", "class_weights", "teacher_model_path", "distillation_weight",
-    "distillation_temperature", "apply_pruning", "pruning_ratio", "pruning_method",
+    "distillation_temperature", "apply_pruning", "pruning_ratio", "pruning_method", "apply_qat",
 }  # fmt: skip
 OUTPUTS = {"pytorch_model_folder": "uri_folder", "mlflow_model_folder": "mlflow_model"}
 FOLDERS = {"preprocess_output", "model_selector_output"}
@@ -256,6 +256,11 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
     (tuned(apply_pruning=True, apply_lora=True), "--apply_pruning true with --apply_lora true"),
     (tuned(apply_pruning=True, precision="16"), "--apply_pruning true with --precision 16"),
     (tuned(apply_pruning=True, torch_compile=True), "--apply_pruning true with --torch_compile true"),
+    (tuned(apply_qat=True, apply_fsdp=True), "--apply_qat true with DeepSpeed or FSDP"),
+    (tuned(apply_qat=True, apply_lora=True), "--apply_qat true with --apply_lora true"),
+    (tuned(apply_qat=True, apply_pruning=True), "--apply_qat true with --apply_pruning true"),
+    (tuned(apply_qat=True, precision="16"), "--apply_qat true with --precision 16"),
+    (tuned(apply_qat=True, torch_compile=True), "--apply_qat true with --torch_compile true"),
     (tuned(Machine(deepspeed=False), apply_deepspeed=True), "--apply_deepspeed true\n  why: the package deepspeed"),
     (tuned(Machine(gpu=False), precision="16"), "--precision 16\n  why: fp16 needs a GPU"),
     (tuned(Machine(bf16=False), precision="bf16"), "--precision bf16\n  why: Tesla V100 has no bf16"),
@@ -292,6 +297,10 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
     (
         tuned(model=replace(BERT, model_type="albert", has_blocks=False), apply_pruning=True),
         "--apply_pruning true\n  why: which blocks of this model type (albert) can be cut is not known",
+    ),
+    (
+        tuned(model=replace(BERT, model_type="albert", has_blocks=False), apply_qat=True),
+        "--apply_qat true\n  why: which layers of this model type (albert) are to be rounded is not known",
     ),
     (tuned(merge_lora_weights=False), "merge_lora_weights false has no effect with apply_lora false"),
     (tuned(lora_alpha=16), "lora_alpha 16 has no effect with apply_lora false"),

@@ -380,6 +380,12 @@ FINETUNE = (
         elsewhere="tests/invariant/test_pruned.py::test_what_scores_are",
         tasks=(QA, TC),
     ),
+    Proof(
+        "apply_qat",
+        "the weights of the checkpoint that was measured with rounding are saved, beside them the ranges that it learnt",
+        elsewhere="tests/invariant/test_quantised.py::test_what_is_saved",
+        tasks=(QA, TC),
+    ),
     *(
         Proof(
             "class_weights",

@@ -27,8 +27,9 @@ class ExportParams:
         "uri_folder",
         "Output of preprocess: rows of validation that every backend is scored on, rows of train that set the ranges of INT8.",
     )
-    quantization: Literal["none", "ptq"] = param(
-        "ptq", "ptq: also in INT8, whose ranges are set after training. none: in 32 bits alone."
+    quantization: Literal["none", "ptq", "qat"] = param(
+        "ptq",
+        "ptq: also in INT8, with ranges that are set after training, and with those of training where it had apply_qat. qat: INT8 with those of training alone. none: in 32 bits alone.",
     )
     calibration_samples: int = param(CALIBRATION, "Windows of train that set the ranges of INT8.", min=1)
     onnx: bool = param(False, "Also write ONNX, and measure ONNX Runtime.")

@@ -109,6 +109,16 @@ class Pruning:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Quantisation:
+    """Quantisation."""
+
+    apply_qat: bool = param(
+        False,
+        "Train with weights and inputs of linear layers rounded to 8 bits, so that the model is used to it: finetune export then has an INT8 model whose ranges were learnt.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Loop:
     """Training."""
 
@@ -311,7 +321,7 @@ class FinetuneParams(
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderParams(FinetuneParams, Pruning):
+class EncoderParams(FinetuneParams, Pruning, Quantisation):
     """Models that read alone."""
 
 
@@ -383,5 +393,5 @@ FIXED_ON_RESUME: tuple[str, ...] = (
     "apply_lora", "lora_r", "lora_alpha", "lora_type", "finetune_in_4bit", "optim", "learning_rate", "warmup_steps",
     "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_type", "lr_scheduler_cycles", "lr_scheduler_power", "seed",
     "metric_for_best_model", "precision", "apply_deepspeed", "apply_fsdp", "class_weights", "label_smoothing_factor",
-    "distillation_weight", "distillation_temperature", "apply_pruning", "pruning_ratio", "pruning_method",
+    "distillation_weight", "distillation_temperature", "apply_pruning", "pruning_ratio", "pruning_method", "apply_qat",
 )  # fmt: skip

@@ -328,6 +328,41 @@ RULES: tuple[Rule[Any], ...] = (
         "it is not tried with it",
         "--torch_compile false",
     ),
+    Rule(
+        EncoderParams,
+        lambda case: case.params.apply_qat and (case.params.apply_deepspeed or case.params.apply_fsdp),
+        "--apply_qat true with DeepSpeed or FSDP",
+        "it is not tried with them",
+        "--apply_deepspeed false --apply_fsdp false",
+    ),
+    Rule(
+        EncoderParams,
+        lambda case: case.params.apply_qat and case.params.apply_lora,
+        "--apply_qat true with --apply_lora true",
+        "merged, the weights would not be those that were rounded in training",
+        "--apply_lora false, or --apply_qat true in a run of its own, with the merged model",
+    ),
+    Rule(
+        EncoderParams,
+        lambda case: case.params.apply_qat and case.params.apply_pruning,
+        "--apply_qat true with --apply_pruning true",
+        "ranges are those of a model whose blocks are cut out",
+        "--apply_qat false, and then --apply_qat true in a run of its own, with the pruned model",
+    ),
+    Rule(
+        EncoderParams,
+        lambda case: case.params.apply_qat and case.params.precision == "16",
+        "--apply_qat true with --precision 16",
+        "it is not tried with fp16's loss scaling",
+        "--precision bf16",
+    ),
+    Rule(
+        EncoderParams,
+        lambda case: case.params.apply_qat and case.params.torch_compile,
+        "--apply_qat true with --torch_compile true",
+        "it is not tried with it",
+        "--torch_compile false",
+    ),
     # --- what this machine or this launch can't do ---
     Rule(
         FinetuneParams,
@@ -442,6 +477,14 @@ RULES: tuple[Rule[Any], ...] = (
         "--apply_pruning true",
         lambda case: f"which blocks of this model type ({case.model.model_type}) can be cut is not known",
         "--apply_pruning false, or a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA or MPNet",
+        of_model=True,
+    ),
+    Rule(
+        EncoderParams,
+        lambda case: case.params.apply_qat and not case.model.has_blocks,
+        "--apply_qat true",
+        lambda case: f"which layers of this model type ({case.model.model_type}) are to be rounded is not known",
+        "--apply_qat false, or a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA or MPNet",
         of_model=True,
     ),
     # --- what has no effect ---
