@@ -294,6 +294,23 @@ def test_ranges_of_training(prepared: Path, finished: dict[str, Any], tmp_path: 
         export.main(words(**finished, **SHORT, quantization="qat", openvino_model_folder=tmp_path / "other"))
 
 
+@compression
+@pytest.mark.slow
+def test_after_training(prepared_tags: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run writes the folder itself, if asked for; then it is scored by evaluation as any other."""
+    needs("openvino", "nncf")
+    out = {"openvino_model_folder": tmp_path / "openvino"}
+    finish(prepared_tags, tmp_path, max_steps=2, **out)
+    assert not (tmp_path / "openvino").exists()
+    finish(prepared_tags, tmp_path, max_steps=2, apply_qat="true", quantization="qat", **out)
+    assert {"openvino_model.xml", "backends.html", "tokenizer.json"} < names(tmp_path / "openvino")
+    said = capsys.readouterr().out
+    assert said.index("both loaded afresh") < said.index("[export]") < said.index("chosen: ")
+    words_of = words(**out, preprocess_output=prepared_tags / "data", evaluation_result=tmp_path / "scores")
+    evaluation.main(["--task", "token_classification", *words_of])
+    assert 0 <= read(tmp_path / "scores", "metrics.json")["f1"] <= 1
+
+
 # --- every parameter ---
 
 SHOWN = {  # parameter -> the test that sees its effect

@@ -22,7 +22,8 @@ from finetune.core.world import World
 from finetune.data.folders import Preprocessed, Trained, read_rows
 from finetune.distributed.settlement import settle
 from finetune.models import intact
-from finetune.params.export import EXPORTED, ExportParams
+from finetune.params.export import ExportParams
+from finetune.params.finetune import OPENVINO_MODEL
 from finetune.params.schema import outputs_of
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def export(params: ExportParams) -> None:
     from finetune.backends import candidates, measured
 
     trial = trial_of(params, folder)
-    clear(params.openvino_model_folder, EXPORTED)
+    clear(params.openvino_model_folder, OPENVINO_MODEL)
     staged = params.openvino_model_folder / STAGED
     ptq = params.quantization == "ptq"
     say("OpenVINO computes in 32 bits (INFERENCE_PRECISION_HINT f32), in INT8 what is quantised")

@@ -382,9 +382,18 @@ FINETUNE = (
     ),
     Proof(
         "apply_qat",
-        "the weights of the checkpoint that was measured with rounding are saved, beside them the ranges that it learnt",
+        "the weights of the checkpoint that was measured with rounding are saved, and the ranges that it learnt",
         elsewhere="tests/invariant/test_quantised.py::test_what_is_saved",
         tasks=(QA, TC),
+    ),
+    *(
+        Proof(
+            name,
+            "the OpenVINO model is written after training, with the ranges that were asked for; without, nothing is",
+            elsewhere="tests/test_export.py::test_after_training",
+            tasks=(QA, TC),
+        )
+        for name in ("quantization", "openvino_model_folder")
     ),
     *(
         Proof(

@@ -57,3 +57,7 @@ class World:
 
     def has_deepspeed(self) -> bool:
         return find_spec("deepspeed") is not None
+
+    def has_openvino(self) -> bool:
+        """Return whether there is OpenVINO, and what sets the ranges of INT8."""
+        return find_spec("openvino") is not None and find_spec("nncf") is not None

@@ -4,13 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from finetune.params.finetune import PYTORCH_MODEL
+from finetune.params.finetune import OPENVINO_MODEL
 from finetune.params.schema import param, port
 
-# All that is written beside config.json and the tokenizer, whose names are those of a PyTorch folder.
-GRAPHS = ("openvino_model.xml", "openvino_model.bin", "model.onnx", "model_int8.onnx")
 CALIBRATION = 300  # windows, as NNCF takes by default
-EXPORTED = ("backends.json", "backends.html", *GRAPHS, ".exporting/", *PYTORCH_MODEL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,5 +51,5 @@ class ExportParams:
         "uri_folder",
         "The OpenVINO model that is chosen, its tokenizer and config.json, backends.json and backends.html; with onnx, model.onnx too.",
         output=True,
-        writes=EXPORTED,
+        writes=OPENVINO_MODEL,
     )

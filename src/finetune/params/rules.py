@@ -250,6 +250,20 @@ RULES: tuple[Rule[Any], ...] = (
         fix="--apply_fsdp false, or --apply_deepspeed false",
         kind=ParameterError,
     ),
+    Rule(
+        EncoderParams,
+        lambda case: case.params.quantization != "none" and case.params.openvino_model_folder is None,
+        lambda case: f"--quantization {case.params.quantization} has no folder to write to",
+        fix="--openvino_model_folder FOLDER, or --quantization none",
+        kind=ParameterError,
+    ),
+    Rule(
+        EncoderParams,
+        lambda case: case.params.quantization == "qat" and not case.params.apply_qat,
+        "--quantization qat has no ranges that were learnt: --apply_qat is false",
+        fix="--apply_qat true, or --quantization ptq",
+        kind=ParameterError,
+    ),
     # --- what isn't supported anywhere ---
     Rule(
         FinetuneParams,
@@ -372,6 +386,13 @@ RULES: tuple[Rule[Any], ...] = (
         'pip install ".[deepspeed]", or --apply_deepspeed false',
     ),
     Rule(
+        EncoderParams,
+        lambda case: case.params.quantization != "none" and not case.world.has_openvino(),
+        lambda case: f"--quantization {case.params.quantization}",
+        "the packages openvino and nncf are not installed",
+        'pip install ".[compression]", or --quantization none',
+    ),
+    Rule(
         FinetuneParams,
         # transformers would take it and compute in 32 bits.
         lambda case: case.params.precision == "16" and not case.world.has_gpu(),
@@ -485,6 +506,14 @@ RULES: tuple[Rule[Any], ...] = (
         "--apply_qat true",
         lambda case: f"which layers of this model type ({case.model.model_type}) are to be rounded is not known",
         "--apply_qat false, or a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA or MPNet",
+        of_model=True,
+    ),
+    Rule(
+        EncoderParams,
+        lambda case: case.params.quantization != "none" and not case.model.has_blocks,
+        lambda case: f"--quantization {case.params.quantization}",
+        lambda case: f"the conversion of this model type ({case.model.model_type}) is not compared with PyTorch",
+        "--quantization none, or a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA or MPNet",
         of_model=True,
     ),
     # --- what has no effect ---
