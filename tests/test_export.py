@@ -311,6 +311,29 @@ def test_after_training(prepared_tags: Path, tmp_path: Path, capsys: pytest.Capt
     assert 0 <= read(tmp_path / "scores", "metrics.json")["f1"] <= 1
 
 
+@compression
+@pytest.mark.slow
+def test_the_example(finished: dict[str, Any], prepared: Path, tmp_path: Path) -> None:
+    """examples/compression.sh, from a finetuned model to the scores of two INT8 models; without arguments its usage."""
+    needs("openvino", "nncf")
+    script = ["sh", str(ROOT / "examples" / "compression.sh")]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    usage = subprocess.run(script, check=False, capture_output=True, text=True, env=environment)
+    assert usage.returncode == 2 and "compression.sh MODEL TRAIN VALIDATION OUT" in usage.stdout
+    sample = ROOT / "examples" / "question_answering"
+    given = [finished["pytorch_model_folder"], sample / "train.jsonl", sample / "validation.jsonl", tmp_path]
+    few = ["--max_steps", "10", "--evaluation_strategy", "steps", "--eval_steps", "5"]
+    done = subprocess.run(
+        [*script, *map(str, given), *few], check=False, capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("qat", "pruned_qat"):
+        measured = {row["name"] for row in read(tmp_path / name / "openvino", "backends.json")["backends"]}
+        assert {"OpenVINO FP32", "OpenVINO INT8", "OpenVINO INT8 QAT"} < measured
+        assert "f1" in read(tmp_path / name / "evaluation", "metrics.json")
+    assert "pruned_layers" in read(tmp_path / "pruned_qat" / "openvino", "config.json")
+
+
 # --- every parameter ---
 
 SHOWN = {  # parameter -> the test that sees its effect
