@@ -277,13 +277,70 @@ def test_it_is_written_again(exported: Path, finished: dict[str, Any]) -> None:
     assert (folder / "model.onnx").read_text() == "mine"
 
 
+@compression
+@pytest.mark.slow
+def test_ranges_of_training(prepared: Path, finished: dict[str, Any], tmp_path: Path) -> None:
+    """INT8 that computes what training saw, and needs no NNCF; of a model that was trained without, an error."""
+    needs("openvino")
+    finish(prepared, tmp_path, apply_qat="true")
+    given = {"pytorch_model_folder": tmp_path / "pytorch", "preprocess_output": prepared / "data", **SHORT}
+    given |= {"quantization": "qat", "max_f1_drop": 100}
+    export.main(words(**given, openvino_model_folder=tmp_path / "openvino"))
+    rows = read(tmp_path / "openvino", "backends.json")["backends"]
+    assert [row["name"] for row in rows] == [*BACKENDS[:3], "OpenVINO INT8 QAT"]
+    disk = {row["name"]: row["disk_mb"] for row in rows}
+    assert disk["OpenVINO INT8 QAT"] < 0.7 * disk["OpenVINO FP32"]  # of a tiny one, the graph is most
+    with pytest.raises(ModelError, match="it was trained without rounding"):
+        export.main(words(**finished, **SHORT, quantization="qat", openvino_model_folder=tmp_path / "other"))
+
+
+@compression
+@pytest.mark.slow
+def test_after_training(prepared_tags: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run writes the folder itself, if asked for; then it is scored by evaluation as any other."""
+    needs("openvino", "nncf")
+    out = {"openvino_model_folder": tmp_path / "openvino"}
+    finish(prepared_tags, tmp_path, max_steps=2, **out)
+    assert not (tmp_path / "openvino").exists()
+    finish(prepared_tags, tmp_path, max_steps=2, apply_qat="true", quantization="qat", **out)
+    assert {"openvino_model.xml", "backends.html", "tokenizer.json"} < names(tmp_path / "openvino")
+    said = capsys.readouterr().out
+    assert said.index("both loaded afresh") < said.index("[export]") < said.index("chosen: ")
+    words_of = words(**out, preprocess_output=prepared_tags / "data", evaluation_result=tmp_path / "scores")
+    evaluation.main(["--task", "token_classification", *words_of])
+    assert 0 <= read(tmp_path / "scores", "metrics.json")["f1"] <= 1
+
+
+@compression
+@pytest.mark.slow
+def test_the_example(finished: dict[str, Any], prepared: Path, tmp_path: Path) -> None:
+    """examples/compression.sh, from a finetuned model to the scores of two INT8 models; without arguments its usage."""
+    needs("openvino", "nncf")
+    script = ["sh", str(ROOT / "examples" / "compression.sh")]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    usage = subprocess.run(script, check=False, capture_output=True, text=True, env=environment)
+    assert usage.returncode == 2 and "compression.sh MODEL TRAIN VALIDATION OUT" in usage.stdout
+    sample = ROOT / "examples" / "question_answering"
+    given = [finished["pytorch_model_folder"], sample / "train.jsonl", sample / "validation.jsonl", tmp_path]
+    few = ["--max_steps", "10", "--evaluation_strategy", "steps", "--eval_steps", "5"]
+    done = subprocess.run(
+        [*script, *map(str, given), *few], check=False, capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("qat", "pruned_qat"):
+        measured = {row["name"] for row in read(tmp_path / name / "openvino", "backends.json")["backends"]}
+        assert {"OpenVINO FP32", "OpenVINO INT8", "OpenVINO INT8 QAT"} < measured
+        assert "f1" in read(tmp_path / name / "evaluation", "metrics.json")
+    assert "pruned_layers" in read(tmp_path / "pruned_qat" / "openvino", "config.json")
+
+
 # --- every parameter ---
 
 SHOWN = {  # parameter -> the test that sees its effect
     "pytorch_model_folder": "test_the_account",
     "mlflow_model_folder": "test_parameters_of_what_is_measured",
     "preprocess_output": "test_rows_without_gold",
-    "quantization": "test_what_is_said",
+    "quantization": "test_ranges_of_training",
     "calibration_samples": "test_parameters_of_what_is_measured",
     "onnx": "test_it_is_written_again",
     "max_f1_drop": "test_a_drop_that_is_too_large",

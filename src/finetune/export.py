@@ -22,7 +22,8 @@ from finetune.core.world import World
 from finetune.data.folders import Preprocessed, Trained, read_rows
 from finetune.distributed.settlement import settle
 from finetune.models import intact
-from finetune.params.export import EXPORTED, ExportParams
+from finetune.params.export import ExportParams
+from finetune.params.finetune import OPENVINO_MODEL
 from finetune.params.schema import outputs_of
 
 if TYPE_CHECKING:
@@ -54,12 +55,12 @@ def export(params: ExportParams) -> None:
     from finetune.backends import candidates, measured
 
     trial = trial_of(params, folder)
-    clear(params.openvino_model_folder, EXPORTED)
+    clear(params.openvino_model_folder, OPENVINO_MODEL)
     staged = params.openvino_model_folder / STAGED
     ptq = params.quantization == "ptq"
     say("OpenVINO computes in 32 bits (INFERENCE_PRECISION_HINT f32), in INT8 what is quantised")
     with measured.threads_of(trial.threads):
-        found = [*candidates.in_pytorch(trial), *candidates.in_openvino(trial, ptq, staged)]
+        found = [*candidates.in_pytorch(trial), *candidates.in_openvino(trial, params.quantization, staged)]
         found += candidates.in_onnx(trial, ptq, staged / "onnx") if params.onnx else []
         rows = measure(trial, found, params)
     for line in table(rows, trial.metric):
@@ -87,6 +88,7 @@ def trial_of(params: ExportParams, folder: Path) -> "Trial":
     import torch
 
     from finetune.backends.candidates import Trial, batches_for, windows_of
+    from finetune.models.adapt import fake_quantisation
     from finetune.models.loading import load_config, load_model, stored_state, stored_task
     from finetune.models.tokenizers import load_tokenizer
     from finetune.tasks import load_task
@@ -103,6 +105,11 @@ def trial_of(params: ExportParams, folder: Path) -> "Trial":
     model, new = load_model(folder, task, state)
     if new:
         raise ModelError(Fault(f"{folder} lacks weights", why=", ".join(new), fix=intact.AGAIN))
+    rounded = fake_quantisation.as_trained(model)
+    if params.quantization == "qat" and rounded is None:
+        why = f"its config.json has no {fake_quantisation.KEY}: it was trained without rounding"
+        fix = "--quantization ptq, or train it with --apply_qat true"
+        raise ModelError(Fault(f"--quantization qat for {folder}", why=why, fix=fix))
     tokenizer = load_tokenizer(folder, task)
     rows = rows_to_score(params, task, state)
     train = read_rows(Preprocessed.rows_file(params.preprocess_output, "train"), task.data.damage)
@@ -118,6 +125,7 @@ def trial_of(params: ExportParams, folder: Path) -> "Trial":
     return Trial(
         folder=folder,
         model=model.eval(),
+        rounded=rounded,
         tokenizer=tokenizer,
         task=task,
         state=state,
@@ -133,7 +141,7 @@ def trial_of(params: ExportParams, folder: Path) -> "Trial":
 
 def rows_to_score(params: ExportParams, task: "Task[State]", state: "State") -> "Rows":
     """Return rows of validation that have gold. Raises: DataError if there is none."""
-    from finetune.backends.candidates import spread
+    from finetune.data.batches import spread
 
     file = Preprocessed.rows_file(params.preprocess_output, "validation")
     rows = [row for row in read_rows(file, task.data.damage) if task.data.has_gold(row)]

@@ -7,7 +7,7 @@
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from finetune import __version__
 from finetune.cli import settle_task
@@ -22,9 +22,11 @@ from finetune.data.folders import Preprocessed, SelectedModel, Trained
 from finetune.distributed import preemption
 from finetune.distributed.failure import joined
 from finetune.distributed.settlement import Settled, check_model
+from finetune.export import export
 from finetune.models import intact
 from finetune.models.memory import keep_freed_memory
-from finetune.params.finetune import MLFLOW_MODEL, PYTORCH_MODEL, FinetuneParams
+from finetune.params.export import ExportParams
+from finetune.params.finetune import MLFLOW_MODEL, PYTORCH_MODEL, EncoderParams, FinetuneParams
 from finetune.params.schema import non_default, outputs_of
 from finetune.training.schedule import schedule, without_effect_here
 
@@ -55,6 +57,7 @@ def written_here(params: FinetuneParams) -> list[Output]:
     return [
         replace(output, known=known if output.folder == params.pytorch_model_folder else frozenset())
         for output in outputs_of(params)
+        if output.parameter != "--openvino_model_folder" or wants_openvino(params)
     ]
 
 
@@ -89,6 +92,8 @@ def finetune(task_name: str, settled: Settled[FinetuneParams]) -> None:
         if model is not None and is_main_process():
             save_and_prove(attempt, model, task, account(attempt, selected, preprocessed, speed, metrics))
             keep_the_best(attempt)
+            if wants_openvino(params):
+                write_openvino(params)
 
 
 def refuse_other_model(selected: SelectedModel, preprocessed: Preprocessed) -> None:
@@ -203,6 +208,24 @@ def keep_the_best(attempt: "Attempt") -> None:
     if attempt.params.save_total_limit == 1:
         best = Path(str(attempt.trainer.state.best_model_checkpoint))
         checkpoints.keep(attempt.params.pytorch_model_folder, 1, {best})
+
+
+def wants_openvino(params: FinetuneParams) -> TypeGuard[EncoderParams]:
+    return isinstance(params, EncoderParams) and params.quantization != "none"
+
+
+def write_openvino(params: EncoderParams) -> None:
+    """Write the OpenVINO model, as finetune export does with the model that was saved."""
+    assert params.openvino_model_folder is not None  # by the rules
+    say("[export]")
+    export(
+        ExportParams(
+            pytorch_model_folder=params.pytorch_model_folder,
+            preprocess_output=params.preprocess_output,
+            quantization=params.quantization,
+            openvino_model_folder=params.openvino_model_folder,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -335,9 +335,7 @@ def test_deploy_a_batch_endpoint(
     files = tmp_path / "files"  # of their own: a downloaded folder among them would be scored as a file
     files.mkdir()
     for i in range(12):
-        (files / f"{i:02}.csv").write_text(
-            f"id,question,context\n{i},Who?,Ada wrote page {i}.\n,When?,In 18{i:02}.\n"
-        )
+        (files / f"{i:02}.csv").write_text(f"id,question,context\n{i},Who?,Ada wrote page {i}.\n,When?,In 18{i:02}.\n")
     given = Input(path=str(files), type="uri_folder")
     job = client.batch_endpoints.invoke(endpoint_name="files", input=given)
     client.jobs.stream(job.name)

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from finetune.backends import memory
-from finetune.backends.candidates import batches_for, spread
+from finetune.backends.candidates import batches_for
 from finetune.backends.measured import TURNS, speeds, threads_of
+from finetune.data.batches import spread
 from tests.conftest import build_tiny_model
 
 WINDOWS = [{"input_ids": torch.ones(1, length, dtype=torch.long)} for length in (3, 5)]

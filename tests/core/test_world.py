@@ -36,11 +36,14 @@ def test_what_libraries_say(there: bool, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(cpp_builder, "get_cpp_compiler", compiler)
     monkeypatch.setattr(transformers.utils.import_utils, "is_flash_attn_2_available", lambda: there)
     monkeypatch.setattr(transformers.utils.import_utils, "is_bitsandbytes_available", lambda: there)
-    monkeypatch.setattr(world, "find_spec", lambda name: name if there and name == "deepspeed" else None)
+    monkeypatch.setattr(world, "find_spec", lambda name: name if there and name in found else None)
+    found = {"deepspeed", "openvino", "nncf"}
     here = World()
     gpu = (here.has_gpu(), here.gpu_has_bf16())
-    packages = (here.has_flash_attention(), here.has_bitsandbytes(), here.has_deepspeed())
-    assert (*gpu, here.has_compiler(), *packages) == (there,) * 6
+    packages = (here.has_flash_attention(), here.has_bitsandbytes(), here.has_deepspeed(), here.has_openvino())
+    assert (*gpu, here.has_compiler(), *packages) == (there,) * 7
+    found.remove("nncf")
+    assert not here.has_openvino()
 
 
 @pytest.mark.parametrize("folder", ["", "training", "training/ortmodule"])

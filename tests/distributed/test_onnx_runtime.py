@@ -53,6 +53,8 @@ SAMPLES: tuple[tuple[World, dict[str, Any]], ...] = (
     (Machine(), {"auto_find_batch_size": True}),
     (Machine(), {"apply_lora": True, "finetune_in_4bit": True}),
     (Machine(), {"apply_pruning": True}),
+    (Machine(), {"apply_qat": True}),
+    (Machine(), {"quantization": "ptq"}),
     (Machine(), {"enable_full_determinism": True}),
     (Machine(), {"attn_implementation": "sdpa"}),
     (Machine(gpu=True), {}),

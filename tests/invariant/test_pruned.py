@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from finetune import evaluation, run
 from finetune.models import blocks
 from tests.conftest import build_tiny_model, finetune_words, prepare
 from tests.families import build_family
-from tests.invariant.test_loss import OPTIONS, SHARED, STEPS, trajectory
-from tests.launching import launch
+from tests.invariant.dividing import divided, whole_and_divided
+from tests.invariant.test_loss import OPTIONS, SHARED, STEPS
 
 pytestmark = pytest.mark.slow
 QA, TC = "question_answering", "token_classification"
@@ -42,30 +43,22 @@ def weights(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("method", ["gates", "taylor"])
-@pytest.mark.parametrize(
-    ("how", "batch", "accumulation"),
-    [("alone", 2, 4), pytest.param("torchrun", 2, 2, marks=pytest.mark.distributed)],
-)
+@divided
 @pytest.mark.parametrize("prepared", [QA], indirect=True)
 def test_divided_steps(prepared: Path, tmp_path: Path, how: str, batch: int, accumulation: int, method: str) -> None:
     """The same losses, norms and scores, and the very same gates."""
-    given: dict[str, Any] = {"pruning_method": method, "eval_steps": STEPS}
-    run.main(words(prepared, tmp_path / "whole", **given))
-    divided = words(prepared, tmp_path / "divided", batch, **given, gradient_accumulation_steps=accumulation)
-    if how == "alone":
-        run.main(divided)
-    else:
-        launched = launch(tmp_path, divided, how)
-        assert set(launched.codes()) == {0}, launched.said()
-    one, other = trajectory(tmp_path / "whole"), trajectory(tmp_path / "divided")
+    given = partial(words, prepared, pruning_method=method, eval_steps=STEPS)
+    one, other = whole_and_divided(given, tmp_path, how, batch, accumulation)
     assert other.losses == pytest.approx(one.losses, abs=1e-5)
     assert other.norms == pytest.approx(one.norms, abs=1e-5)
-    for name, value in one.weights.items():
-        if name.endswith(".gates"):
-            assert torch.equal(value, other.weights[name]), name
-        if name.endswith(".scores"):
-            assert torch.allclose(value, other.weights[name], rtol=1e-3, atol=1e-4), name
-            assert value.abs().max() > 0, name
+    whole, divided = weights(tmp_path / "whole"), weights(tmp_path / "divided")
+    gates, scores = ([name for name in whole if name.endswith(of)] for of in (".gates", ".scores"))
+    assert len(gates) == len(scores) == 4
+    for name in gates:
+        assert torch.equal(whole[name], divided[name]), name
+    for name in scores:
+        assert torch.allclose(whole[name], divided[name], rtol=1e-3, atol=1e-4), name
+        assert whole[name].abs().max() > 0, name
 
 
 @pytest.mark.parametrize("method", ["gates", "taylor"])

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from transformers import AutoModelForQuestionAnswering, AutoModelForSeq2SeqLM, A
 from finetune import run
 from tests.conftest import build_tiny_model, finetune_words, prepare
 from tests.invariant import test_loss, test_writing
+from tests.invariant.dividing import divided, whole_and_divided
 from tests.invariant.test_loss import INPUTS, OPTIONS, SHARED, STEPS, trajectory
-from tests.launching import launch
 from tests.writers import build_writer
 
 pytestmark = pytest.mark.slow
@@ -94,20 +95,10 @@ class Textbook:
         yield from zip(outputs.logits[labelled], taught.logits[labelled], strict=True)
 
 
-@pytest.mark.parametrize(
-    ("how", "batch", "accumulation"),
-    [("alone", 2, 4), pytest.param("torchrun", 2, 2, marks=pytest.mark.distributed)],
-)
+@divided
 @pytest.mark.parametrize("prepared", [TC], indirect=True)
 def test_divided_steps(prepared: Path, tmp_path: Path, how: str, batch: int, accumulation: int) -> None:
-    run.main(words(prepared, tmp_path / "whole"))
-    divided = words(prepared, tmp_path / "divided", batch, gradient_accumulation_steps=accumulation)
-    if how == "alone":
-        run.main(divided)
-    else:
-        launched = launch(tmp_path, divided, how)
-        assert set(launched.codes()) == {0}, launched.said()
-    one, other = trajectory(tmp_path / "whole"), trajectory(tmp_path / "divided")
+    one, other = whole_and_divided(partial(words, prepared), tmp_path, how, batch, accumulation)
     assert other.losses == pytest.approx(one.losses, abs=1e-5)
     assert other.norms == pytest.approx(one.norms, abs=1e-5)
 

@@ -86,9 +86,10 @@ BEYOND = {
     "preset", "keep_global_batch_size", "lr_scheduler_cycles", "lr_scheduler_power", "gradient_checkpointing",
     "torch_compile", "attn_implementation", "throughput_warmup_steps", "save_steps", "lora_type", "finetune_in_4bit",
     "deepspeed_stage", "apply_fsdp", "class_weights", "teacher_model_path", "distillation_weight",
-    "distillation_temperature", "apply_pruning", "pruning_ratio", "pruning_method",
+    "distillation_temperature", "apply_pruning", "pruning_ratio", "pruning_method", "apply_qat", "quantization",
 }  # fmt: skip
 OUTPUTS = {"pytorch_model_folder": "uri_folder", "mlflow_model_folder": "mlflow_model"}
+BESIDES = {task: {"openvino_model_folder": "uri_folder"} for task in ("question_answering", "token_classification")}
 FOLDERS = {"preprocess_output", "model_selector_output"}
 
 
@@ -144,8 +145,9 @@ def test_only_the_two_folders_are_required(task: str) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_two_outputs(task: str) -> None:
-    assert {p.name: p.kind for p in params_of(TASKS[task].finetune) if p.output} == OUTPUTS
-    assert {name: entry["type"] for name, entry in component(task)["outputs"].items()} == OUTPUTS
+    outputs = OUTPUTS | BESIDES.get(task, {})
+    assert {p.name: p.kind for p in params_of(TASKS[task].finetune) if p.output} == outputs
+    assert {name: entry["type"] for name, entry in component(task)["outputs"].items()} == outputs
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,7 @@ class Machine(World):
     flash_attention: bool = True
     bitsandbytes: bool = True
     deepspeed: bool = True
+    openvino: bool = True
 
     def has_gpu(self) -> bool:
         return self.gpu
@@ -180,10 +183,14 @@ class Machine(World):
     def has_deepspeed(self) -> bool:
         return self.deepspeed
 
+    def has_openvino(self) -> bool:
+        return self.openvino
+
 
 BERT = ModelFacts("bert", "BertForQuestionAnswering", False, True, ("BertLayer",), True, True)
 OUT = Path("out")
 LORA_IN_4BIT: dict[str, Any] = {"apply_lora": True, "finetune_in_4bit": True}
+OPENVINO: dict[str, Any] = {"openvino_model_folder": Path("openvino")}
 STEPS: dict[str, Any] = {"evaluation_strategy": "steps"}
 
 
@@ -242,6 +249,8 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
     (tuned(**STEPS, eval_steps=-1), "--evaluation_strategy steps needs --eval_steps of at least 1, not -1"),
     (tuned(lr_scheduler_type="polynomial", learning_rate=0.0), "--lr_scheduler_type polynomial falls from"),
     (tuned(Machine(2), apply_deepspeed=True, apply_fsdp=True), "--apply_deepspeed true and --apply_fsdp true are two"),
+    (tuned(quantization="ptq"), "--quantization ptq has no folder to write to"),
+    (tuned(quantization="qat", **OPENVINO), "--quantization qat has no ranges that were learnt"),
     (tuned(**LORA_IN_4BIT, lora_type="dora"), "--finetune_in_4bit true with --lora_type dora"),
     (
         Case(finetune_params(apply_deepspeed=True, auto_find_batch_size=True), Machine(), zero_stage=3),
@@ -256,7 +265,16 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
     (tuned(apply_pruning=True, apply_lora=True), "--apply_pruning true with --apply_lora true"),
     (tuned(apply_pruning=True, precision="16"), "--apply_pruning true with --precision 16"),
     (tuned(apply_pruning=True, torch_compile=True), "--apply_pruning true with --torch_compile true"),
+    (tuned(apply_qat=True, apply_deepspeed=True), "--apply_qat true with DeepSpeed or FSDP"),
+    (tuned(apply_qat=True, apply_lora=True), "--apply_qat true with --apply_lora true"),
+    (tuned(apply_qat=True, apply_pruning=True), "--apply_qat true with --apply_pruning true"),
+    (tuned(apply_qat=True, precision="16"), "--apply_qat true with --precision 16"),
+    (tuned(apply_qat=True, torch_compile=True), "--apply_qat true with --torch_compile true"),
     (tuned(Machine(deepspeed=False), apply_deepspeed=True), "--apply_deepspeed true\n  why: the package deepspeed"),
+    (
+        tuned(Machine(openvino=False), quantization="ptq", **OPENVINO),
+        "--quantization ptq\n  why: the packages",
+    ),
     (tuned(Machine(gpu=False), precision="16"), "--precision 16\n  why: fp16 needs a GPU"),
     (tuned(Machine(bf16=False), precision="bf16"), "--precision bf16\n  why: Tesla V100 has no bf16"),
     (tuned(Machine(gpu=False, compiler=False), torch_compile=True), "--torch_compile true\n  why: torch.compile needs"),
@@ -292,6 +310,14 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
     (
         tuned(model=replace(BERT, model_type="albert", has_blocks=False), apply_pruning=True),
         "--apply_pruning true\n  why: which blocks of this model type (albert) can be cut is not known",
+    ),
+    (
+        tuned(model=replace(BERT, model_type="albert", has_blocks=False), apply_qat=True),
+        "--apply_qat true\n  why: which layers of this model type (albert) are to be rounded is not known",
+    ),
+    (
+        tuned(model=replace(BERT, model_type="albert", has_blocks=False), quantization="ptq", **OPENVINO),
+        "--quantization ptq\n  why: the conversion of this model type (albert) is not compared with PyTorch",
     ),
     (tuned(merge_lora_weights=False), "merge_lora_weights false has no effect with apply_lora false"),
     (tuned(lora_alpha=16), "lora_alpha 16 has no effect with apply_lora false"),

@@ -380,6 +380,21 @@ FINETUNE = (
         elsewhere="tests/invariant/test_pruned.py::test_what_scores_are",
         tasks=(QA, TC),
     ),
+    Proof(
+        "apply_qat",
+        "the weights of the checkpoint that was measured with rounding are saved, and the ranges that it learnt",
+        elsewhere="tests/invariant/test_quantised.py::test_what_is_saved",
+        tasks=(QA, TC),
+    ),
+    *(
+        Proof(
+            name,
+            "the OpenVINO model is written after training, with the ranges that were asked for; without, nothing is",
+            elsewhere="tests/test_export.py::test_after_training",
+            tasks=(QA, TC),
+        )
+        for name in ("quantization", "openvino_model_folder")
+    ),
     *(
         Proof(
             "class_weights",

@@ -49,7 +49,7 @@ def generated(root: Path) -> dict[Path, str]:
     files: dict[Path, str] = {}
     for name, packages, versions in (
         ("cpu", training, pins),
-        ("gpu", [*training, "bitsandbytes", "deepspeed"], pins),
+        ("gpu", [*training, "bitsandbytes", "deepspeed", "nncf", "openvino"], pins),
         ("ort", [*training, "ninja", "onnx", "onnxruntime-training-cpu"], pins),
         ("serving", SERVING, pins | OF_THE_SERVER),
     ):

@@ -13,7 +13,7 @@ from finetune.backends.called import as_model
 from finetune.backends.chosen import Measured
 from finetune.backends.measured import Speed
 from finetune.backends.runtimes import IR, IR_WEIGHTS, ONNX, ONNX_INT8, Arrays
-from finetune.data.batches import Batch, as_windows, collate
+from finetune.data.batches import Batch, as_windows, collate, spread
 from finetune.data.table import Row
 from finetune.models import intact
 from finetune.models.prediction import compute_in, predict_rows
@@ -30,6 +30,7 @@ class Trial:
 
     folder: Path  # of the PyTorch model
     model: PreTrainedModel
+    rounded: PreTrainedModel | None  # as it was trained, if that was with rounding
     tokenizer: PreTrainedTokenizerFast
     task: Task[Any]
     state: State
@@ -60,11 +61,6 @@ class Candidate:
     files: Sequence[Path]
     kind: str  # as memory.KINDS has it
     path: Path  # the folder of a PyTorch model, or the file of another one
-
-
-def spread(items: Sequence[Any], most: int) -> list[Any]:
-    """Return so many of the items, at equal distances, or all where there are fewer."""
-    return [items[i * len(items) // most] for i in range(most)] if len(items) > most else list(items)
 
 
 def windows_of(
@@ -101,10 +97,10 @@ def in_pytorch(trial: Trial) -> list[Candidate]:
     ]
 
 
-def in_openvino(trial: Trial, ptq: bool, folder: Path) -> list[Candidate]:
-    """Return OpenVINO in 32 bits, and in INT8 if asked for, each in a folder of its own in that folder.
+def in_openvino(trial: Trial, quantization: str, folder: Path) -> list[Candidate]:
+    """Return OpenVINO in 32 bits, and in INT8 as asked for, each in a folder of its own in that folder.
 
-    Raises: ModelError if in 32 bits it isn't the same model.
+    Raises: ModelError if one isn't the same model: in 32 bits as PyTorch's, with ranges of training as it was trained.
     """
     import openvino
 
@@ -118,9 +114,15 @@ def in_openvino(trial: Trial, ptq: bool, folder: Path) -> list[Candidate]:
     converted = conversion.to_openvino(graph, trial.compared[0])
     full = saved("OpenVINO FP32", converted, folder / "fp32")
     refuse_other_model(trial, full)
-    if not ptq:
-        return [full]
-    return [full, saved("OpenVINO INT8", quantise.by_nncf(converted, trial.calibration), folder / "int8")]
+    found = [full]
+    if quantization == "ptq":
+        found.append(saved("OpenVINO INT8", quantise.by_nncf(converted, trial.calibration), folder / "int8"))
+    if trial.rounded is not None and quantization != "none":
+        graph = conversion.graph_of(trial.rounded, trial.compared[0])
+        found.append(saved("OpenVINO INT8 QAT", conversion.to_openvino(graph, trial.compared[0]), folder / "qat"))
+        apart = conversion.relative_distance(found[-1].model, trial.rounded, trial.compared)
+        conversion.refuse_other_rounding(found[-1].name, apart)
+    return found
 
 
 def in_onnx(trial: Trial, ptq: bool, folder: Path) -> list[Candidate]:

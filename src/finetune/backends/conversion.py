@@ -1,6 +1,7 @@
 """Turn a PyTorch model into a graph of OpenVINO or ONNX, for any number of windows B and tokens L, and compare."""
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 # Two runtimes add up the same products in another order, which moves a logit by 1e-5; bf16 moves it by 1e-1.
 PARITY = 1e-3
+# With rounding, what lies halfway between two numbers of a grid goes to either, and moves a logit by more.
+ROUNDED_PARITY = 0.1  # of the root mean square of a logit
 LARGEST_ONNX = 2**31 - 2**24  # bytes of weights in one file, whose format has 2 GiB
 
 
@@ -113,6 +116,26 @@ def distance(one: PreTrainedModel, other: PreTrainedModel, batches: Sequence[Bat
         for name in second:
             largest = max(largest, float((first[name][told].float() - second[name][told].float()).abs().max()))
     return largest
+
+
+@torch.no_grad()
+def relative_distance(one: PreTrainedModel, other: PreTrainedModel, batches: Sequence[Batch]) -> float:
+    """Return the root mean square of the differences of logits, without padding, as a share of that of the other's."""
+    apart, size = 0.0, 0.0
+    for batch in batches:
+        told = batch["attention_mask"].bool()  # (B, L)
+        first, second = one(**batch), other(**batch)
+        for name in second:
+            apart += float((first[name][told] - second[name][told]).double().square().sum())
+            size += float(second[name][told].double().square().sum())
+    return math.sqrt(apart / size)
+
+
+def refuse_other_rounding(name: str, found: float) -> None:
+    """Raise ModelError if an INT8 model doesn't compute what training saw."""
+    if not found <= ROUNDED_PARITY:
+        why = f"logits are off by {found:.0%} of their size, and rounding moves them by less than {ROUNDED_PARITY:.0%}"
+        raise ModelError(Fault(f"{name} is not the model that was trained", why=why, fix="--quantization ptq"))
 
 
 def refuse_other_logits(name: str, found: float) -> None:

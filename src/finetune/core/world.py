@@ -59,6 +59,10 @@ class World:
     def has_deepspeed(self) -> bool:
         return find_spec("deepspeed") is not None
 
+    def has_openvino(self) -> bool:
+        """Return whether there is OpenVINO, and what sets the ranges of INT8."""
+        return find_spec("openvino") is not None and find_spec("nncf") is not None
+
     def has_onnx_runtime_training(self) -> bool:
         """Return whether there is an ONNX Runtime that trains; the one that doesn't has the same name."""
         package = find_spec("onnxruntime")

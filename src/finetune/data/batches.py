@@ -1,13 +1,14 @@
 """Make batches of windows: tensors padded to the longest window. B windows, L tokens."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from finetune.core.types import Json
 
+T = TypeVar("T")
 Columns = dict[str, list[Any]]
 Batch = dict[str, torch.Tensor]
 
@@ -30,6 +31,11 @@ def collate(windows: Sequence[Json], padding: dict[str, int]) -> Batch:
 def as_windows(columns: Columns) -> list[Json]:
     """Return one dict for each window, of columns that have an entry for each."""
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def spread(items: Sequence[T], most: int) -> list[T]:
+    """Return so many of the items, at equal distances, or all where there are fewer."""
+    return [items[i * len(items) // most] for i in range(most)] if len(items) > most else list(items)
 
 
 def batches_by_length(

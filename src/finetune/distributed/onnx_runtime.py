@@ -21,6 +21,11 @@ UNPROVED: tuple[tuple[Callable[[FinetuneParams, World], bool], str], ...] = (
     (lambda params, _: params.auto_find_batch_size, "its memory is not PyTorch's, by which auto_find_batch_size goes"),
     (lambda params, _: params.apply_lora and params.finetune_in_4bit, "it has no weights of 4 bits"),
     (lambda params, _: isinstance(params, EncoderParams) and params.apply_pruning, "it is not tried with pruning"),
+    (lambda params, _: isinstance(params, EncoderParams) and params.apply_qat, "it is not tried with apply_qat"),
+    (
+        lambda params, _: isinstance(params, EncoderParams) and params.quantization != "none",
+        "it is not tried with quantization",
+    ),
     (lambda params, _: params.enable_full_determinism, "it is not tried with enable_full_determinism"),
     (
         lambda params, _: params.attn_implementation not in ("auto", "eager"),

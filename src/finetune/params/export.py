@@ -4,13 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from finetune.params.finetune import PYTORCH_MODEL
+from finetune.params.finetune import OPENVINO_MODEL
 from finetune.params.schema import param, port
 
-# All that is written beside config.json and the tokenizer, whose names are those of a PyTorch folder.
-GRAPHS = ("openvino_model.xml", "openvino_model.bin", "model.onnx", "model_int8.onnx")
 CALIBRATION = 300  # windows, as NNCF takes by default
-EXPORTED = ("backends.json", "backends.html", *GRAPHS, ".exporting/", *PYTORCH_MODEL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +24,9 @@ class ExportParams:
         "uri_folder",
         "Output of preprocess: rows of validation that every backend is scored on, rows of train that set the ranges of INT8.",
     )
-    quantization: Literal["none", "ptq"] = param(
-        "ptq", "ptq: also in INT8, whose ranges are set after training. none: in 32 bits alone."
+    quantization: Literal["none", "ptq", "qat"] = param(
+        "ptq",
+        "ptq: also in INT8, with ranges that are set after training, and with those of training where it had apply_qat. qat: INT8 with those of training alone. none: in 32 bits alone.",
     )
     calibration_samples: int = param(CALIBRATION, "Windows of train that set the ranges of INT8.", min=1)
     onnx: bool = param(False, "Also write ONNX, and measure ONNX Runtime.")
@@ -53,5 +51,5 @@ class ExportParams:
         "uri_folder",
         "The OpenVINO model that is chosen, its tokenizer and config.json, backends.json and backends.html; with onnx, model.onnx too.",
         output=True,
-        writes=EXPORTED,
+        writes=OPENVINO_MODEL,
     )

@@ -20,6 +20,10 @@ PYTORCH_MODEL = (
     "additional_chat_templates/", "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "spm.model",
     "sentencepiece.bpe.model", "tokenizer.model", "source.spm", "target.spm", "target_vocab.json", "README.md", ".saving/",
 )  # fmt: skip
+OPENVINO_MODEL = (
+    "backends.json", "backends.html", "openvino_model.xml", "openvino_model.bin", "model.onnx", "model_int8.onnx", ".exporting/",
+    *PYTORCH_MODEL,  # config.json and the tokenizer, whose names are those of a PyTorch folder
+)  # fmt: skip
 MLFLOW_MODEL = (
     "MLmodel", "artifacts/", "code/", "conda.yaml", "python_env.yaml", "requirements.txt", "input_example.json",
     "serving_input_example.json", "serving.py",
@@ -105,6 +109,27 @@ class Pruning:
     pruning_method: Literal["gates", "taylor"] = param(
         "gates",
         "With apply_pruning: what a block is worth. gates learns it like a weight, taylor sums squared gradients.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantisation:
+    """Quantisation."""
+
+    apply_qat: bool = param(
+        False,
+        "Train with weights and inputs of linear layers rounded to 8 bits, so that the model is used to it: finetune export then has an INT8 model whose ranges were learnt.",
+    )
+    quantization: Literal["none", "ptq", "qat"] = param(
+        "none",
+        "Write openvino_model_folder after training, as finetune export does. ptq: INT8 with ranges that are set then, and with apply_qat those that were learnt. qat: those that were learnt alone. none: write nothing there.",
+    )
+    openvino_model_folder: Path | None = port(
+        "uri_folder",
+        "With quantization: the best model for OpenVINO, its tokenizer, backends.json and backends.html with what it was compared with.",
+        output=True,
+        optional=True,
+        writes=OPENVINO_MODEL,
     )
 
 
@@ -312,7 +337,7 @@ class FinetuneParams(
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderParams(FinetuneParams, Pruning):
+class EncoderParams(FinetuneParams, Pruning, Quantisation):
     """Models that read alone."""
 
 
@@ -384,5 +409,5 @@ FIXED_ON_RESUME: tuple[str, ...] = (
     "apply_lora", "lora_r", "lora_alpha", "lora_type", "finetune_in_4bit", "optim", "learning_rate", "warmup_steps",
     "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_type", "lr_scheduler_cycles", "lr_scheduler_power", "seed",
     "metric_for_best_model", "precision", "apply_deepspeed", "apply_fsdp", "class_weights", "label_smoothing_factor",
-    "distillation_weight", "distillation_temperature", "apply_pruning", "pruning_ratio", "pruning_method",
+    "distillation_weight", "distillation_temperature", "apply_pruning", "pruning_ratio", "pruning_method", "apply_qat",
 )  # fmt: skip

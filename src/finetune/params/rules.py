@@ -250,6 +250,20 @@ RULES: tuple[Rule[Any], ...] = (
         fix="--apply_fsdp false, or --apply_deepspeed false",
         kind=ParameterError,
     ),
+    Rule(
+        EncoderParams,
+        lambda case: case.params.quantization != "none" and case.params.openvino_model_folder is None,
+        lambda case: f"--quantization {case.params.quantization} has no folder to write to",
+        fix="--openvino_model_folder FOLDER, or --quantization none",
+        kind=ParameterError,
+    ),
+    Rule(
+        EncoderParams,
+        lambda case: case.params.quantization == "qat" and not case.params.apply_qat,
+        "--quantization qat has no ranges that were learnt: --apply_qat is false",
+        fix="--apply_qat true, or --quantization ptq",
+        kind=ParameterError,
+    ),
     # --- what isn't supported anywhere ---
     Rule(
         FinetuneParams,
@@ -328,6 +342,41 @@ RULES: tuple[Rule[Any], ...] = (
         "it is not tried with it",
         "--torch_compile false",
     ),
+    Rule(
+        EncoderParams,
+        lambda case: case.params.apply_qat and (case.params.apply_deepspeed or case.params.apply_fsdp),
+        "--apply_qat true with DeepSpeed or FSDP",
+        "it is not tried with them",
+        "--apply_deepspeed false --apply_fsdp false",
+    ),
+    Rule(
+        EncoderParams,
+        lambda case: case.params.apply_qat and case.params.apply_lora,
+        "--apply_qat true with --apply_lora true",
+        "merged, the weights would not be those that were rounded in training",
+        "--apply_lora false, or --apply_qat true in a run of its own, with the merged model",
+    ),
+    Rule(
+        EncoderParams,
+        lambda case: case.params.apply_qat and case.params.apply_pruning,
+        "--apply_qat true with --apply_pruning true",
+        "ranges are those of a model whose blocks are cut out",
+        "--apply_qat false, and then --apply_qat true in a run of its own, with the pruned model",
+    ),
+    Rule(
+        EncoderParams,
+        lambda case: case.params.apply_qat and case.params.precision == "16",
+        "--apply_qat true with --precision 16",
+        "it is not tried with fp16's loss scaling",
+        "--precision bf16",
+    ),
+    Rule(
+        EncoderParams,
+        lambda case: case.params.apply_qat and case.params.torch_compile,
+        "--apply_qat true with --torch_compile true",
+        "it is not tried with it",
+        "--torch_compile false",
+    ),
     # --- what this machine or this launch can't do ---
     Rule(
         FinetuneParams,
@@ -335,6 +384,13 @@ RULES: tuple[Rule[Any], ...] = (
         "--apply_deepspeed true",
         "the package deepspeed is not installed",
         'pip install ".[deepspeed]", or --apply_deepspeed false',
+    ),
+    Rule(
+        EncoderParams,
+        lambda case: case.params.quantization != "none" and not case.world.has_openvino(),
+        lambda case: f"--quantization {case.params.quantization}",
+        "the packages openvino and nncf are not installed",
+        'pip install ".[compression]", or --quantization none',
     ),
     Rule(
         FinetuneParams,
@@ -442,6 +498,22 @@ RULES: tuple[Rule[Any], ...] = (
         "--apply_pruning true",
         lambda case: f"which blocks of this model type ({case.model.model_type}) can be cut is not known",
         "--apply_pruning false, or a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA or MPNet",
+        of_model=True,
+    ),
+    Rule(
+        EncoderParams,
+        lambda case: case.params.apply_qat and not case.model.has_blocks,
+        "--apply_qat true",
+        lambda case: f"which layers of this model type ({case.model.model_type}) are to be rounded is not known",
+        "--apply_qat false, or a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA or MPNet",
+        of_model=True,
+    ),
+    Rule(
+        EncoderParams,
+        lambda case: case.params.quantization != "none" and not case.model.has_blocks,
+        lambda case: f"--quantization {case.params.quantization}",
+        lambda case: f"the conversion of this model type ({case.model.model_type}) is not compared with PyTorch",
+        "--quantization none, or a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA or MPNet",
         of_model=True,
     ),
     # --- what has no effect ---

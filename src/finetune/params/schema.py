@@ -134,7 +134,12 @@ def non_default(params: object) -> Json:
 
 def outputs_of(params: object) -> list[Output]:
     """Return the folders that the component writes into."""
-    return [Output(f"--{p.name}", vars(params)[p.name], p.writes) for p in params_of(type(params)) if p.output]
+    given = vars(params)
+    return [
+        Output(f"--{p.name}", given[p.name], p.writes)
+        for p in params_of(type(params))
+        if p.output and given[p.name] is not None
+    ]
 
 
 def missing_of(params: object) -> list[Fault]:

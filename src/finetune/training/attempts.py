@@ -12,19 +12,20 @@ import pyarrow
 import torch
 from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset, load_from_disk
-from transformers import PreTrainedConfig, PreTrainedModel, set_seed
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, set_seed
 from transformers.trainer_pt_utils import get_model_param_count
 
 from finetune.core.console import say, some
 from finetune.core.errors import Fault, HandoffError, ModelError, first_line
 from finetune.core.launch import is_main_process, world_size
 from finetune.core.types import Json
+from finetune.data.batches import collate, spread
 from finetune.data.folders import Preprocessed, SelectedModel, read_rows
 from finetune.data.sampler import window_lengths
 from finetune.distributed import onnx_runtime, zero_engine
 from finetune.distributed.preemption import noted
 from finetune.distributed.settlement import Settled
-from finetune.models.adapt import adaptations, four_bit
+from finetune.models.adapt import adaptations, fake_quantisation, four_bit
 from finetune.models.head import describe_new, head_parameters
 from finetune.models.loading import load_model, store_state
 from finetune.models.memory import out_of_memory, return_freed_memory
@@ -32,12 +33,13 @@ from finetune.models.ort import engine as ort
 from finetune.models.ort import preflight
 from finetune.models.teacher import load_teacher
 from finetune.models.tokenizers import load_tokenizer
+from finetune.params.export import CALIBRATION
 from finetune.params.finetune import EncoderParams, FinetuneParams
 from finetune.params.provenance import Derived, write_resolved
 from finetune.tasks.task import State, Task
 from finetune.training import arguments, checkpoints, gathering, resume
 from finetune.training.batch_search import batch_that_fits
-from finetune.training.callbacks import Prune
+from finetune.training.callbacks import Calibrate, Prune
 from finetune.training.schedule import Schedule, schedule, with_smaller_batch
 from finetune.training.tracking import log_numbers
 from finetune.training.trainer import FinetuneTrainer
@@ -201,7 +203,10 @@ def build(
         save_total_limit=params.save_total_limit,
         marker=resume.Marker.of(params, wanted, steps, len(data["train"]), gathering.sharding(params, deepspeed)),
         throughput_warmup_steps=params.throughput_warmup_steps,
-        callbacks=arguments.callbacks(params, task.scoring.main_metric(state)),
+        callbacks=[
+            *arguments.callbacks(params, task.scoring.main_metric(state)),
+            *ranges_to_set(params, adapted.model, data["train"], task, tokenizer),
+        ],
     )
     derived = [*settled.given, *arguments.derived(params, wanted, steps, attention, "optimizer" in (deepspeed or {}))]
     derived += weights
@@ -222,6 +227,21 @@ def gates_to_close(params: FinetuneParams, model: PreTrainedModel, train: Datase
     if not isinstance(params, EncoderParams) or not params.apply_pruning:
         return None
     return Prune(model, params.pruning_ratio, params.pruning_method, float(np.mean(window_lengths(train))))
+
+
+def ranges_to_set(
+    params: FinetuneParams,
+    model: PreTrainedModel,
+    train: Dataset,
+    task: Task[State],
+    tokenizer: PreTrainedTokenizerFast,
+) -> list[Calibrate]:
+    """Return the callback that sets the ranges of a model that is trained with rounding, where that is asked for."""
+    if not fake_quantisation.wanted(params):
+        return []
+    windows = [train[i] for i in spread(range(len(train)), CALIBRATION)]
+    inputs = [{name: values for name, values in window.items() if name in task.model.inputs} for window in windows]
+    return [Calibrate(model, [collate([window], task.data.padding(tokenizer)) for window in inputs])]
 
 
 def adapted_model(params: FinetuneParams, task: Task[State], state: State) -> tuple[adaptations.Adapted, list[str]]:
@@ -251,12 +271,17 @@ def refuse_frozen_random(model: PreTrainedModel, new: list[str]) -> None:
 
 
 def final_metrics(attempt: Attempt) -> dict[str, float]:
-    """Return the metrics of the model that will be saved; one trained in 4 bits is evaluated again without them."""
+    """Return the metrics of the model that will be saved; one trained in fewer bits is evaluated again without them."""
     trainer = attempt.trainer
-    if not four_bit.wanted(attempt.params):
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if four_bit.wanted(attempt.params):
+        four_bit.restore(model)
+        say("without 4 bits, as it will be saved:")
+    elif fake_quantisation.wanted(attempt.params):
+        fake_quantisation.restore(model)
+        say("without rounding, as PyTorch will compute it:")
+    else:
         return trainer.best_metrics()
-    four_bit.restore(trainer.accelerator.unwrap_model(trainer.model))
-    say("without 4 bits, as it will be saved:")
     return {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
 
 

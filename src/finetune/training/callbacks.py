@@ -1,11 +1,14 @@
 """The callbacks between the steps of training: memory is given back, checkpoints are saved, a stop is obeyed."""
 
+from collections.abc import Sequence
+
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from finetune.core.console import say
 from finetune.core.errors import Fault, StoppedError
+from finetune.data.batches import Batch
 from finetune.distributed import preemption, process_group
-from finetune.models.adapt import pruning
+from finetune.models.adapt import fake_quantisation, pruning
 from finetune.models.memory import return_freed_memory
 from finetune.models.ort import engine as ort
 
@@ -70,6 +73,25 @@ class Prune(TrainerCallback):
             pruning.close(self.gated, ratio, self.method, self.length)
         if state.global_step == last:
             say(f"pruning: step {last}, all gates that will close are closed; the rest of the steps is for recovery")
+
+
+class Calibrate(TrainerCallback):
+    """The callback that sets the ranges of a model that is trained with rounding, unless a checkpoint has them.
+
+    The batches are the same in all processes, and so are the ranges.
+    """
+
+    def __init__(self, model: PreTrainedModel, batches: Sequence[Batch]) -> None:
+        self.model = model
+        self.batches = batches
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: object, **_: object) -> None:
+        if state.global_step:
+            return
+        on_device = ({name: tensor.to(args.device) for name, tensor in batch.items()} for batch in self.batches)
+        fake_quantisation.calibrate(self.model, on_device)
+        windows = sum(len(batch["input_ids"]) for batch in self.batches)
+        say(f"quantisation-aware training: ranges are those of {windows} windows of train, and go on learning")
 
 
 class SeedGraph(TrainerCallback):

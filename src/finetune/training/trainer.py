@@ -31,7 +31,8 @@ from finetune.data.sampler import LengthGroupedSampler, by_length, window_length
 from finetune.data.table import Row
 from finetune.distributed import process_group
 from finetune.distributed.preemption import ignore_sigterm
-from finetune.models.adapt import pruning
+from finetune.models.adapt import fake_quantisation, pruning
+from finetune.models.adapt.adaptations import gradients_set_aside, not_trained
 from finetune.models.memory import out_of_memory
 from finetune.models.prediction import Watch, predict
 from finetune.models.teacher import Teacher
@@ -61,8 +62,8 @@ class FinetuneTrainer(Trainer):
     - With save_steps, an evaluation is followed by a checkpoint only if it is the best so far.
     - With apply_ort the outputs of a training step, and the backward pass, are a graph's of ONNX Runtime, on the same
       weights; all else, evaluation too, is PyTorch.
-    - Gates have a learning rate of their own and don't count when the gradient of the weights is clipped; the best
-      model is one in which all have closed that will.
+    - Gates and ranges don't count when the gradient of the weights is clipped. Gates have a learning rate of their own,
+      and the best model is one in which all have closed that will.
     """
 
     model: PreTrainedModel
@@ -111,6 +112,8 @@ class FinetuneTrainer(Trainer):
         self.prune = prune
         if prune:
             self.add_callback(prune)
+        # What is no weight: it is clipped and decayed with none of them.
+        self.apart = [*(prune.scores if prune else ()), *fake_quantisation.edges_of(model)]
         self.graph = graph
         if graph:
             self.add_callback(SeedGraph())
@@ -156,17 +159,17 @@ class FinetuneTrainer(Trainer):
         return total.clamp(min=NOTHING)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Return the optimizer of the weights, with a group for the scores of gates where they are learnt."""
-        if self.prune is None:
-            return super().create_optimizer(model)
-        with pruning.not_trained(self.prune.scores):
+        """Return the optimizer of the weights, with a group each for scores of gates and for ranges that are learnt."""
+        with not_trained(self.apart):
             optimizer = super().create_optimizer(model)
-        if self.prune.method == "gates":
+        if edges := fake_quantisation.edges_of(self.model):
+            optimizer.add_param_group({"params": edges, "weight_decay": 0.0})
+        if self.prune and self.prune.method == "gates":
             optimizer.add_param_group({"params": self.prune.scores, "lr": pruning.GATE_RATE, "weight_decay": 0.0})
         return optimizer
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        with pruning.gradients_set_aside(self.prune.scores if self.prune else []):
+        with gradients_set_aside(self.apart):
             return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:

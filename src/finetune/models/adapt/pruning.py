@@ -6,8 +6,7 @@ al. 2019). After training, what is behind closed gates is cut out.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -183,28 +182,3 @@ def add_squared_gradients(gated: Sequence[Gated]) -> None:
 
 def scores_of(gated: Sequence[Gated]) -> list[nn.Parameter]:
     return [gate.scores for layer in gated for gate in (layer.heads, layer.columns)]
-
-
-@contextmanager
-def not_trained(scores: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Let the optimizer of the weights not see the scores."""
-    for score in scores:
-        score.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for score in scores:
-            score.requires_grad_(True)
-
-
-@contextmanager
-def gradients_set_aside(scores: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Let the gradient of the weights be clipped as if there were no scores."""
-    gradients = [score.grad for score in scores]
-    for score in scores:
-        score.grad = None
-    try:
-        yield
-    finally:
-        for score, gradient in zip(scores, gradients, strict=True):
-            score.grad = gradient
