@@ -6,7 +6,7 @@
 
 MiniLM, batch 16: finetuned for 2 epochs (1e-4); that model pruned by 40% for 2 epochs (1e-4), rounded for 1 epoch
 (3e-5), and pruned, then rounded, all taught by it (weight 0.9). Each is exported and scored on 600 rows of validation.
-Contexts are cut to some 280 characters round the answer, unless the word `full` follows. What is done is not done again,
+Contexts are cut to some 280 characters round the answer, unless the word `full` follows. What is done isn't done again,
 so that OUT can be added to: seeds may follow, and names of ways.
 """
 
