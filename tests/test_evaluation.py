@@ -5,9 +5,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from finetune import evaluation
-from finetune.core.errors import DataError, HandoffError, ParameterError
+from finetune.core.errors import DataError, HandoffError, ModelError, ParameterError
+from finetune.models import prediction
 from tests.conftest import build_tiny_model, peak_bytes, sample_rows, write_jsonl
 
 TASK = ["--task", "question_answering"]
@@ -31,6 +33,27 @@ def test_one_source_and_one_model(words: list[str], said: str, tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("batch", "fix"), [(8, "--per_device_eval_batch_size 4"), (1, "a machine with more memory")])
+def test_memory_runs_out(
+    batch: int, fix: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **more: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(prediction, "predict", full)
+    rows = write_jsonl(tmp_path / "rows.jsonl", sample_rows("test")[:2])
+    words = [
+        "--test_data",
+        str(rows),
+        "--pytorch_model_folder",
+        str(tiny_model),
+        "--evaluation_result",
+        str(tmp_path / "out"),
+    ]
+    with pytest.raises(ModelError, match=f"memory runs out with {batch} windows at a time\n  fix: {fix}"):
+        evaluation.main([*TASK, *words, "--per_device_eval_batch_size", str(batch)])
+
+
 def test_file_without_a_usable_row(tiny_model: Path, tmp_path: Path) -> None:
     rows = write_jsonl(tmp_path / "rows.jsonl", [{"question": "", "context": "text"}])
     words = ["--test_data", str(rows), "--pytorch_model_folder", str(tiny_model)]

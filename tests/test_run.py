@@ -126,6 +126,20 @@ def test_served_model_answers_records(trained: Path) -> None:
     assert list(answers.columns) == ["answer", "score", "start", "end"] and len(answers) == 3
 
 
+def test_cublas_is_told_before_its_first_product(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search for a batch comes before the Trainer, which would set it."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    for asked, told in (("false", None), ("true", ":16:8")):
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+        seen = []
+        monkeypatch.setattr(run, "finetune", lambda *_, s=seen: s.append(os.environ.get("CUBLAS_WORKSPACE_CONFIG")))
+        run.main(finetune_words(prepared, tmp_path / asked, enable_full_determinism=asked))
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+        assert seen == [told]
+
+
 def test_tracking(trained: Path) -> None:
     import mlflow
 

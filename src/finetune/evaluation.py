@@ -5,14 +5,15 @@ python -m finetune.evaluation --task question_answering --test_data F --pytorch_
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.cli import settle_task
 from finetune.core.console import progress, quiet_libraries, say, some, start
-from finetune.core.errors import DataError, Fault
+from finetune.core.errors import DataError, Fault, ModelError
 from finetune.core.outputs import claimed, clear
 from finetune.core.process import run_main
 from finetune.core.types import Json
@@ -72,7 +73,7 @@ def evaluate(settled: Settled[Any], task_name: str) -> None:
     clear(params.evaluation_result, EVALUATED)
     started = time.perf_counter()
     findings = report.Findings()
-    with progress(len(rows), "evaluate") as bar:
+    with memory_of(params), progress(len(rows), "evaluate") as bar:
         parts = predict_parts(
             model,
             tokenizer,
@@ -100,6 +101,21 @@ def evaluate(settled: Settled[Any], task_name: str) -> None:
     page = params.evaluation_result / "report.html"
     report.write(page, task, name, findings, scores, breakdown, facts, state, non_default(params), trained)
     say(f"report: {page}")
+
+
+@contextmanager
+def memory_of(params: Any) -> Iterator[None]:
+    """Raise ModelError, with a smaller batch, in place of what libraries raise when memory runs out."""
+    from finetune.models.memory import out_of_memory
+
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        batch = params.per_device_eval_batch_size
+        fix = f"--per_device_eval_batch_size {batch // 2}" if batch > 1 else "a machine with more memory"
+        raise ModelError(Fault(f"memory runs out with {batch} windows at a time", fix=fix)) from None
 
 
 def model_folder(params: Any) -> Path:

@@ -4,6 +4,7 @@
         --pytorch_model_folder OUT/pytorch --mlflow_model_folder OUT/mlflow
 """
 
+import os
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -43,6 +44,8 @@ def main(argv: list[str]) -> None:
     if settled.deepspeed:
         found_group_of_one()
     keep_freed_memory()
+    if settled.params.enable_full_determinism:  # cuBLAS reads it at its first product, before the Trainer sets it
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     with preemption.listening(), joined(settled.params.pytorch_model_folder), claimed(written_here(settled.params)):
         finetune(task_name, settled)
 

@@ -71,3 +71,34 @@ print("torch" in sys.modules)
 def test_torch_is_imported_where_a_row_asks_for_the_machine(words: list[str], imported: str) -> None:
     ran = subprocess.run([sys.executable, "-c", SETTLED, *words], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == imported
+
+
+@pytest.mark.parametrize(
+    ("driver", "visible", "usable", "cuda", "why"),
+    [
+        (False, None, False, "13.0", ""),
+        (True, None, True, "13.0", ""),
+        (True, "-1", False, "13.0", ""),
+        (True, "", False, None, ""),
+        (True, None, False, "13.0", "is built for CUDA 13.0, for which the driver may be too old"),
+        (True, "0", False, None, "is built for CPUs alone"),
+    ],
+)
+def test_a_gpu_that_cannot_be_used(
+    driver: bool,
+    visible: str | None,
+    usable: bool,
+    cuda: str | None,
+    why: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "nvidiactl").touch()
+    monkeypatch.setattr(world, "NVIDIA_DRIVER", tmp_path / ("nvidiactl" if driver else "nothing"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: usable)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = World().gpu_out_of_reach()
+    assert found.endswith(why) and bool(found) == bool(why)

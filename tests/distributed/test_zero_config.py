@@ -228,6 +228,7 @@ def test_optimizer_and_scheduler_of_the_config(tmp_path: Path) -> None:
     assert (ran.learning_rate, ran.weight_decay, ran.warmup_steps) == (3e-4, 0.1, 7)
     assert (ran.adam_beta1, ran.adam_beta2) == (0.8, 0.99)
     assert any("biases and layer norms" in line for line in said)
+    assert used["optimizer"]["params"].pop("torch_adam") is True  # nothing is compiled
     assert set(used["scheduler"]["params"].values()) == {"auto"} == {*map(str, used["optimizer"]["params"].values())}
     config["scheduler"]["params"]["warmup_max_lr"] = 1e-3
     with pytest.raises(ParameterError, match=r"two values for learning_rate: 0.0003 and 0.001"):

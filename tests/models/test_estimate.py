@@ -134,3 +134,9 @@ def test_what_is_written_is_near_what_it_takes(tmp_path: Path) -> None:
     assert said(state, texts=160).seconds > 2 * found.seconds  # ten times as many
     searched = said(replace(state, num_beams=4))
     assert searched.cache_bytes > found.cache_bytes
+
+
+def test_flash_attention_is_counted_as_sdpa() -> None:
+    """Its kernel looks at what is in the tensors, and there is nothing in these."""
+    found = estimate.cost(CONFIG, TASK, params(attn_implementation="flash_attention_2", precision="bf16"), 3, 40)
+    assert found == estimate.cost(CONFIG, TASK, params(attn_implementation="sdpa"), 3, 40)

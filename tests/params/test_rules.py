@@ -161,6 +161,13 @@ class Machine(World):
     bitsandbytes: bool = True
     deepspeed: bool = True
     openvino: bool = True
+    out_of_reach: str = ""
+
+    def gpus(self) -> int:
+        return 2
+
+    def gpu_out_of_reach(self) -> str:
+        return self.out_of_reach
 
     def has_gpu(self) -> bool:
         return self.gpu
@@ -270,6 +277,11 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
     (tuned(apply_qat=True, apply_pruning=True), "--apply_qat true with --apply_pruning true"),
     (tuned(apply_qat=True, precision="16"), "--apply_qat true with --precision 16"),
     (tuned(apply_qat=True, torch_compile=True), "--apply_qat true with --torch_compile true"),
+    (
+        tuned(Machine(gpu=False, out_of_reach="PyTorch 2 is built for CPUs alone")),
+        "the GPU of this machine can't be used, and training on its CPU would take many times as long\n  why: PyTorch",
+    ),
+    (tuned(Machine(4, 4)), "4 processes on a machine with 2 GPUs"),
     (tuned(Machine(deepspeed=False), apply_deepspeed=True), "--apply_deepspeed true\n  why: the package deepspeed"),
     (
         tuned(Machine(openvino=False), quantization="ptq", **OPENVINO),

@@ -1,17 +1,21 @@
 """The proof of what is saved: answers that tie may differ, since rounding decides them; other weights are found."""
 
+import gc
+import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
 from transformers import BertForQuestionAnswering, BertForTokenClassification
 
-from finetune import model_selector, preprocess
+from finetune import model_selector, preprocess, run
 from finetune.core.errors import ModelError
 from finetune.data.folders import Preprocessed, read_rows
 from finetune.data.table import Row
@@ -19,6 +23,7 @@ from finetune.models.loading import load_model, stored_state
 from finetune.models.prediction import predict_rows
 from finetune.models.tokenizers import load_tokenizer
 from finetune.results import proof
+from finetune.results.limits import SERVED_ON
 from finetune.tasks import load_task
 from tests.conftest import finetune_words, sample_rows, write_jsonl
 
@@ -94,11 +99,54 @@ def test_ties_are_no_difference(ties: Path) -> None:
             assert proof.differences(rows, expected, got, task, state) == []
 
 
+def alive(kind: type) -> set[int]:
+    return {id(found) for found in gc.get_objects() if isinstance(found, kind)}
+
+
+@pytest.mark.slow
+def test_one_model_at_a_time(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing that only steps need lives on while it is proved; what doesn't fit on the device answers on the CPU."""
+    gc.collect()
+    before = {kind: alive(kind) for kind in (torch.optim.Optimizer, BertForQuestionAnswering)}
+    seen = []
+
+    def looking(ask: Callable[..., Any]) -> Callable[..., Any]:
+        def look(*arguments: Any) -> Any:
+            gc.collect()
+            kinds = [len(alive(kind) - there) for kind, there in before.items()]
+            seen.append((ask.__name__, *kinds, str(arguments[-1])))
+            return ask(*arguments)
+
+        return look
+
+    monkeypatch.setattr(proof, "room_for", lambda model, device: False)
+    for name in ("_reloaded", "_served"):
+        monkeypatch.setattr(proof, name, looking(vars(proof)[name]))
+    run.main(finetune_words(prepared, tmp_path, max_steps=1))
+    assert seen == [("_reloaded", 0, 1, "cpu"), ("_served", 0, 1, "cpu")]
+    assert "prove it on the CPU: cpu has no memory for another model in 32 bits" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("device", "asked"), [("cpu", "-1"), ("cuda:1", "1"), ("cuda", "0")])
+def test_a_model_is_served_where_it_is_proved(device: str, asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the machine has, and what was asked for before is asked for after."""
+    for before in (None, "3"):
+        monkeypatch.delenv(SERVED_ON, raising=False)
+        if before:
+            monkeypatch.setenv(SERVED_ON, before)
+        with proof._served_on(torch.device(device)):
+            assert os.environ[SERVED_ON] == asked
+        assert os.environ.get(SERVED_ON) == before
+
+
 TAMPERED = """
 import sys
 from finetune import run
 from finetune.core.process import run_main
 from finetune.results import proof
+from finetune.results.limits import SERVED_ON
 from safetensors.torch import load_file, save_file
 
 prove = proof.prove

@@ -1,5 +1,7 @@
 """Parameters -> TrainingArguments: what weight decay leaves alone in every family, and what is derived."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import transformers
@@ -35,3 +37,16 @@ def test_several_gpus_and_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     params = finetune_params()
     found = arguments.derived(params, params, schedule(params, windows=10, processes=1), "auto")
     assert "GPUs: 1 (one process of 4 visible; torchrun --nproc-per-node 4 uses all)" in map(str, found)
+
+
+def test_what_compiling_does_to_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    for gpu in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
+        params = finetune_params(torch_compile=True)
+        found = [str(line) for line in arguments.derived(params, params, schedule(params, 10, 1), "auto")]
+        assert any(line.startswith("precision of matrix products: TF32") for line in found) is gpu
+
+
+def test_batches_move_while_a_step_is_computed(tmp_path: Path) -> None:
+    params = finetune_params(pytorch_model_folder=tmp_path)
+    assert arguments.training_arguments(params, schedule(params, 10, 1)).accelerator_config.non_blocking

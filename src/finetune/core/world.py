@@ -7,6 +7,8 @@ from pathlib import Path
 
 from finetune.core.launch import world_size
 
+NVIDIA_DRIVER = Path("/dev/nvidiactl")  # is there where the driver is loaded
+
 
 @dataclass(frozen=True)
 class World:
@@ -24,6 +26,24 @@ class World:
         import torch
 
         return torch.cuda.is_available()
+
+    def gpus(self) -> int:
+        import torch
+
+        return torch.cuda.device_count()
+
+    def gpu_out_of_reach(self) -> str:
+        """Return why PyTorch can't use the NVIDIA GPU of this machine; "" where it can, has none or shall use none."""
+        if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1") or not NVIDIA_DRIVER.exists():
+            return ""
+        import torch
+
+        if torch.cuda.is_available():
+            return ""
+        built_for = "CPUs alone"
+        if torch.version.cuda is not None:
+            built_for = f"CUDA {torch.version.cuda}, for which the driver may be too old"
+        return f"PyTorch {torch.__version__} is built for {built_for}"
 
     def gpu_name(self) -> str:
         import torch

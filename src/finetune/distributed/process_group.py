@@ -48,9 +48,14 @@ def leave() -> None:
     distributed.destroy_process_group()
 
 
+def _alone() -> bool:
+    """Return whether there is nobody to ask: a group of one may be an engine's own, without a backend for the CPU."""
+    return world_size() == 1 or not distributed.is_initialized()
+
+
 def all_reduce_any(flag: bool) -> bool:
     """Return whether the flag is true on any process."""
-    if not distributed.is_initialized():
+    if _alone():
         return flag
     found = torch.tensor(int(flag))
     distributed.all_reduce(found, distributed.ReduceOp.MAX)
@@ -59,7 +64,7 @@ def all_reduce_any(flag: bool) -> bool:
 
 def broadcast_from_main(find: Callable[[], Any]) -> Any:
     """Return on all processes what the main one finds: two machines may not see the same in a mounted folder."""
-    if not distributed.is_initialized():
+    if _alone():
         return find()
     found = [find() if is_main_process() else None]
     distributed.broadcast_object_list(found, device=torch.device("cpu"))
@@ -68,7 +73,7 @@ def broadcast_from_main(find: Callable[[], Any]) -> Any:
 
 def gather_to_main(value: Any) -> list[Any]:
     """Return on the main process the values of all, by rank; on the others an empty list."""
-    if not distributed.is_initialized():
+    if _alone():
         return [value]
     found: list[Any] = [None] * world_size() if is_main_process() else []
     distributed.gather_object(value, found if is_main_process() else None)
@@ -87,7 +92,7 @@ def in_step(model: torch.nn.Module) -> bool:
 
 def refuse_other_folders(folder: Path) -> None:
     """Raise StorageError if a process does not see what the main one writes in the folder."""
-    if not distributed.is_initialized() or world_size() == 1:
+    if _alone():
         return
     note = folder / broadcast_from_main(lambda: f".seen-by-all-{secrets.token_hex(4)}")
     if is_main_process():

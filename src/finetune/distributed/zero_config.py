@@ -99,6 +99,8 @@ def _with_blocks(params: FinetuneParams, config: Json) -> tuple[FinetuneParams, 
                 faults.append(Fault(what, fix="the same in optimizer and scheduler, or auto in one of them"))
         least = {"warmup_min_lr": own["warmup_min_lr"]} if "warmup_min_lr" in own else {}  # no parameter says it
         own |= dict.fromkeys(filled(block, config[block]["type"]), "auto") | least
+        if config[block]["type"] in ("Adam", "AdamW") and not offloads(config):
+            own.setdefault("torch_adam", True)  # DeepSpeed's own is compiled first, by an nvcc that fits torch
     faults += _out_of_range(found)
     if faults:
         raise ParameterError(*faults)

@@ -81,8 +81,10 @@ def cost(
         return tensor
 
     plain = replace(params, finetune_in_4bit=False)  # quantisation needs content
+    flash = params.attn_implementation == "flash_attention_2"  # which looks at the content; sdpa keeps about as much
     with torch.device("meta"):
-        model = adaptations.adapt(empty_model(config, task, params.attn_implementation), plain).model.train()
+        attention = "sdpa" if flash else params.attn_implementation
+        model = adaptations.adapt(empty_model(config, task, attention), plain).model.train()
     adaptations.recompute(model, params)
     with FakeTensorMode():
         tensors = {name: _like(tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())}

@@ -5,23 +5,49 @@ The settings are left alone where the C library isn't glibc.
 
 import ctypes
 import platform
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _GLIBC = platform.libc_ver()[0] == "glibc"
 
-# oneDNN says no more than these where it gets no memory.
-_PRIMITIVE = ("could not create a primitive", "could not execute a primitive", "could not create a memory object")
+# What libraries say where they get no memory, besides what accelerate knows: oneDNN, the C++ library, CUDA's runtime
+# and driver, cuBLAS, and NCCL ("Cuda failure 2 'out of memory'").
+_NO_MEMORY = (
+    "could not create a primitive",
+    "could not execute a primitive",
+    "could not create a memory object",
+    "std::bad_alloc",
+    "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "'out of memory'",
+)
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Return whether the GPU or the machine has no memory left, whichever library asked for it."""
+    import torch
     from accelerate.utils.memory import should_reduce_batch_size
 
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and (
-        should_reduce_batch_size(error) or any(text in str(error) for text in (*_PRIMITIVE, "std::bad_alloc"))
+        should_reduce_batch_size(error) or any(text in str(error) for text in _NO_MEMORY)
     )
+
+
+def room_for(model: "PreTrainedModel", device: "torch.device") -> bool:
+    """Return whether the device has memory for one more such model in 32 bits, and a fifth of that to compute in."""
+    import torch
+
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    return free > 1.2 * 4 * model.num_parameters()
 
 
 def keep_freed_memory() -> None:

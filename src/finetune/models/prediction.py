@@ -144,7 +144,8 @@ def compute_in(model: PreTrainedModel, precision: str) -> PreTrainedModel:
 
 
 def autocast_for(precision: str, device: torch.device | str) -> Callable[[], AbstractContextManager[object]]:
-    """Return the context of a forward pass in "32" or "bf16"."""
+    """Return the context of a forward pass in "32", "bf16" or "16"."""
     if precision == "32":
         return nullcontext
-    return lambda: torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+    computed_in = {"bf16": torch.bfloat16, "16": torch.float16}[precision]
+    return lambda: torch.autocast(torch.device(device).type, dtype=computed_in)

@@ -153,6 +153,10 @@ def _no_16_bits(of: type[Any]) -> Rule[Any]:
     )
 
 
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def _from_hub(params: ModelImportParams) -> bool:
     """Return whether the hub is asked for the model, by the parameter that wins."""
     local = params.pytorch_model_path or params.mlflow_model_path
@@ -378,6 +382,20 @@ RULES: tuple[Rule[Any], ...] = (
         "--torch_compile false",
     ),
     # --- what this machine or this launch can't do ---
+    Rule(
+        FinetuneParams,
+        lambda case: bool(case.world.gpu_out_of_reach()),
+        "the GPU of this machine can't be used, and training on its CPU would take many times as long",
+        lambda case: case.world.gpu_out_of_reach(),
+        "a newer driver or another build of torch; CUDA_VISIBLE_DEVICES=-1 trains on the CPU",
+    ),
+    Rule(
+        FinetuneParams,
+        lambda case: case.world.per_machine > 1 and case.world.has_gpu() and case.world.per_machine > case.world.gpus(),
+        lambda case: f"{case.world.per_machine} processes on a machine with {_counted(case.world.gpus(), 'GPU')}",
+        "each process needs a GPU of its own",
+        lambda case: f"torchrun --nproc-per-node {case.world.gpus()}, or CUDA_VISIBLE_DEVICES=-1 for the CPU",
+    ),
     Rule(
         FinetuneParams,
         lambda case: case.params.apply_deepspeed and not case.world.has_deepspeed(),

@@ -15,6 +15,8 @@ LIMITS = {"max_request_rows": 10_000, "max_request_characters": 1_000_000}
 UNLIMITED = dict.fromkeys(LIMITS, 2**62)
 SERVING_CONFIG = "SERVING_MODEL_CONFIG"  # the variable: MLflow's server reads it, Azure ML's programs don't
 
+SERVED_ON = "MLFLOW_DEFAULT_PREDICTION_DEVICE"  # the variable: where MLflow's own models compute too
+
 
 def of_environment() -> Mapping[str, int]:
     """Return the limits that whoever serves the model has set."""

@@ -1,23 +1,27 @@
 """Prove that what was saved is what was trained: both folders are loaded afresh and asked some rows of validation."""
 
 import math
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from finetune.core.console import some
+from finetune.core.console import say, some
 from finetune.core.errors import Fault, ModelError
 from finetune.core.types import Json
 from finetune.data.sampler import window_lengths
 from finetune.data.table import Row
 from finetune.models.loading import load_model
+from finetune.models.memory import room_for
 from finetune.models.prediction import predict_rows
 from finetune.models.tokenizers import load_tokenizer
-from finetune.results.limits import UNLIMITED
+from finetune.results.limits import SERVED_ON, UNLIMITED
 from finetune.tasks.task import Prediction, State, Task
 
 ROWS, AT_MOST = 8, 12  # more than ROWS only where it takes more to have all kinds
@@ -72,13 +76,19 @@ def prove(
 ) -> None:
     """Load both folders and compare their answers with the trained model's.
 
+    One model is on the model's device at a time; where another one doesn't fit there, it answers on the CPU.
     Raises: ModelError with every row that differs, in either folder; nothing is deleted.
     """
     expected = predict_rows(model, tokenizer, rows, task, state, BATCH_SIZE)
-    answers = {
-        pytorch: _reloaded(pytorch, rows, task, state, model.device),
-        mlflow_folder: _served(mlflow_folder, rows, task),
-    }
+    device = model.device
+    model.to("cpu")  # type: ignore[arg-type]
+    clear_device_cache(garbage_collection=True)
+    if not room_for(model, device):
+        say(f"prove it on the CPU: {device} has no memory for another model in 32 bits")
+        device = torch.device("cpu")
+    answers = {pytorch: _reloaded(pytorch, rows, task, state, device)}
+    clear_device_cache(garbage_collection=True)
+    answers[mlflow_folder] = _served(mlflow_folder, rows, task, device)
     found = {folder: differences(rows, expected, got, task, state) for folder, got in answers.items()}
     faults = [
         Fault(f"{folder} is not the model that was trained; it is kept, and so are the checkpoints", why=why, fix=FIX)
@@ -97,14 +107,28 @@ def _reloaded(folder: Path, rows: Sequence[Row], task: Task[State], state: State
     return [task.serving.present(prediction) for prediction in predictions]
 
 
-def _served(folder: Path, rows: Sequence[Row], task: Task[State]) -> list[Json]:
+def _served(folder: Path, rows: Sequence[Row], task: Task[State], device: torch.device) -> list[Json]:
     import mlflow
     import pandas as pd
 
     records = pd.DataFrame([task.serving.request(row) for row in rows])
-    model = mlflow.pyfunc.load_model(str(folder), model_config=UNLIMITED)
+    with _served_on(device):
+        model = mlflow.pyfunc.load_model(str(folder), model_config=UNLIMITED)
     served: list[Json] = model.predict(records).to_dict("records")
     return served
+
+
+@contextmanager
+def _served_on(device: torch.device) -> Iterator[None]:
+    """Let a model that is loaded be served on this device, whatever the machine has."""
+    asked = os.environ.get(SERVED_ON)
+    os.environ[SERVED_ON] = "-1" if device.type == "cpu" else str(device.index or 0)
+    try:
+        yield
+    finally:
+        os.environ.pop(SERVED_ON)
+        if asked is not None:
+            os.environ[SERVED_ON] = asked
 
 
 def differences(

@@ -87,13 +87,13 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 def device(has_gpu: bool) -> str:
     """Return where to compute: MLFLOW_DEFAULT_PREDICTION_DEVICE, the number of a GPU or a negative one for the CPU, as
     MLflow has it for its own models; else a GPU if there is one. Raises: MlflowException if it says something else."""
-    asked = os.environ.get("MLFLOW_DEFAULT_PREDICTION_DEVICE", "")
+    asked = os.environ.get(limits.SERVED_ON, "")
     if not asked:
         return "cuda" if has_gpu else "cpu"
     if asked == "cpu" or re.fullmatch("-[0-9]+", asked):
         return "cpu"
     if not asked.isdecimal():
-        what = f"MLFLOW_DEFAULT_PREDICTION_DEVICE is {asked!r}, not the number of a GPU, or -1 for the CPU"
+        what = f"{limits.SERVED_ON} is {asked!r}, not the number of a GPU, or -1 for the CPU"
         raise mlflow.MlflowException.invalid_parameter_value(what)
     return f"cuda:{asked}"
 

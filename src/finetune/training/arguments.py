@@ -56,6 +56,8 @@ def training_arguments(params: FinetuneParams, steps: Schedule, engine: Json | N
         gradient_checkpointing=params.gradient_checkpointing,
         gradient_checkpointing_kwargs=RECOMPUTE,
         **(engine or {}),
+        accelerator_config={"non_blocking": True},  # a batch moves to the GPU while the step before is computed
+        dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=True,  # some models have weights that no forward pass uses
         dataloader_num_workers=params.dataloader_num_workers,
         eval_strategy=params.evaluation_strategy,
@@ -118,6 +120,9 @@ def derived(
     gpus = torch.cuda.device_count()
     if gpus > 1 and world_size() == 1:
         found.append(Derived("GPUs", 1, f"one process of {gpus} visible; torchrun --nproc-per-node {gpus} uses all"))
+    if params.torch_compile and params.precision == "32" and torch.cuda.is_available():
+        reason = "transformers turns TF32 on where it compiles: products keep 10 bits of 23"
+        found.append(Derived("precision of matrix products", "TF32", reason))
     if attention != params.attn_implementation:
         reason = "the kind that ONNX Runtime trains" if params.apply_ort else "what transformers takes for this model"
         found.append(Derived("attn_implementation", attention, reason))

@@ -273,6 +273,8 @@ def refuse_frozen_random(model: PreTrainedModel, new: list[str]) -> None:
 def final_metrics(attempt: Attempt) -> dict[str, float]:
     """Return the metrics of the model that will be saved; one trained in fewer bits is evaluated again without them."""
     trainer = attempt.trainer
+    if not attempt.params.apply_deepspeed and not attempt.params.apply_fsdp:  # whose shards are not gathered yet
+        trainer.release()
     model = trainer.accelerator.unwrap_model(trainer.model)
     if four_bit.wanted(attempt.params):
         four_bit.restore(model)

@@ -55,7 +55,7 @@ def fits(model: Any, batch: dict[str, torch.Tensor], task: Task[State], precisio
         trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         room = torch.empty(STATES * trained, dtype=torch.uint8, device=device)
         here = {name: tensor.to(device) for name, tensor in batch.items()}
-        with autocast_for("32" if precision == "32" else "bf16", device)():
+        with autocast_for(precision, device)():
             loss = task.objective.loss(forward(model, here, task.model.inputs), here).sum()
         loss.backward()
         del room, loss

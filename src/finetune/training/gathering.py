@@ -52,6 +52,8 @@ def gathered_model(
     if not is_main_process():
         return None
     whole = fresh()
+    if params.attn_implementation == "flash_attention_2":
+        whole.set_attn_implementation("sdpa")  # FlashAttention has no kernel for a CPU, nor for 32 bits
     for name, parameter in whole.named_parameters():  # buffers follow from the config
         if parameter.requires_grad:  # frozen ones are those that were imported, in all their bits
             parameter.data.copy_(state[name])

@@ -297,6 +297,16 @@ class FinetuneTrainer(Trainer):
         objective, outputs = self.task.objective, forward(model, batch, self.task.model.inputs)
         return float(objective.loss(outputs, batch).sum() / objective.items(batch).sum().clamp(min=1))
 
+    def release(self) -> None:
+        """Give back what only steps need: gradients, and the states of optimizer and DDP. No step can follow."""
+        self.optimizer = self.lr_scheduler = None
+        self.model_wrapped = self.model
+        self.model.zero_grad(set_to_none=True)
+        handler: Any = self.callback_handler
+        handler.optimizer = handler.lr_scheduler = handler.train_dataloader = None
+        handler.model = self.model
+        self.accelerator.free_memory()
+
     def _gather(self, reduced: Reduced) -> Reduced:
         """Return the reduced outputs of all processes, whose batches may be of different lengths."""
         padded = self.accelerator.pad_across_processes(reduced, dim=1, pad_index=-1)
