@@ -65,7 +65,7 @@ def written_here(params: FinetuneParams) -> list[Output]:
 
 
 def finetune(task_name: str, settled: Settled[FinetuneParams]) -> None:
-    """Read the folders, load the data and the model, train, save the best model and prove it."""
+    """Read the folders, load the data and the model, train, save the best model and prove it; say how long it took."""
     params = settled.params
     selected = SelectedModel.read(params.model_selector_output, task_name)
     preprocessed = Preprocessed.read(params.preprocess_output, task_name)
@@ -82,7 +82,10 @@ def finetune(task_name: str, settled: Settled[FinetuneParams]) -> None:
     from finetune.training import tracking
     from finetune.training.attempts import final_metrics, preflighted, train
     from finetune.training.gathering import gathered_model
+    from finetune.training.throughput import Parts
 
+    parts = Parts()
+    parts.done("start")
     task = load_task(task_name)
     config = load_config(SelectedModel.model_folder(params.model_selector_output))
     check_model(settled, World.here(), facts_of(empty_model(config, task, params.attn_implementation)))
@@ -90,13 +93,24 @@ def finetune(task_name: str, settled: Settled[FinetuneParams]) -> None:
     checkpoint = checkpoint_to_resume(settled.params)
     with tracking.tracked(params):
         attempt, speed = train(settled, task, preprocessed, checkpoint)
+        parts.done("load")
+        loop, evaluation = attempt.trainer.throughput.loop_seconds, attempt.trainer.throughput.evaluation_seconds
+        parts.move(loop - evaluation, "load", "train")
+        parts.move(evaluation, "load", "validate")
         metrics = final_metrics(attempt)
+        parts.done("validate")
         model = gathered_model(attempt.trainer, attempt.params, attempt.fresh)
         if model is not None and is_main_process():
-            save_and_prove(attempt, model, task, account(attempt, selected, preprocessed, speed, metrics))
+            trained = account(attempt, selected, preprocessed, speed, metrics)
+            saved, state = save(attempt, model, task, trained)
+            parts.done("save")
+            prove(attempt, saved, task, state)
             keep_the_best(attempt)
+            parts.done("prove")
             if wants_openvino(params):
                 write_openvino(params)
+                parts.done("export")
+            say(f"time: {parts}")
 
 
 def refuse_other_model(selected: SelectedModel, preprocessed: Preprocessed) -> None:
@@ -170,10 +184,12 @@ def earlier_speed(params: FinetuneParams, task: str) -> dict[str, float]:
     return before.speed if before else {}
 
 
-def save_and_prove(attempt: "Attempt", adapted: "PreTrainedModel", task: "Task[State]", trained: Trained) -> None:
-    """Write both model folders and load them again."""
+def save(
+    attempt: "Attempt", adapted: "PreTrainedModel", task: "Task[State]", trained: Trained
+) -> "tuple[PreTrainedModel, State]":
+    """Write both model folders. Return the model as it is saved, and its state."""
     from finetune.models.loading import store_state
-    from finetune.results import proof, saving
+    from finetune.results import saving
 
     params, trainer = attempt.params, attempt.trainer
     state = task.decoding.calibrate(trained.validation, trainer.task_state)
@@ -195,9 +211,19 @@ def save_and_prove(attempt: "Attempt", adapted: "PreTrainedModel", task: "Task[S
         saving.save_pytorch(model, tokenizer, params.pytorch_model_folder)
     saving.document(params.pytorch_model_folder, task, state, trained)
     saving.save_mlflow(model, tokenizer, task, state, trained, params.mlflow_model_folder)
+    return model, state
+
+
+def prove(attempt: "Attempt", model: "PreTrainedModel", task: "Task[State]", state: "State") -> None:
+    """Load both folders again and compare them with the model."""
+    from finetune.results import proof
+
+    params, trainer = attempt.params, attempt.trainer
     rows, windows = proof.choose(trainer.validation_rows, trainer.eval_dataset, task)
     say(f"prove the saved model: {len(rows)} rows of validation, {windows} windows")
-    proof.prove(model, tokenizer, rows, task, state, params.pytorch_model_folder, params.mlflow_model_folder)
+    folders = params.pytorch_model_folder, params.mlflow_model_folder
+    proof.prove(model, trainer.tokenizer, rows, task, state, *folders)
+    unmerged = params.apply_lora and not params.merge_lora_weights
     kinds = (", adapters beside the frozen model", ", adapters merged") if unmerged else ("", "")
     say(f"PyTorch model: {params.pytorch_model_folder}{kinds[0]}")
     say(f"MLflow model:  {params.mlflow_model_folder}{kinds[1]}")

@@ -126,7 +126,9 @@ def test_one_model_at_a_time(
         monkeypatch.setattr(proof, name, looking(vars(proof)[name]))
     run.main(finetune_words(prepared, tmp_path, max_steps=1))
     assert seen == [("_reloaded", 0, 1, "cpu"), ("_served", 0, 1, "cpu")]
-    assert "prove it on the CPU: cpu has no memory for another model in 32 bits" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "prove it on the CPU: cpu has no memory for another model in 32 bits" in said
+    assert re.search(r"\ntime: start \d+ s, load \d+ s, train \d+ s, validate \d+ s, save \d+ s, prove \d+ s; ", said)
 
 
 @pytest.mark.parametrize(("device", "asked"), [("cpu", "-1"), ("cuda:1", "1"), ("cuda", "0")])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import TrainerState
 
+from finetune.training import throughput
 from finetune.training.throughput import Throughput
 
 
@@ -35,3 +36,18 @@ def test_counts(monkeypatch: pytest.MonkeyPatch, warmup: int, seconds: float, wi
     assert rates["train_samples_per_second"] == pytest.approx(windows / seconds)
     assert rates["train_tokens_per_second"] == pytest.approx(2 * windows / seconds)
     assert found.without_warmup == (0 < warmup < 4)
+
+
+def test_parts_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the start of the process on; what one part held of another is counted as that."""
+    parts = throughput.Parts()
+    assert 0 < time.time() - parts.began < 7200  # this process began before it
+    parts.began = parts.since = 1000.0
+    clock = iter([1008.0, 1128.0, 1130.4])
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    parts.done("start")
+    parts.done("load")
+    parts.move(90, "load", "train")
+    parts.move(20, "load", "validate")
+    parts.done("save")
+    assert str(parts) == "start 8 s, load 10 s, train 90 s, validate 20 s, save 2 s; 130 s in all"

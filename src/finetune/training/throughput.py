@@ -1,12 +1,36 @@
-"""Measure how fast a run trains: windows and tokens in the seconds that were not spent on evaluation."""
+"""Measure how fast a run trains, and how long each of its parts takes."""
 
 import time
 from collections.abc import Callable
 
+import psutil
 import torch
 from transformers import TrainerCallback, TrainerState
 
 from finetune.data.batches import Batch
+
+
+class Parts:
+    """The seconds of each part of a run, from the start of its process on."""
+
+    def __init__(self) -> None:
+        self.since = self.began = psutil.Process().create_time()
+        self.seconds: dict[str, float] = {}
+
+    def done(self, part: str) -> None:
+        """Count the time since the last part as this one's."""
+        now = time.time()
+        self.seconds[part] = self.seconds.get(part, 0.0) + now - self.since
+        self.since = now
+
+    def move(self, seconds: float, part: str, other: str) -> None:
+        """Count so many of a part's seconds as those of another one, which it held."""
+        self.seconds[part] -= seconds
+        self.seconds[other] = self.seconds.get(other, 0.0) + seconds
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{part} {seconds:.0f} s" for part, seconds in self.seconds.items())
+        return f"{parts}; {self.since - self.began:.0f} s in all"
 
 
 class Throughput(TrainerCallback):
@@ -18,13 +42,14 @@ class Throughput(TrainerCallback):
         self.without_warmup = False
         self.windows = torch.zeros((), dtype=torch.int64, device=device)
         self.tokens = torch.zeros((), dtype=torch.int64, device=device)
-        self.evaluation_seconds = 0.0
-        self.started = time.perf_counter()
+        self.evaluation_seconds = self.evaluated_before = 0.0  # all of them, and those that don't count
+        self.loop_seconds = 0.0  # from the first step to the last, with what comes between
+        self.loop_began = self.started = time.perf_counter()
 
     def start(self) -> None:
         self.windows.zero_()
         self.tokens.zero_()
-        self.evaluation_seconds = 0.0
+        self.evaluated_before = self.evaluation_seconds
         self.started = time.perf_counter()
 
     def count(self, batch: Batch) -> None:
@@ -34,6 +59,10 @@ class Throughput(TrainerCallback):
 
     def on_train_begin(self, args: object, state: TrainerState, control: object, **_: object) -> None:
         self.start()
+        self.loop_began = self.started
+
+    def on_train_end(self, args: object, state: TrainerState, control: object, **_: object) -> None:
+        self.loop_seconds = time.perf_counter() - self.loop_began
 
     def on_step_end(self, args: object, state: TrainerState, control: object, **_: object) -> None:
         self.steps += 1
@@ -44,7 +73,7 @@ class Throughput(TrainerCallback):
     def rates(self, gather: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
         """Return the seconds, and windows and tokens per second over all processes, whose counts `gather` collects."""
         windows, tokens = int(gather(self.windows).sum()), int(gather(self.tokens).sum())
-        seconds = time.perf_counter() - self.started - self.evaluation_seconds
+        seconds = time.perf_counter() - self.started - (self.evaluation_seconds - self.evaluated_before)
         return {
             "train_seconds": seconds,
             "train_samples_per_second": windows / seconds,
