@@ -183,6 +183,7 @@ def build(
     if teacher:
         say(str(teacher))
     padding = task.data.padding(tokenizer)
+    graph, by_pytorch = graph_of(params, adapted.model, data["train"], task, padding)
     objective, weights = task.weigh(params, state, data["train"]) if task.weigh else (task.objective, [])
     trainer = FinetuneTrainer(
         model=adapted.model,
@@ -191,7 +192,7 @@ def build(
         objective=objective,
         teacher=teacher,
         prune=gates_to_close(params, adapted.model, data["train"]),
-        graph=graph_of(params, adapted.model, data["train"], task, padding),
+        graph=graph,
         state=state,
         train=data["train"],
         validation=data["validation"],
@@ -209,17 +210,21 @@ def build(
         ],
     )
     derived = [*settled.given, *arguments.derived(params, wanted, steps, attention, "optimizer" in (deepspeed or {}))]
-    derived += weights
+    derived += [*by_pytorch, *weights]
     return Attempt(params, settled, steps, trainer, partial(fresh_model, params, task, state), adapted.restore, derived)
 
 
 def graph_of(
     params: FinetuneParams, model: PreTrainedModel, train: Dataset, task: Task[State], padding: dict[str, int]
-) -> Any:
-    """Return the model as a graph of ONNX Runtime; None where that isn't asked for."""
+) -> tuple[Any, list[Derived]]:
+    """Return the model as a graph of ONNX Runtime; None where that isn't asked for, or fails for the whole model, and
+    then what the user is told."""
     if not params.apply_ort:
-        return None
-    return ort.graph_of(model, next(preflight.batches(train, padding)), task.model.inputs)
+        return None, []
+    try:
+        return ort.graph_of(model, next(preflight.batches(train, padding)), task.model.inputs), []
+    except Exception as error:  # of the exporter, of ONNX Runtime or of protobuf, which holds 2 GB
+        return None, [onnx_runtime.by_pytorch(f"no graph of the whole model can be made: {first_line(error)}")]
 
 
 def gates_to_close(params: FinetuneParams, model: PreTrainedModel, train: Dataset) -> Prune | None:

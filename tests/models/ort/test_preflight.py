@@ -132,6 +132,27 @@ def test_a_run_goes_on_in_pytorch_where_it_fails(
 
 
 @pytest.mark.slow
+def test_a_graph_of_the_whole_model_that_fails(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It may be too large for what a smaller one of its kind could do."""
+    made: list[Graph] = []
+    graph_of = faked("", made)
+
+    def small_ones(*arguments: Any) -> Graph:
+        if len(made) == 2:  # those of the preflight
+            raise ValueError("Message onnx.ModelProto exceeds maximum protobuf size of 2GB")
+        return graph_of(*arguments)
+
+    monkeypatch.setattr("finetune.distributed.onnx_runtime.UNPROVED", ())
+    monkeypatch.setattr(engine, "graph_of", small_ones)
+    _, resolved = trained(prepared, tmp_path, apply_ort="true")
+    said = [line for line in capfd.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert len(said) == 1 and "no graph of the whole model can be made: Message onnx" in said[0]
+    assert (resolved["apply_ort"]["value"], resolved["apply_ort"]["used"]) == (True, False)
+
+
+@pytest.mark.slow
 def test_the_same_command_goes_on_where_it_was_interrupted(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
