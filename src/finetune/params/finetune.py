@@ -109,6 +109,16 @@ class Pruning:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Kernels:
+    """Kernels."""
+
+    cpu_kernels: bool = param(
+        True,
+        "On a CPU, train with attention and dropout of our own: the same distribution, faster. For BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, ALBERT and DistilBERT, with attn_implementation auto.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Loop:
     """Training."""
 
@@ -311,7 +321,7 @@ class FinetuneParams(
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderParams(FinetuneParams, Pruning):
+class EncoderParams(FinetuneParams, Pruning, Kernels):
     """Models that read alone."""
 
 

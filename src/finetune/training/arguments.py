@@ -6,6 +6,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 from finetune.core.launch import world_size
 from finetune.core.types import Json
 from finetune.models.adapt.adaptations import RECOMPUTE
+from finetune.models.kernels import attention as cpu_kernels
 from finetune.params.finetune import FinetuneParams
 from finetune.params.provenance import Derived
 from finetune.training.schedule import Schedule
@@ -118,6 +119,9 @@ def derived(
     gpus = torch.cuda.device_count()
     if gpus > 1 and world_size() == 1:
         found.append(Derived("GPUs", 1, f"one process of {gpus} visible; torchrun --nproc-per-node {gpus} uses all"))
-    if attention != params.attn_implementation:
+    if attention == cpu_kernels.NAME:
+        reason = "faster in training, with dropout of the same distribution; evaluation computes it with sdpa"
+        found.append(Derived("attn_implementation", attention, reason))
+    elif attention != params.attn_implementation:
         found.append(Derived("attn_implementation", attention, "what transformers takes for this model"))
     return found

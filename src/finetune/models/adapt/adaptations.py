@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedModel
 
-from finetune.models.adapt import four_bit, lora, pruning
+from finetune.models.adapt import cpu_kernels, four_bit, lora, pruning
 from finetune.params.finetune import FinetuneParams
 
 
@@ -17,7 +17,7 @@ class Adapted(NamedTuple):
     said: list[str]  # a line for each adaptation that has something to print
 
 
-ORDER = (lora, four_bit, pruning)
+ORDER = (lora, four_bit, pruning, cpu_kernels)
 
 
 def adapt(model: PreTrainedModel, params: FinetuneParams) -> Adapted:
