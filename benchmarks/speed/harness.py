@@ -109,7 +109,7 @@ class Worker:
     def __init__(self, case: Case, way: str, clock: str, folder: Path) -> None:
         self.log = folder / f"{way.replace(' ', '-')}.log"
         command = [sys.executable, "-m", "benchmarks.speed.worker", case.name, way, clock, str(folder)]
-        env = {**os.environ, **({"OMP_NUM_THREADS": "1"} if clock == "cpu" else {})}
+        env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **({"OMP_NUM_THREADS": "1"} if clock == "cpu" else {})}
         with self.log.open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT, env=env

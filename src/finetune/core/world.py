@@ -38,7 +38,7 @@ class World:
         """Return whether oneDNN multiplies bf16 matrices on this processor; without, PyTorch has plain loops."""
         import torch
 
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
     def has_compiler(self) -> bool:
         """Return whether there is a C++ compiler, for torch.compile on a CPU."""

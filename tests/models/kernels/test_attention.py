@@ -9,7 +9,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from finetune.models.kernels import attention
 from finetune.models.kernels.attention import attend
-from finetune.models.kernels.dropout import draw, dropped_values, scale
+from finetune.models.kernels.dropout import draw, dropped_values
 
 P = 0.1
 SHAPES = {"a few heads at a time": (2, 3, 300, 8), "all at once": (3, 4, 24, 16), "longer than a part": (1, 2, 600, 4)}
@@ -57,7 +57,8 @@ def by_formula(shape: tuple[int, ...], dtype: torch.dtype, padded: bool, p: floa
     torch.manual_seed(2)
     if p:
         windows, heads, length, _ = shape
-        probabilities = probabilities * draw((windows * heads, length, length), p).view_as(probabilities) * scale(p)
+        probabilities = probabilities * draw((windows * heads, length, length), p).view_as(probabilities)
+        probabilities = probabilities / (1 - dropped_values(p) / 65536)
     return with_gradients((probabilities @ value).transpose(1, 2), given)
 
 

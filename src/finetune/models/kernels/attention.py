@@ -1,8 +1,8 @@
 """Attention with dropout on a CPU. B windows, H heads, L tokens, D numbers in a head; N = B x H.
 
-With dropout, PyTorch's fused attention falls back on operations that go through (N, L, L) eight times and keep three
-such tensors for the backward pass. Here probabilities are computed in place, two tensors are kept, and heads are taken
-a few at a time, so that what the next operation reads is still in the processor's cache.
+With dropout, PyTorch's fused attention has no kernel on CPUs, and falls back on operations over (N, L, L) one after
+another. Here probabilities take the place of scores, the backward pass keeps them and 16 bits for each, and heads are
+taken a few at a time, so that what the next operation reads is still in the processor's cache.
 """
 
 from collections.abc import Iterator
