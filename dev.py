@@ -10,6 +10,7 @@
 ./dev.py test-compression    all that need OpenVINO, NNCF and ONNX Runtime, which are installed first
 ./dev.py test-ort      all that train with ONNX Runtime, in an environment of their own, .venv-ort
 ./dev.py test-environments   install the packages of environments/ anew, and run them
+./dev.py bench [CASE]  speed and memory beside stock recipes, all in one run: JSON, a table and a plot in out/speed
 ./dev.py check         ruff, mypy --strict, the import contracts, and whether the generated files are in step
 ./dev.py format        format the code
 """
@@ -37,7 +38,7 @@ def main() -> None:
     command, *words = sys.argv[1:] or ["--help"]
     if sys.version_info < (3, 11):  # noqa: UP036  (an older Python may well run this file)
         sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0])
-    if command not in COMMANDS or (words and command != "demo"):
+    if command not in COMMANDS or (words and command not in ("demo", "bench")):
         sys.exit(__doc__)
     COMMANDS[command](*words)
 
@@ -47,6 +48,12 @@ def demo(*task: str) -> None:
     if not task or task[0] in DEMOS_OF_MODEL:
         fetch_model()
     call("python", "examples/demo.py", *task)
+
+
+def bench(*words: str) -> None:
+    """Half an hour for all cases; words are those of `python -m benchmarks.speed`."""
+    install("")
+    call("python", "-m", "benchmarks.speed", *words)
 
 
 def test() -> None:
@@ -205,6 +212,7 @@ def call(program: str, *words: str, where: Path = VENV) -> None:
 
 COMMANDS = {
     "demo": demo,
+    "bench": bench,
     "test": test,
     "test-fast": test_fast,
     "test-all": test_all,

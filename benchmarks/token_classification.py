@@ -1,15 +1,12 @@
-"""Token classification beside a stock Hugging Face Trainer, on the same rows: F1 or accuracy, and training speed.
+"""Token classification beside a stock Hugging Face Trainer, on the same rows: F1 or accuracy.
 
     make demo    # fetches the model
     .venv/bin/python benchmarks/token_classification.py scores ../shared/data/ner
-    .venv/bin/python benchmarks/token_classification.py speed ../shared/data/ner
 
 `scores`: MiniLM on 3,000 training rows of each data set, 3 epochs, learning rate 1e-4, batch 16, bf16, three seeds; the
 model after the last step, scored on the whole test split. Ours and stock run at once, each on half of the cores.
-`speed`: training samples per second over 100 steps: stock padded to the model's maximum, as the published component
-does, stock with dynamic padding, and ours, one after another on all cores.
-
-Names of data sets and seeds may follow, to do a part: `scores ../shared/data/ner wnut17 42 1`.
+Names of data sets and seeds may follow, to do a part: `scores ../shared/data/ner wnut17 42 1`. Speed is measured by
+`make bench`.
 """
 
 import json
@@ -18,7 +15,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -28,12 +24,12 @@ ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "models" / "all-MiniLM-L6-v2"
 DATA_SETS = {"wnut17": "f1", "ncbi_disease": "f1", "ud_ewt_upos": "accuracy"}
 SEEDS = (42, 1, 2)
-ROWS, EPOCHS, RATE, BATCH, STEPS = 3000, 3, 1e-4, 16, 100
+ROWS, EPOCHS, RATE, BATCH = 3000, 3, 1e-4, 16
 TASK = ["--task", "token_classification"]
 
 
 def main() -> None:
-    if len(sys.argv) < 3 or sys.argv[1] not in ("scores", "speed", "stock"):
+    if len(sys.argv) < 3 or sys.argv[1] not in ("scores", "stock"):
         sys.exit(__doc__)
     if sys.argv[1] == "stock":
         print(json.dumps(stock(json.loads(sys.argv[2]))))
@@ -50,10 +46,7 @@ def main() -> None:
             }
             given = {"model_selector_output": work / "model", "max_train_samples": ROWS, **splits}
             finetune("preprocess", cores, **given, output_dir=work / name)
-            if sys.argv[1] == "speed":
-                speed(work, name)
-            else:
-                scores(work, name, seeds)
+            scores(work, name, seeds)
 
 
 def scores(work: Path, name: str, seeds: list[int]) -> None:
@@ -81,19 +74,6 @@ def score_ours(work: Path, name: str, metric: str, seed: int, cores: set[int]) -
     folders = train_ours(work, name, cores, **given, precision="bf16")
     finetune("evaluation", cores, preprocess_output=work / name, **folders, evaluation_result=work / "result")
     return float(json.loads((work / "result" / "metrics.json").read_text())[metric])
-
-
-def speed(work: Path, name: str) -> None:
-    cores = os.sched_getaffinity(0)
-    rates = {
-        label: run_stock(work, name, cores, steps=STEPS, pad=pad)["samples_per_second"]
-        for label, pad in (("stock, padded to 512", True), ("stock, dynamic padding", False))
-    }
-    given = {"max_steps": STEPS, "evaluation_strategy": "steps", "eval_steps": STEPS, "precision": "bf16"}
-    folder = train_ours(work, name, cores, **given)["pytorch_model_folder"]
-    rates["ours"] = json.loads((folder / "training.json").read_text())["speed"]["train_samples_per_second"]
-    for label, rate in rates.items():
-        print(f"{name} {label}: {rate:.1f} samples/s, {rate / min(rates.values()):.1f}x", flush=True)
 
 
 def call(cores: set[int], *words: str) -> str:
@@ -127,7 +107,7 @@ def run_stock(work: Path, name: str, cores: set[int], **settings: Any) -> dict[s
 
 
 def stock(given: dict[str, Any]) -> dict[str, float]:
-    """What transformers' run_ner example does: dynamic padding, or all rows padded to the longest the model takes."""
+    """What transformers' run_ner example does, with dynamic padding."""
     import numpy as np
     from datasets import Dataset
     from seqeval.metrics import accuracy_score, f1_score
@@ -146,10 +126,9 @@ def stock(given: dict[str, Any]) -> dict[str, float]:
         for s in ("train", "validation", "test")
     }
     labels = sorted({tag for rows in splits.values() for row in rows for tag in row["tags"]})
-    pad = {"padding": "max_length", "max_length": 512} if given.get("pad") else {}
 
     def encode(rows: dict[str, Any]) -> dict[str, Any]:
-        encoded = tokenizer(rows["tokens"], is_split_into_words=True, truncation=True, **pad)
+        encoded = tokenizer(rows["tokens"], is_split_into_words=True, truncation=True)
         encoded["labels"] = []
         for i, tags in enumerate(rows["tags"]):
             words = encoded.word_ids(i)
@@ -182,7 +161,6 @@ def stock(given: dict[str, Any]) -> dict[str, float]:
     arguments = TrainingArguments(
         output_dir=given["output"],
         num_train_epochs=given.get("epochs", 1),
-        max_steps=given.get("steps", -1),
         per_device_train_batch_size=BATCH,
         per_device_eval_batch_size=32,
         learning_rate=RATE,
@@ -201,11 +179,7 @@ def stock(given: dict[str, Any]) -> dict[str, float]:
         data_collator=DataCollatorForTokenClassification(tokenizer),
         compute_metrics=metrics,
     )
-    started = time.perf_counter()
     trainer.train()
-    seconds = time.perf_counter() - started
-    if "steps" in given:
-        return {"samples_per_second": BATCH * given["steps"] / seconds}
     return {key.removeprefix("eval_"): value for key, value in trainer.evaluate(data["test"]).items()}
 
 

@@ -186,7 +186,7 @@ def test_every_override_is_said_once_and_recorded(
         "precision": "bf16",
         "optim": "adamw_torch_fused",
         "eval_steps": 4,
-        "attn_implementation": "sdpa",
+        "attn_implementation": "sdpa" if torch.cuda.is_available() else "cpu_kernels",
     }
     ran = state(folder)
     assert (ran["num_train_epochs"], ran["train_batch_size"], ran["eval_steps"]) == (3, 8, 4)

@@ -86,7 +86,8 @@ BEYOND = {
     "preset", "keep_global_batch_size", "lr_scheduler_cycles", "lr_scheduler_power", "gradient_checkpointing",
     "torch_compile", "attn_implementation", "throughput_warmup_steps", "save_steps", "lora_type", "finetune_in_4bit",
     "deepspeed_stage", "apply_fsdp", "class_weights", "teacher_model_path", "distillation_weight",
-    "distillation_temperature", "apply_pruning", "pruning_ratio", "pruning_method", "apply_qat", "quantization",
+    "distillation_temperature", "apply_pruning", "pruning_ratio", "pruning_method", "apply_qat",
+    "quantization", "cpu_kernels",
 }  # fmt: skip
 OUTPUTS = {"pytorch_model_folder": "uri_folder", "mlflow_model_folder": "mlflow_model"}
 BESIDES = {task: {"openvino_model_folder": "uri_folder"} for task in ("question_answering", "token_classification")}
@@ -156,6 +157,7 @@ class Machine(World):
 
     gpu: bool = True
     bf16: bool = True
+    cpu_bf16: bool = True
     compiler: bool = True
     flash_attention: bool = True
     bitsandbytes: bool = True
@@ -177,6 +179,9 @@ class Machine(World):
 
     def gpu_has_bf16(self) -> bool:
         return self.bf16
+
+    def cpu_has_bf16(self) -> bool:
+        return self.cpu_bf16
 
     def has_compiler(self) -> bool:
         return self.compiler
@@ -289,6 +294,10 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
     ),
     (tuned(Machine(gpu=False), precision="16"), "--precision 16\n  why: fp16 needs a GPU"),
     (tuned(Machine(bf16=False), precision="bf16"), "--precision bf16\n  why: Tesla V100 has no bf16"),
+    (
+        tuned(Machine(gpu=False, cpu_bf16=False), precision="bf16"),
+        "precision bf16 is slower here than 32: this processor has no instructions for it",
+    ),
     (tuned(Machine(gpu=False, compiler=False), torch_compile=True), "--torch_compile true\n  why: torch.compile needs"),
     (
         tuned(Machine(flash_attention=False), attn_implementation="flash_attention_2"),
@@ -390,7 +399,7 @@ def test_a_row_fires_for_its_case_and_no_other_does(rule: Rule[Any], case: Case[
         assert fault.why or rule.kind is ParameterError
 
 
-@pytest.mark.parametrize("machine", [World(), Machine(), Machine(2, 2), Machine(1, 1, *6 * [False])], ids=str)
+@pytest.mark.parametrize("machine", [World(), Machine(), Machine(2, 2), Machine(1, 1, *7 * [False])], ids=str)
 def test_defaults_go_together_everywhere(machine: World) -> None:
     """And so do the other components, with what they need."""
     assert firing(tuned(machine)) == firing(tuned(machine, BERT)) == []

@@ -347,9 +347,15 @@ def holds(*names: str) -> Effect:
 def fused_attention(used: bool) -> Effect:
     def effect(parameter: str, base: Run, run: Run) -> None:
         assert all((f.fused_attention > 0) == used for f in (*run.training, *run.evaluating))
-        assert all(f.fused_attention > 0 for f in base.training)
+        assert all(f.fused_attention > 0 for f in base.evaluating)
 
     return effect
+
+
+def fused_in_training(parameter: str, base: Run, run: Run) -> None:
+    assert all(f.fused_attention > 0 for f in (*run.training, *run.evaluating, *base.evaluating))
+    assert not any(f.fused_attention for f in base.training)
+    assert "attn_implementation: cpu_kernels (" in base.said and "cpu_kernels (" not in run.said
 
 
 def layers_computed_twice(parameter: str, base: Run, run: Run) -> None:

@@ -277,6 +277,13 @@ FINETUNE = (
         refused=(6, "not supported: --attn_implementation flash_attention_2"),
     ),
     Proof(
+        "cpu_kernels",
+        "PyTorch's fused attention is called in training too, and not in evaluation alone",
+        {"cpu_kernels": "false"},
+        see.fused_in_training,
+        tasks=(QA, TC),
+    ),
+    Proof(
         "throughput_warmup_steps",
         "samples per second x seconds are the windows of the other steps",
         {"throughput_warmup_steps": 2},

@@ -55,6 +55,12 @@ class World:
 
         return bool(torch.cuda.is_bf16_supported(False))
 
+    def cpu_has_bf16(self) -> bool:
+        """Return whether oneDNN multiplies bf16 matrices on this processor; without, PyTorch has plain loops."""
+        import torch
+
+        return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
     def has_compiler(self) -> bool:
         """Return whether there is a C++ compiler, for torch.compile on a CPU."""
         from torch._inductor.cpp_builder import get_cpp_compiler

@@ -134,6 +134,16 @@ class Quantisation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Kernels:
+    """Kernels."""
+
+    cpu_kernels: bool = param(
+        True,
+        "On a CPU, train with attention and dropout of our own: the same distribution, faster. For BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, ALBERT and DistilBERT, with attn_implementation auto.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Loop:
     """Training."""
 
@@ -337,7 +347,7 @@ class FinetuneParams(
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderParams(FinetuneParams, Pruning, Quantisation):
+class EncoderParams(FinetuneParams, Pruning, Quantisation, Kernels):
     """Models that read alone."""
 
 

@@ -427,6 +427,12 @@ RULES: tuple[Rule[Any], ...] = (
     ),
     Rule(
         FinetuneParams,
+        lambda case: case.params.precision == "bf16" and not case.world.has_gpu() and not case.world.cpu_has_bf16(),
+        "precision bf16 is slower here than 32: this processor has no instructions for it",
+        kind=None,
+    ),
+    Rule(
+        FinetuneParams,
         lambda case: case.params.torch_compile and not case.world.has_gpu() and not case.world.has_compiler(),
         "--torch_compile true",
         "torch.compile needs a C++ compiler, and none is found here",

@@ -6,6 +6,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 from finetune.core.launch import world_size
 from finetune.core.types import Json
 from finetune.models.adapt.adaptations import RECOMPUTE
+from finetune.models.kernels import attention as cpu_kernels
 from finetune.params.finetune import FinetuneParams
 from finetune.params.provenance import Derived
 from finetune.training.schedule import Schedule
@@ -123,7 +124,10 @@ def derived(
     if params.torch_compile and params.precision == "32" and torch.cuda.is_available():
         reason = "transformers turns TF32 on where it compiles: products keep 10 bits of 23"
         found.append(Derived("precision of matrix products", "TF32", reason))
-    if attention != params.attn_implementation:
+    if attention == cpu_kernels.NAME:
+        reason = "faster in training, with dropout of the same distribution; evaluation computes it with sdpa"
+        found.append(Derived("attn_implementation", attention, reason))
+    elif attention != params.attn_implementation:
         reason = "the kind that ONNX Runtime trains" if params.apply_ort else "what transformers takes for this model"
         found.append(Derived("attn_implementation", attention, reason))
     return found

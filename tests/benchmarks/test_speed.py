@@ -1,0 +1,96 @@
+"""What `make bench` makes of what was measured, and its windows; the whole of it in the thorough tier."""
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from datasets import load_from_disk
+
+from benchmarks.speed import harness, training
+from benchmarks.speed.cases import CASES
+from benchmarks.speed.harness import Case, Meter, Round, Way, Work
+from benchmarks.speed.results import summary, table
+from tests.conftest import ROOT
+
+
+def of(windows: int, tokens: int, operations: float, seconds: float) -> Round:
+    return Round(windows, tokens, operations, seconds, peak_memory=2_000_000_000, load=1.0)
+
+
+WAYS = {
+    "stock": Way("all padded", print, goes_with="windows"),
+    "ours": Way("grouped", print),
+    "peak": Way("multiplied", print),
+}
+CASE = Case("training", "windows", print, tokens=100.0, ways=WAYS, baselines=("stock",))
+
+
+def test_ratios_are_those_within_a_round() -> None:
+    """The machine is half as fast in the second round: rates fall, ratios and shares of the peak stay."""
+    rounds = {
+        "stock": [of(20, 1500, 1500e6, 10.0), of(10, 2000, 2000e6, 10.0)],
+        "ours": [of(10, 4000, 4000e6, 10.0), of(25, 2000, 2000e6, 10.0)],
+        "peak": [of(0, 0, 8000e6, 10.0), of(0, 0, 4000e6, 10.0)],
+    }
+    ways = summary(CASE, rounds)["ways"]
+    assert ways["ours"]["lowest_and_highest"] == [2.0, 4.0]  # by tokens, whichever windows a round had
+    assert ways["stock"]["lowest_and_highest"] == [1.0, 2.0]  # by windows, as each takes the same time
+    assert ways["ours"]["times"] == {"stock": 2.0} and ways["stock"]["times"] == {"stock": 1.0}
+    assert ways["ours"]["share_of_peak"]["peak"] == pytest.approx(0.5)
+    assert ways["stock"]["share_of_peak"]["peak"] == pytest.approx(0.25)
+    lines = table("training", summary(CASE, rounds)).splitlines()
+    assert "| ours: grouped | 3.0 (2.0 to 4.0) | 2.00 | 50% | 2.00 GB |" in lines
+
+
+def test_the_meter_waits_between_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two pieces warm up; a round ends with the first piece after its seconds."""
+    clock: Iterator[float] = iter(range(100))
+    monkeypatch.setitem(harness.CLOCKS, "wall", lambda: float(next(clock)))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("2\n2\n1\n1\n"))  # without another line the process ends
+    reports = io.StringIO()
+    meter = Meter(2, "wall", reports)
+    for _ in range(7):
+        meter.done(Work(3, 50, 1e9))
+    ready, *found = [json.loads(line) for line in reports.getvalue().splitlines()]
+    assert ready == {"ready": True}
+    assert [(each["windows"], each["tokens"], each["seconds"]) for each in found] == [
+        (6, 100, 2.0),
+        (6, 100, 2.0),
+        (3, 50, 1.0),
+    ]
+
+
+@pytest.mark.parametrize(("task", "mean", "longest"), [(training.QA, 170.8, 384), (training.TC, 31.3, 66)])
+def test_lengths(task: str, mean: float, longest: int) -> None:
+    lengths = training.LENGTHS[task]
+    assert len(lengths) == 400 and lengths == sorted(lengths) and max(lengths) == longest <= training.LONGEST[task]
+    assert sum(lengths) / 400 == pytest.approx(mean, abs=0.1)
+    assert training.WINDOWS % 400 == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", [training.QA, training.TC])
+def test_windows_are_as_long_as_asked(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "SHAPE", {**training.SHAPE, "hidden_size": 12, "num_hidden_layers": 1})
+    training.prepare(task, tmp_path)
+    windows = load_from_disk(tmp_path / "data" / "train" / "windows")
+    repeated = training.WINDOWS // len(training.LENGTHS[task])
+    assert sorted(map(len, windows["input_ids"])) == sorted(training.LENGTHS[task] * repeated)
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+@pytest.mark.parametrize("case", CASES)
+def test_a_run(case: str, tmp_path: Path) -> None:
+    words = [case, "--rounds", "1", "--seconds", "0", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "benchmarks.speed", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "results.json").read_text())["cases"][case]["ways"]
+    assert {"stock", "tuned fp32", "without kernels", "finetune fp32", "peak fp32"} <= found.keys()
+    assert all(of["windows_per_second"] > 0 for name, of in found.items() if not name.startswith("peak"))
+    assert (tmp_path / "speed.png").stat().st_size > 0 and case in (tmp_path / "table.md").read_text()
