@@ -12,7 +12,7 @@ import pyarrow
 import torch
 from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset, load_from_disk
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast, set_seed
+from transformers import PreTrainedConfig, PreTrainedModel, set_seed
 from transformers.trainer_pt_utils import get_model_param_count
 
 from finetune.core.console import say, some
@@ -206,7 +206,7 @@ def build(
         throughput_warmup_steps=params.throughput_warmup_steps,
         callbacks=[
             *arguments.callbacks(params, task.scoring.main_metric(state)),
-            *ranges_to_set(params, adapted.model, data["train"], task, tokenizer),
+            *ranges_to_set(params, adapted.model, data["train"], task, padding),
         ],
     )
     derived = [*settled.given, *arguments.derived(params, wanted, steps, attention, "optimizer" in (deepspeed or {}))]
@@ -235,18 +235,14 @@ def gates_to_close(params: FinetuneParams, model: PreTrainedModel, train: Datase
 
 
 def ranges_to_set(
-    params: FinetuneParams,
-    model: PreTrainedModel,
-    train: Dataset,
-    task: Task[State],
-    tokenizer: PreTrainedTokenizerFast,
+    params: FinetuneParams, model: PreTrainedModel, train: Dataset, task: Task[State], padding: dict[str, int]
 ) -> list[Calibrate]:
     """Return the callback that sets the ranges of a model that is trained with rounding, where that is asked for."""
     if not fake_quantisation.wanted(params):
         return []
     windows = [train[i] for i in spread(range(len(train)), CALIBRATION)]
     inputs = [{name: values for name, values in window.items() if name in task.model.inputs} for window in windows]
-    return [Calibrate(model, [collate([window], task.data.padding(tokenizer)) for window in inputs])]
+    return [Calibrate(model, [collate([window], padding) for window in inputs])]
 
 
 def adapted_model(params: FinetuneParams, task: Task[State], state: State) -> tuple[adaptations.Adapted, list[str]]:
