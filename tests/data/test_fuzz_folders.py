@@ -97,7 +97,7 @@ def test_records(cases: int, seconds: float, tmp_path: Path) -> None:
     )
     checkpoints.begin(whole / "checkpoint-2")
     (checkpoint / checkpoints.WRITING).touch()
-    checkpoints.finish(checkpoint, vars(marker), {checkpoints.STATE: (checkpoint / checkpoints.STATE).stat().st_size})
+    checkpoints.finish(checkpoint, vars(marker), checkpoints.flush(checkpoint, 0))
     names = ["model_selector_args.json", "training.json"]
     names += [f"checkpoint-1/{name}" for name in (checkpoints.COMPLETE, checkpoints.STATE)]
 

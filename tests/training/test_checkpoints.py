@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import random
 from pathlib import Path
 
 import pytest
+import xxhash
 
 from finetune.training import checkpoints
 
@@ -89,6 +91,7 @@ def test_a_state_or_marker_that_cannot_be_read(tmp_path: Path, text: str) -> Non
     state.write_text(text)
     marker = json.loads((state.parent / checkpoints.COMPLETE).read_text())
     marker["files"][checkpoints.STATE] = len(text)
+    del marker["checksums"]
     (state.parent / checkpoints.COMPLETE).write_text(json.dumps(marker))
     (write(tmp_path, 15) / checkpoints.COMPLETE).write_text("[]")
     assert checkpoints.newest_complete(tmp_path) == good
@@ -155,11 +158,42 @@ def test_the_marker_names_what_each_process_wrote(tmp_path: Path) -> None:
     for name, size in parts.items():
         (checkpoint / name).write_bytes(b"x" * size)
     own, other = checkpoints.flush(checkpoint, 0), checkpoints.flush(checkpoint, 1)
-    assert other == {"step/zero_pp_rank_1_mp_rank_00_optim.pt": 5} and own == {
-        n: parts[n] for n in parts.keys() - other
-    }
+    assert other.keys() == {"step/zero_pp_rank_1_mp_rank_00_optim.pt"} and own.keys() == parts.keys() - other.keys()
     checkpoints.finish(checkpoint, {}, own | other)
-    assert json.loads((checkpoint / checkpoints.COMPLETE).read_text())["files"] == parts
+    marker = json.loads((checkpoint / checkpoints.COMPLETE).read_text())
+    assert marker["files"] == parts and marker["checksums"].keys() == parts.keys()
+    assert marker["checksums"]["w.bin"] == xxhash.xxh3_128(b"x" * 7).hexdigest()
+
+
+def test_every_byte_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1,000 bits that turned over in weights, optimizer and state files: each is noticed, and an older one is taken."""
+    monkeypatch.setattr(checkpoints, "READ", 1000)  # files of several parts
+    chance = random.Random(1)
+    checkpoint = tmp_path / "checkpoint-10"
+    checkpoints.begin(checkpoint)
+    sizes = {"model.safetensors": 5000, "optimizer.pt": 9000, "rng_state.pth": 300, "scheduler.pt": 100}
+    for name, size in sizes.items():
+        (checkpoint / name).write_bytes(chance.randbytes(size))
+    (checkpoint / checkpoints.STATE).write_text(json.dumps({"best_global_step": 10, "log_history": ["x" * 500]}))
+    checkpoints.finish(checkpoint, {}, checkpoints.flush(checkpoint, 0))
+    assert checkpoints.why_incomplete(checkpoint) == ""
+    for _ in range(1000):
+        path = checkpoint / chance.choice([*sizes, checkpoints.STATE])
+        content = bytearray(path.read_bytes())
+        place, bit = chance.randrange(len(content)), 1 << chance.randrange(8)
+        content[place] ^= bit
+        path.write_bytes(content)
+        assert checkpoints.why_incomplete(checkpoint).startswith(f"{path.name} is damaged: it has its size, but not")
+        content[place] ^= bit
+        path.write_bytes(content)
+    assert checkpoints.why_incomplete(checkpoint) == ""
+
+
+def test_a_damaged_one_is_not_gone_on_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = write(tmp_path, 5)
+    (write(tmp_path, 10) / "model.safetensors").write_bytes(b"w" * 99 + b"v")
+    assert checkpoints.newest_complete(tmp_path) == good
+    assert "skip checkpoint-10: model.safetensors is damaged: it has its size, but not" in capsys.readouterr().out
 
 
 def test_a_checkpoint_of_another_program_is_moved_out_of_the_way(

@@ -5,8 +5,11 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, BinaryIO, NamedTuple, TypedDict
+
+from xxhash import xxh3_128
 
 from finetune.core.console import say
 from finetune.core.outputs import entries
@@ -15,8 +18,16 @@ from finetune.core.types import Json
 from finetune.models.places import leave_out_places
 
 WRITING = "incomplete"  # there while the checkpoint is written
-COMPLETE = "complete"  # written last: what the run was, and the size of every file
+COMPLETE = "complete"  # written last: what the run was, and the size and checksum of every file
 STATE = "trainer_state.json"
+READ = 2**24  # bytes at a time
+
+
+class Written(NamedTuple):
+    """A file that is on the disk."""
+
+    size: int
+    checksum: str  # XXH3 of 128 bits, which reads as fast as memory does; it is against chance, not malice
 
 
 class _Marker(TypedDict, total=False):
@@ -24,6 +35,7 @@ class _Marker(TypedDict, total=False):
 
     run: Json
     files: dict[str, int]
+    checksums: dict[str, str]
 
 
 class _TrainerState(TypedDict, total=False):
@@ -54,13 +66,13 @@ def leave_out_this_machine(checkpoint: Path) -> None:
         (checkpoint / STATE).write_text(json.dumps(state, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def flush(checkpoint: Path, rank: int) -> dict[str, int]:
-    """Flush the files of this process to the disk, before the marker vouches for them. Return the bytes of each.
+def flush(checkpoint: Path, rank: int) -> dict[str, Written]:
+    """Flush the files of this process to the disk, before the marker vouches for them. Return what each holds.
 
     Another machine would have to fetch them first, and may not see their true size for a while. DeepSpeed names the
     rank in the files of each process.
     """
-    sizes = {}
+    written = {}
     for folder, _, names in os.walk(checkpoint):
         for name in names:
             owner = re.search(r"_rank_(\d+)_", name)
@@ -68,15 +80,25 @@ def flush(checkpoint: Path, rank: int) -> dict[str, int]:
                 continue
             with (Path(folder) / name).open("rb") as file:
                 os.fsync(file.fileno())
-                sizes[str((Path(folder) / name).relative_to(checkpoint))] = os.fstat(file.fileno()).st_size
+                found = Written(os.fstat(file.fileno()).st_size, _checksum(file))
+            written[str((Path(folder) / name).relative_to(checkpoint))] = found
     _flush_names(checkpoint)
-    return sizes
+    return written
 
 
-def finish(checkpoint: Path, run: Json, sizes: dict[str, int]) -> None:
+def _checksum(file: BinaryIO) -> str:
+    found = xxh3_128()
+    while part := file.read(READ):
+        found.update(part)
+    return found.hexdigest()
+
+
+def finish(checkpoint: Path, run: Json, written: Mapping[str, Written]) -> None:
     """Mark the checkpoint as complete, once its files are on the disk. `run` is what a resumed run must agree with."""
+    files = {name: file.size for name, file in written.items()}
+    checksums = {name: file.checksum for name, file in written.items()}
     with (checkpoint / COMPLETE).open("w", encoding="utf-8") as file:
-        json.dump({"run": run, "files": sizes}, file)
+        json.dump({"run": run, "files": files, "checksums": checksums}, file)
         file.flush()
         os.fsync(file.fileno())
     (checkpoint / WRITING).unlink()
@@ -126,14 +148,23 @@ def _why_incomplete(checkpoint: Path) -> str:
         return f"its {COMPLETE} can't be read"
     if misfit(marker, _Marker, COMPLETE):
         return f"its {COMPLETE} can't be read"
-    sizes = marker.get("files", {})  # other versions list no files
-    for name, size in sizes.items():
-        path = checkpoint / name
-        if why := no_file(path):
-            return f"{name[:100]} {why}"
-        if (found := path.stat().st_size) != size:
-            return f"{name} has {found:,} bytes instead of {size:,}"
-    return ""
+    checksums = marker.get("checksums", {})  # other versions have none, or list no files
+    wrong = (_wrong(checkpoint, name, size, checksums.get(name)) for name, size in marker.get("files", {}).items())
+    return next(filter(None, wrong), "")
+
+
+def _wrong(checkpoint: Path, name: str, size: int, checksum: str | None) -> str:
+    """Return why a file is not the one that was written; "" if it is."""
+    path = checkpoint / name
+    if why := no_file(path):
+        return f"{name[:100]} {why}"
+    if (found := path.stat().st_size) != size:
+        return f"{name} has {found:,} bytes instead of {size:,}"
+    if checksum is None:
+        return ""
+    with path.open("rb") as file:
+        same = _checksum(file) == checksum
+    return "" if same else f"{name} is damaged: it has its size, but not the content that was written"
 
 
 def newest_complete(folder: Path) -> Path | None:

@@ -210,8 +210,8 @@ class FinetuneTrainer(Trainer):
                 checkpoints.leave_out_this_machine(checkpoint)
             written = process_group.gather_to_main(checkpoints.flush(checkpoint, rank()))
             if is_main_process():
-                sizes = {name: size for files in written for name, size in files.items()}
-                checkpoints.finish(checkpoint, asdict(self.marker), sizes)
+                all_files = {name: file for files in written for name, file in files.items()}
+                checkpoints.finish(checkpoint, asdict(self.marker), all_files)
         except Exception:
             if is_main_process():
                 with contextlib.suppress(OSError):
