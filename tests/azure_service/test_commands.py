@@ -336,8 +336,7 @@ def test_deploy_a_batch_endpoint(
     files.mkdir()
     for i in range(12):
         (files / f"{i:02}.csv").write_text(f"id,question,context\n{i},Who?,Ada wrote page {i}.\n,When?,In 18{i:02}.\n")
-    given = Input(path=str(files), type="uri_folder")
-    job = client.batch_endpoints.invoke(endpoint_name="files", input=given)
+    job = client.batch_endpoints.invoke(endpoint_name="files", input=Input(path=str(files), type="uri_folder"))
     client.jobs.stream(job.name)
     (step,) = client.jobs.list(parent_job_name=job.name)
     for name in (step.name, job.name):  # as the public notebooks have it, and as Azure's documentation
@@ -347,6 +346,6 @@ def test_deploy_a_batch_endpoint(
     assert [(row, file) for row, _, file in rows] == [(str(j), f"{i:02}.csv") for i in range(12) for j in (0, 1)]
     assert all(isinstance(json.loads(answer)["answer"], str) for _, answer, _ in rows)
     (files / "03.csv").write_text("question,context\nWho?,\n")
-    job = client.batch_endpoints.invoke(endpoint_name="files", input=given)
+    job = client.batch_endpoints.invoke(endpoint_name="files", input=Input(path=str(files), type="uri_folder"))
     with pytest.raises(JobException, match=r"03\.csv'. Exception: .*context of row 0 is nan \(an empty cell\)"):
         client.jobs.stream(job.name)
