@@ -227,8 +227,14 @@ def test_resume_in_another_folder_with_another_cadence(trained: Path, prepared: 
 
 
 def test_diverged_run_is_an_error(prepared: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no best checkpoint|not finite"):
-        finetune(prepared, tmp_path, learning_rate=1e30, max_grad_norm=0, num_train_epochs=2)
+    """It ends at once, names the batch, and leaves no checkpoint without finite weights."""
+    with pytest.raises(
+        ModelError, match=r"diverged: the loss of step [2-9] is (nan|-?inf)\n  where: the batch of ."
+    ) as caught:
+        finetune(prepared, tmp_path, learning_rate=1e30, max_grad_norm=0, num_train_epochs=2, save_steps=1)
+    assert "fix: a lower --learning_rate" in str(caught.value)
+    for folder in checkpoints(tmp_path / "pytorch"):
+        assert all(tensor.isfinite().all() for tensor in weights(folder).values())
 
 
 def test_merged_run_over_an_unmerged_one(prepared: Path, tmp_path: Path) -> None:

@@ -19,14 +19,14 @@ from finetune.params.finetune import QuestionAnsweringParams
 from finetune.params.provenance import Derived
 from tests.conftest import ROOT, SAMPLES, build_wordpiece, finetune_words, prepare
 from tests.families import build_family
-from tests.params.test_rules import BERT, FOLDERS, OUTPUTS
+from tests.params.test_rules import BERT, FOLDERS, OUTPUTS, Machine
 
 WORDS = [word for name in (*FOLDERS, *OUTPUTS) for word in (f"--{name}", name)]
 
 
 def settled(**given: Any) -> Any:
     words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-    return settle(QuestionAnsweringParams, [*WORDS, *words], World(2, 1))
+    return settle(QuestionAnsweringParams, [*WORDS, *words], Machine(2, 1, gpu=False))
 
 
 def test_what_a_preset_and_a_config_make_of_the_words(tmp_path: Path) -> None:

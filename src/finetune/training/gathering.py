@@ -11,6 +11,7 @@ from finetune.core.launch import is_main_process, world_size
 from finetune.core.types import Json
 from finetune.distributed import fsdp, zero_config, zero_engine
 from finetune.params.finetune import FinetuneParams
+from finetune.training.callbacks import LOWER
 from finetune.training.trainer import FinetuneTrainer
 
 SAME_LOSS = {"32": 1e-4, "bf16": 3e-2, "16": 3e-2}  # relative: an engine computes in 16 bits what is saved in 32
@@ -71,5 +72,4 @@ def gathered_model(
 
 def diverged() -> ModelError:
     """Return the error of a run whose best weights are of no use."""
-    fix = "a lower --learning_rate, a positive --max_grad_norm, or --precision bf16"
-    return ModelError(Fault("training diverged: the best weights are not finite", fix=fix))
+    return ModelError(Fault("training diverged: the best weights are not finite", fix=LOWER))

@@ -39,7 +39,7 @@ from finetune.models.teacher import Teacher
 from finetune.tasks.answering import forward
 from finetune.tasks.task import Objective, Reduced, State, Task
 from finetune.training import checkpoints
-from finetune.training.callbacks import Prune, ReturnMemory, SaveEvery, SeedGraph, StopTogether
+from finetune.training.callbacks import Prune, ReturnMemory, SaveEvery, SeedGraph, StopTogether, WatchLoss
 from finetune.training.checkpoints import STATE
 from finetune.training.resume import Marker
 from finetune.training.schedule import Schedule
@@ -132,6 +132,8 @@ class FinetuneTrainer(Trainer):
         self.add_callback(self.throughput)
         self.stop = StopTogether(steps.evaluation_steps)
         self.add_callback(self.stop)
+        self.watch = WatchLoss(steps.evaluation_steps, tokenizer)
+        self.add_callback(self.watch)  # the last one: it has to know whether a checkpoint follows
 
     def compute_loss(
         self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -146,6 +148,7 @@ class FinetuneTrainer(Trainer):
         if self.teacher:
             with self.accelerator.autocast():
                 losses = self.teacher.blended(losses, outputs, inputs, self.training_objective)
+        self.watch.note(losses, inputs)
         # DDP averages gradients over processes: multiplied here, the average is the sum.
         loss = losses.sum() * self.accelerator.num_processes / num_items_in_batch
         return (loss, outputs) if return_outputs else loss
