@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertConfig, BertForQuestionAnswering
 
-from finetune.models.adapt import pruning
+from finetune.models.adapt import adaptations, pruning
 from finetune.models.adapt.pruning import FEWEST_COLUMNS, Gated
 from tests.models.test_blocks import PARAMS
 
@@ -172,11 +172,11 @@ def test_scores_are_no_weights() -> None:
     """Neither the optimizer of the weights nor the norm of their gradient knows of them."""
     model, gated = gated_model()
     scores = pruning.scores_of(gated)
-    with pruning.not_trained(scores):
+    with adaptations.not_trained(scores):
         assert not any(score.requires_grad for score in scores)
     assert all(score.requires_grad for score in scores)
     loss_of(model).backward()
-    with pruning.gradients_set_aside(scores):
+    with adaptations.gradients_set_aside(scores):
         without = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
     every = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
     of_scores = torch.nn.utils.get_total_norm([score.grad for score in scores if score.grad is not None])
