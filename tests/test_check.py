@@ -191,7 +191,6 @@ def test_memory_is_that_of_a_machine_or_of_a_gpu(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(World, "has_gpu", lambda self: gpus)
-    monkeypatch.setattr(World, "gpus", lambda self: 2)
     given = {"num_nodes_finetune": nodes, "number_of_gpu_to_use_finetuning": on_each}
     check.main(words(tiny_model, max_seq_length=96, per_device_train_batch_size=8, **given))
     assert ("warning: that may not fit" in capsys.readouterr().out) == warned

@@ -286,7 +286,7 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
         tuned(Machine(gpu=False, out_of_reach="PyTorch 2 is built for CPUs alone")),
         "the GPU of this machine can't be used, and training on its CPU would take many times as long\n  why: PyTorch",
     ),
-    (tuned(Machine(4, 4)), "4 processes on a machine with 2 GPUs"),
+    (tuned(Machine(4, 4, launched=True)), "4 processes on a machine with 2 GPUs"),
     (tuned(Machine(deepspeed=False), apply_deepspeed=True), "--apply_deepspeed true\n  why: the package deepspeed"),
     (
         tuned(Machine(openvino=False), quantization="ptq", **OPENVINO),

@@ -1,7 +1,7 @@
 """The processes of a run and what this machine has; torch is imported only where that is asked for."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,11 +16,12 @@ class World:
 
     processes: int = 1  # of the whole run
     per_machine: int = 1
+    launched: bool = field(default=False, compare=False)  # they are running; a check is of those that will
 
     @classmethod
     def here(cls) -> "World":
         """Return the world of this process, once its launcher is adopted."""
-        return cls(world_size(), int(os.environ.get("LOCAL_WORLD_SIZE", world_size())))
+        return cls(world_size(), int(os.environ.get("LOCAL_WORLD_SIZE", world_size())), launched=True)
 
     def has_gpu(self) -> bool:
         import torch

@@ -391,7 +391,12 @@ RULES: tuple[Rule[Any], ...] = (
     ),
     Rule(
         FinetuneParams,
-        lambda case: case.world.per_machine > 1 and case.world.has_gpu() and case.world.per_machine > case.world.gpus(),
+        lambda case: (
+            case.world.launched
+            and case.world.per_machine > 1
+            and case.world.has_gpu()
+            and case.world.per_machine > case.world.gpus()
+        ),
         lambda case: f"{case.world.per_machine} processes on a machine with {_counted(case.world.gpus(), 'GPU')}",
         "each process needs a GPU of its own",
         lambda case: f"torchrun --nproc-per-node {case.world.gpus()}, or CUDA_VISIBLE_DEVICES=-1 for the CPU",
