@@ -61,6 +61,7 @@ NEEDS: tuple[tuple[tuple[str, ...], str, tuple[Any, ...]], ...] = (
     (("lr_scheduler_power",), "lr_scheduler_type", ("polynomial",)),
     (("keep_global_batch_size",), "auto_find_batch_size", (True,)),
 )
+WITH_BLOCKS = "a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA or MPNet"  # models/blocks.py
 OF_TEACHER = ("distillation_weight", "distillation_temperature")
 
 
@@ -526,7 +527,7 @@ RULES: tuple[Rule[Any], ...] = (
         lambda case: case.params.apply_pruning and not case.model.has_blocks,
         "--apply_pruning true",
         lambda case: f"which blocks of this model type ({case.model.model_type}) can be cut is not known",
-        "--apply_pruning false, or a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA or MPNet",
+        f"--apply_pruning false, or {WITH_BLOCKS}",
         of_model=True,
     ),
     Rule(
@@ -534,7 +535,7 @@ RULES: tuple[Rule[Any], ...] = (
         lambda case: case.params.apply_qat and not case.model.has_blocks,
         "--apply_qat true",
         lambda case: f"which layers of this model type ({case.model.model_type}) are to be rounded is not known",
-        "--apply_qat false, or a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA or MPNet",
+        f"--apply_qat false, or {WITH_BLOCKS}",
         of_model=True,
     ),
     Rule(
@@ -542,7 +543,7 @@ RULES: tuple[Rule[Any], ...] = (
         lambda case: case.params.quantization != "none" and not case.model.has_blocks,
         lambda case: f"--quantization {case.params.quantization}",
         lambda case: f"the conversion of this model type ({case.model.model_type}) is not compared with PyTorch",
-        "--quantization none, or a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA or MPNet",
+        f"--quantization none, or {WITH_BLOCKS}",
         of_model=True,
     ),
     # --- what has no effect ---
