@@ -13,6 +13,7 @@ from finetune.backends.called import as_model
 from finetune.backends.chosen import Measured
 from finetune.backends.measured import Speed
 from finetune.backends.runtimes import IR, IR_WEIGHTS, ONNX, ONNX_INT8, Arrays
+from finetune.core.world import World
 from finetune.data.batches import Batch, as_windows, collate, spread
 from finetune.data.table import Row
 from finetune.models import intact
@@ -87,10 +88,13 @@ def batches_for(
 
 
 def in_pytorch(trial: Trial) -> list[Candidate]:
-    """Return PyTorch in 32 bits, which all are compared with, and in bf16, where it computes linear layers in that."""
+    """Return PyTorch in 32 bits, which all are compared with, and in bf16 where the processor multiplies in that.
+
+    Without such instructions PyTorch has plain loops: minutes for a score that nobody deploys.
+    """
     base = trial.folder / intact.BASE_MODEL
     files = intact.weight_files(base if base.is_dir() else trial.folder)
-    kinds = {"32": "PyTorch FP32", "bf16": "PyTorch bf16"}
+    kinds = {"32": "PyTorch FP32"} | ({"bf16": "PyTorch bf16"} if World.here().cpu_has_bf16() else {})
     return [
         Candidate(name, compute_in(copy(trial.model), precision), files, name, trial.folder)
         for precision, name in kinds.items()
