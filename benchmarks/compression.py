@@ -103,8 +103,9 @@ def trained(out: Path, way: str, seed: int) -> Path:
     start, given = WAYS[way]
     if (folder / "pytorch" / "training.json").exists():
         return folder / "pytorch"
-    taught = {"teacher_model_path": trained(out, "finetuned", seed), "distillation_weight": 0.9}
-    taught = taught if start and not way.endswith("_alone") else {}
+    taught: dict[str, Any] = {}
+    if start and not way.endswith("_alone"):
+        taught = {"teacher_model_path": trained(out, "finetuned", seed), "distillation_weight": 0.9}
     usual = {"learning_rate": 1e-4, "num_train_epochs": 2, "per_device_train_batch_size": 16, "save_total_limit": 1}
     usual |= {"per_device_eval_batch_size": 16, "metric_for_best_model": "f1", "seed": seed}
     run(
