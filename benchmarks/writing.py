@@ -37,9 +37,10 @@ from finetune import model_selector, preprocess, run
 from finetune.core.console import quiet_libraries
 from finetune.data.batches import as_windows, batches_by_length
 from finetune.data.folders import Preprocessed, read_rows
-from finetune.models.loading import load_model, stored_state
+from finetune.models.loading import load_model
 from finetune.models.prediction import predict
-from finetune.models.tokenizers import load_tokenizer
+from finetune.models.stored.configs import stored_state
+from finetune.models.stored.tokenizers import load_tokenizer
 from finetune.tasks.generation import targets
 from finetune.tasks.translation import TASK, metrics, pairs
 from tests.conftest import finetune_words, write_jsonl

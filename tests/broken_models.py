@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from finetune.models.adapt import lora
-from finetune.models.loading import load_model, store_state
-from finetune.models.tokenizers import load_tokenizer
+from finetune.models.loading import load_model
+from finetune.models.stored.configs import store_state
+from finetune.models.stored.tokenizers import load_tokenizer
 from finetune.results.saving import save_adapter
 from finetune.tasks import load_task
 from tests.params.test_rules import finetune_params

@@ -15,7 +15,7 @@ TRIED = (
     "tests/test_no_code.py",
     "tests/test_no_network.py",
     "tests/test_linear.py",
-    "tests/models/test_intact.py",
+    "tests/models/stored/test_intact.py",
     "tests/data/test_fuzz_folders.py",
     "tests/azure/test_fuzz_yaml.py",
     "tests/azure/test_quoting.py",

@@ -23,7 +23,7 @@ from finetune import model_selector, run
 from finetune.azure.pipeline_yaml import load_pipeline
 from finetune.azure.plan import prepare, read_words
 from finetune.core.errors import ParameterError
-from finetune.models.tokenizers import load_tokenizer
+from finetune.models.stored.tokenizers import load_tokenizer
 from finetune.tasks import load_task
 from finetune.tasks.token_classification.schemes import detect, entities
 from tests.conftest import ROOT, finetune_words, sample_rows, write_jsonl

@@ -399,8 +399,9 @@ def test_proof_catches_a_model_that_was_not_saved_as_trained(trained: Path, prep
     from safetensors.torch import save_file
 
     from finetune.data.folders import read_rows
-    from finetune.models.loading import load_model, stored_state
-    from finetune.models.tokenizers import load_tokenizer
+    from finetune.models.loading import load_model
+    from finetune.models.stored.configs import stored_state
+    from finetune.models.stored.tokenizers import load_tokenizer
     from finetune.results import proof
     from finetune.tasks import load_task
 

@@ -125,8 +125,8 @@ def described(steps: Sequence[Settled[Any]]) -> list[str]:
 def import_tokenizer(params: ModelImportParams, task: "Task[State]", folder: Path) -> "Imported":
     """Return what encoding needs of the model that will be imported. Raises: ParameterError or ModelError."""
     from finetune.model_selector import choose_source, fetch, find_files, refuse_broken_source
-    from finetune.models import intact
-    from finetune.models.tokenizers import imported
+    from finetune.models.stored import intact
+    from finetune.models.stored.tokenizers import imported
 
     source, name = choose_source(params)
     if source == "huggingface_id" and not Path(name).is_dir():
@@ -209,7 +209,7 @@ def look_at_training(step: Settlement, task: "Task[State]", model: "Imported", s
 
 def look_at_teacher(params: FinetuneParams, task: "Task[State]", model: "Imported", state: "State") -> int:
     """Print the size of the teacher and return the bytes of its weights; 0 without one. Raises: ModelError."""
-    from finetune.models import intact
+    from finetune.models.stored import intact
     from finetune.models.teacher import refuse_misfit, weights_of
 
     if params.teacher_model_path is None:

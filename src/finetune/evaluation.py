@@ -22,7 +22,7 @@ from finetune.data.folders import SPLITS, Preprocessed, Trained, read_rows
 from finetune.data.readers import read_table
 from finetune.data.table import Audit
 from finetune.distributed.settlement import Settled, check_model
-from finetune.models import intact
+from finetune.models.stored import intact
 from finetune.params.evaluation import EVALUATED
 from finetune.params.schema import non_default, outputs_of
 
@@ -51,9 +51,10 @@ def evaluate(settled: Settled[Any], task_name: str) -> None:
     from transformers import set_seed
 
     from finetune.models.facts import facts_of
-    from finetune.models.loading import empty_model, load_config
+    from finetune.models.loading import empty_model
     from finetune.models.prediction import Watch, predict_parts
-    from finetune.models.tokenizers import load_tokenizer
+    from finetune.models.stored.configs import load_config
+    from finetune.models.stored.tokenizers import load_tokenizer
     from finetune.results import published, report
     from finetune.tasks import load_task
     from finetune.training.tracking import log_evaluation
@@ -180,7 +181,7 @@ def read_test_rows(params: Any, task: "Task[State]", preprocessed: Preprocessed 
 def state_of(params: Any, folder: Path, task: "Task[State]", preprocessed: Preprocessed | None) -> "State":
     """Return how to decode: as the model was trained, else as its data were prepared, else by the defaults; what is
     given as a parameter wins."""
-    from finetune.models.tokenizers import imported
+    from finetune.models.stored.tokenizers import imported
 
     given = vars(params)
     asked = {name: given[name] for name in task.decoding.request_fields if given[name] is not None}
@@ -191,8 +192,8 @@ def state_of(params: Any, folder: Path, task: "Task[State]", preprocessed: Prepr
 def known_state(folder: Path, task: "Task[State]", preprocessed: Preprocessed | None, given: Json) -> "State":
     """Return the state that the model has, or its data, or that of preprocess with the parameters that are given here;
     a model that comes from elsewhere may know better by its config."""
-    from finetune.models.loading import load_config, stored_state
-    from finetune.models.tokenizers import imported
+    from finetune.models.stored.configs import load_config, stored_state
+    from finetune.models.stored.tokenizers import imported
     from finetune.params.components import TASKS
     from finetune.params.schema import params_of
 

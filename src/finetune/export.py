@@ -21,7 +21,7 @@ from finetune.core.types import Json
 from finetune.core.world import World
 from finetune.data.folders import Preprocessed, Trained, read_rows
 from finetune.distributed.settlement import settle
-from finetune.models import intact
+from finetune.models.stored import intact
 from finetune.params.export import ExportParams
 from finetune.params.finetune import OPENVINO_MODEL
 from finetune.params.schema import outputs_of
@@ -89,8 +89,9 @@ def trial_of(params: ExportParams, folder: Path) -> "Trial":
 
     from finetune.backends.candidates import Trial, batches_for, windows_of
     from finetune.models.adapt import fake_quantisation
-    from finetune.models.loading import load_config, load_model, stored_state, stored_task
-    from finetune.models.tokenizers import load_tokenizer
+    from finetune.models.loading import load_model
+    from finetune.models.stored.configs import load_config, stored_state, stored_task
+    from finetune.models.stored.tokenizers import load_tokenizer
     from finetune.tasks import load_task
 
     name = stored_task(folder)
@@ -188,7 +189,7 @@ def write(
 
 def write_model(trial: "Trial", place: Path, onnx: Sequence[Path], out: Path) -> None:
     """Move the OpenVINO model of a place into the folder, beside it what answers are encoded and decoded with."""
-    from finetune.models.places import leave_out_places
+    from finetune.models.stored.places import leave_out_places
 
     trial.model.config.save_pretrained(place)
     trial.tokenizer.save_pretrained(place)

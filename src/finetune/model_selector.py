@@ -18,7 +18,7 @@ from finetune.core.outputs import claimed, clear
 from finetune.core.process import run_main
 from finetune.core.types import Json
 from finetune.data.folders import SelectedModel
-from finetune.models import intact
+from finetune.models.stored import intact
 from finetune.params.model_import import SELECTED, ModelImportParams
 from finetune.params.schema import outputs_of
 
@@ -53,8 +53,9 @@ def import_model(params: ModelImportParams, task_name: str) -> None:
 
     quiet_libraries()
     from finetune.models.head import describe_new
-    from finetune.models.loading import architecture, load_config, load_model
-    from finetune.models.tokenizers import load_tokenizer
+    from finetune.models.loading import load_model
+    from finetune.models.stored.configs import architecture, load_config
+    from finetune.models.stored.tokenizers import load_tokenizer
     from finetune.tasks import load_task
 
     task = load_task(task_name)
@@ -243,8 +244,9 @@ def merge_adapter(folder: Path, target: Path) -> None:
     """
     from safetensors.torch import load_file
 
-    from finetune.models.loading import load_model, stored_task
-    from finetune.models.tokenizers import load_tokenizer
+    from finetune.models.loading import load_model
+    from finetune.models.stored.configs import stored_task
+    from finetune.models.stored.tokenizers import load_tokenizer
     from finetune.tasks import load_task
 
     intact.refuse_adapter_alone(folder)

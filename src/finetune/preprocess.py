@@ -21,7 +21,7 @@ from finetune.data.mltable import read_mltable
 from finetune.data.readers import read_table
 from finetune.data.table import Audit, Row, StoredRows
 from finetune.data.values import hashes
-from finetune.models import intact
+from finetune.models.stored import intact
 from finetune.params.datapreprocess import PREPROCESSED, DataFiles
 from finetune.params.schema import outputs_of
 
@@ -51,7 +51,7 @@ def preprocess(params: Any, task_name: str) -> None:
     intact.refuse_broken(model_folder)
 
     quiet_libraries()
-    from finetune.models.tokenizers import imported
+    from finetune.models.stored.tokenizers import imported
     from finetune.tasks import load_task
 
     task = load_task(task_name)

@@ -24,8 +24,8 @@ from finetune.distributed import preemption
 from finetune.distributed.failure import joined
 from finetune.distributed.settlement import Settled, check_model
 from finetune.export import export
-from finetune.models import intact
 from finetune.models.memory import keep_freed_memory
+from finetune.models.stored import intact
 from finetune.params.export import ExportParams
 from finetune.params.finetune import MLFLOW_MODEL, PYTORCH_MODEL, EncoderParams, FinetuneParams
 from finetune.params.schema import non_default, outputs_of
@@ -77,7 +77,8 @@ def finetune(task_name: str, settled: Settled[FinetuneParams]) -> None:
 
     quiet_libraries()
     from finetune.models.facts import facts_of
-    from finetune.models.loading import empty_model, load_config
+    from finetune.models.loading import empty_model
+    from finetune.models.stored.configs import load_config
     from finetune.tasks import load_task
     from finetune.training import tracking
     from finetune.training.attempts import final_metrics, preflighted, train
@@ -188,7 +189,7 @@ def save(
     attempt: "Attempt", adapted: "PreTrainedModel", task: "Task[State]", trained: Trained
 ) -> "tuple[PreTrainedModel, State]":
     """Write both model folders. Return the model as it is saved, and its state."""
-    from finetune.models.loading import store_state
+    from finetune.models.stored.configs import store_state
     from finetune.results import saving
 
     params, trainer = attempt.params, attempt.trainer

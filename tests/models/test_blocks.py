@@ -16,7 +16,8 @@ from finetune.core.errors import ModelError
 from finetune.models import blocks
 from finetune.models.adapt import pruning
 from finetune.models.facts import facts_of
-from finetune.models.loading import empty_model, load_config, load_model
+from finetune.models.loading import empty_model, load_model
+from finetune.models.stored.configs import load_config
 from finetune.params.finetune import QuestionAnsweringParams
 from finetune.tasks import load_task
 from tests.families import FAMILIES, OTHERS

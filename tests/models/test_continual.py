@@ -12,7 +12,7 @@ from finetune import model_selector, preprocess, run
 from finetune.data.folders import SelectedModel
 from finetune.models.head import head_parameters
 from finetune.models.loading import load_model
-from finetune.models.tokenizers import load_tokenizer
+from finetune.models.stored.tokenizers import load_tokenizer
 from finetune.results.saving import save_pytorch
 from finetune.tasks import load_task
 from tests.conftest import finetune_words, prepare, sample_rows, write_jsonl

@@ -109,7 +109,7 @@ def test_what_is_written_is_near_what_it_takes(tmp_path: Path) -> None:
     """Time, of an evaluation as it runs; more texts and beams take more of it."""
     from finetune.models.loading import load_model
     from finetune.models.prediction import predict_rows
-    from finetune.models.tokenizers import imported
+    from finetune.models.stored.tokenizers import imported
     from finetune.tasks.translation import TASK as TRANSLATION
     from tests.tasks.generation.test_families import rows, state_of
     from tests.writers import build_writer

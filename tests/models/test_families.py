@@ -22,10 +22,11 @@ from finetune import evaluation, model_selector, run
 from finetune.data.folders import Preprocessed, SelectedModel, read_rows
 from finetune.models.adapt.lora import TARGETS, targets
 from finetune.models.head import head_parameters
-from finetune.models.intact import mlflow_weights
-from finetune.models.loading import BASE_MODEL, load_config, load_model, stored_state
+from finetune.models.loading import load_model
 from finetune.models.prediction import predict_rows
-from finetune.models.tokenizers import load_tokenizer
+from finetune.models.stored.configs import load_config, stored_state
+from finetune.models.stored.intact import BASE_MODEL, mlflow_weights
+from finetune.models.stored.tokenizers import load_tokenizer
 from finetune.results.proof import _different
 from finetune.tasks import load_task
 from finetune.tasks.task import Task

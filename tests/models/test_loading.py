@@ -19,7 +19,7 @@ from transformers import (
 from finetune.core.errors import UnsupportedError
 from finetune.models.facts import facts_of
 from finetune.models.loading import empty_model, load_model
-from finetune.models.tokenizers import load_tokenizer, longest_window
+from finetune.models.stored.tokenizers import load_tokenizer, longest_window
 from finetune.params.case import Case
 from finetune.params.rules import errors
 from finetune.tasks import load_task

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from finetune import evaluation, model_selector, run
 from finetune.data.folders import SelectedModel, Trained
-from finetune.models.places import leave_out_places
+from finetune.models.stored.places import leave_out_places
 from tests.conftest import ROOT, finetune_words, prepare
 
 FOLDER, USER, HOST = "zebrafish-folder", "okapi-user", "quokka-host"

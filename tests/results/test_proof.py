@@ -19,9 +19,10 @@ from finetune import model_selector, preprocess, run
 from finetune.core.errors import ModelError
 from finetune.data.folders import Preprocessed, read_rows
 from finetune.data.table import Row
-from finetune.models.loading import load_model, stored_state
+from finetune.models.loading import load_model
 from finetune.models.prediction import predict_rows
-from finetune.models.tokenizers import load_tokenizer
+from finetune.models.stored.configs import stored_state
+from finetune.models.stored.tokenizers import load_tokenizer
 from finetune.results import proof
 from finetune.results.limits import SERVED_ON
 from finetune.tasks import load_task

@@ -6,8 +6,8 @@ from transformers.utils.generic import ModelOutput
 
 from finetune.tasks.distillation import divergence
 from finetune.tasks.generation import objective as writing
-from finetune.tasks.question_answering import spans
-from finetune.tasks.token_classification import tags
+from finetune.tasks.question_answering import objective as qa_objective
+from finetune.tasks.token_classification import objective as tc_objective
 
 
 def test_divergence_by_hand() -> None:
@@ -33,8 +33,8 @@ def test_spans_do_not_see_padding() -> None:
     logits = {name: torch.randn(2, 7, generator=draw) for name in ("start_logits", "end_logits")}
     taught = {name: torch.randn(2, 7, generator=draw) for name in logits}
     mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
-    both = spans.distance(ModelOutput(logits), ModelOutput(taught), {"attention_mask": mask}, 2.0)
-    alone = spans.distance(
+    both = qa_objective.distance(ModelOutput(logits), ModelOutput(taught), {"attention_mask": mask}, 2.0)
+    alone = qa_objective.distance(
         ModelOutput({name: one[1:, :4] for name, one in logits.items()}),
         ModelOutput({name: one[1:, :4] for name, one in taught.items()}),
         {"attention_mask": mask[1:, :4]},
@@ -43,7 +43,7 @@ def test_spans_do_not_see_padding() -> None:
     assert both.isfinite().all() and float(both[1]) == pytest.approx(float(alone), abs=1e-6)
 
 
-@pytest.mark.parametrize("distance", [tags.distance, writing.distance])
+@pytest.mark.parametrize("distance", [tc_objective.distance, writing.distance])
 def test_what_has_no_label_does_not_count(distance: object) -> None:
     draw = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, 3, 5, generator=draw), torch.randn(2, 3, 5, generator=draw)
@@ -57,6 +57,6 @@ def test_classes_with_weights() -> None:
     student, teacher = torch.zeros(1, 2, 3), torch.eye(3)[None, :2]
     weights, labels = torch.tensor([2.0, 1.0, 0.5]), torch.tensor([[0, 2]])
     outputs = ModelOutput(logits=student), ModelOutput(logits=teacher)
-    found = tags.distance(*outputs, {"labels": labels}, 1.0, weights)
+    found = tc_objective.distance(*outputs, {"labels": labels}, 1.0, weights)
     each = divergence(student, teacher, 1.0)[0]
     assert float(found) == pytest.approx(float(2 * each[0] + 0.5 * each[1]), abs=1e-6)

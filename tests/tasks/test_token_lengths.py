@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from finetune.models.tokenizers import load_tokenizer
+from finetune.models.stored.tokenizers import load_tokenizer
 from finetune.tasks import load_task, token_lengths
 from finetune.tasks.question_answering import TASK
 from tests.conftest import sample_rows

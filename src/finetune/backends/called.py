@@ -10,7 +10,7 @@ from transformers.utils.generic import ModelOutput
 from finetune.backends import runtimes
 from finetune.backends.runtimes import Opened
 from finetune.core.errors import Fault, ModelError
-from finetune.models.loading import stored_task
+from finetune.models.stored.configs import stored_task
 
 
 class Called(torch.nn.Module):

@@ -16,8 +16,8 @@ from finetune.backends.runtimes import IR, IR_WEIGHTS, ONNX, ONNX_INT8, Arrays
 from finetune.core.world import World
 from finetune.data.batches import Batch, as_windows, collate, spread
 from finetune.data.table import Row
-from finetune.models import intact
 from finetune.models.prediction import compute_in, predict_rows
+from finetune.models.stored import intact
 from finetune.tasks.encoding import encoded
 from finetune.tasks.task import State, Task
 

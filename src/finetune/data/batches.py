@@ -1,31 +1,40 @@
-"""Make batches of windows: tensors padded to the longest window. B windows, L tokens."""
+"""Make batches of windows: arrays or tensors padded to the longest window. B windows, L tokens."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 
 from finetune.core.types import Json
 
+if TYPE_CHECKING:
+    import torch
+
 T = TypeVar("T")
 Columns = dict[str, list[Any]]
-Batch = dict[str, torch.Tensor]
+Batch = dict[str, "torch.Tensor"]
+Arrays = dict[str, "np.ndarray"]
+
+
+def stack(windows: Sequence[Json], padding: dict[str, int]) -> Arrays:
+    """Return a batch: lists as arrays (B, L), padded on the right to the longest window, plain numbers as (B,)."""
+    batch: Arrays = {}
+    for name, first in windows[0].items():
+        if np.ndim(first) == 0:
+            batch[name] = np.array([window[name] for window in windows])
+            continue
+        length = max(len(window[name]) for window in windows)
+        batch[name] = np.full((len(windows), length), padding.get(name, 0), dtype=np.int64)
+        for i, window in enumerate(windows):
+            batch[name][i, : len(window[name])] = window[name]
+    return batch
 
 
 def collate(windows: Sequence[Json], padding: dict[str, int]) -> Batch:
-    """Return a batch: lists as tensors (B, L), padded on the right to the longest window, plain numbers as (B,)."""
-    batch: Batch = {}
-    for name, first in windows[0].items():
-        if np.ndim(first) == 0:
-            batch[name] = torch.tensor([window[name] for window in windows])
-            continue
-        length = max(len(window[name]) for window in windows)
-        filled = np.full((len(windows), length), padding.get(name, 0), dtype=np.int64)
-        for i, window in enumerate(windows):
-            filled[i, : len(window[name])] = window[name]
-        batch[name] = torch.from_numpy(filled)
-    return batch
+    """Return a batch of tensors, as `stack` pads them."""
+    import torch
+
+    return {name: torch.from_numpy(array) for name, array in stack(windows, padding).items()}
 
 
 def as_windows(columns: Columns) -> list[Json]:
@@ -38,11 +47,16 @@ def spread(items: Sequence[T], most: int) -> list[T]:
     return [items[i * len(items) // most] for i in range(most)] if len(items) > most else list(items)
 
 
-def batches_by_length(
-    windows: Sequence[Json], batch_size: int, padding: dict[str, int], device: torch.device | str
-) -> Iterator[Batch]:
-    """Yield batches (B, L) of windows of like length, so that little is padded; "row" (B,) says whose they are."""
-    order = sorted(range(len(windows)), key=lambda i: -len(windows[i]["input_ids"]))
+def by_length(windows: Sequence[Json], batch_size: int) -> Iterator[list[Json]]:
+    """Yield the windows of each batch, the longest first: those of like length stand together, so little is padded."""
+    order = sorted(windows, key=lambda window: -len(window["input_ids"]))
     for i in range(0, len(order), batch_size):
-        batch = collate([windows[k] for k in order[i : i + batch_size]], padding)
-        yield {name: tensor.to(device) for name, tensor in batch.items()}
+        yield order[i : i + batch_size]
+
+
+def batches_by_length(
+    windows: Sequence[Json], batch_size: int, padding: dict[str, int], device: "torch.device | str"
+) -> Iterator[Batch]:
+    """Yield batches (B, L) of windows of like length; "row" (B,) says whose they are."""
+    for some in by_length(windows, batch_size):
+        yield {name: tensor.to(device) for name, tensor in collate(some, padding).items()}

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from finetune.core.console import say, some
-from finetune.models.intact import weight_files
+from finetune.models.stored.intact import weight_files
 
 # What follows "For" in the names of classes with a head that was trained on a task.
 OF_A_TASK = ("Classification", "QuestionAnswering", "QuestionAnsweringSimple", "MultipleChoice")

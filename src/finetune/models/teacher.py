@@ -11,9 +11,10 @@ from transformers.utils.generic import ModelOutput
 from finetune.core.console import some
 from finetune.core.errors import Fault, ModelError
 from finetune.data.batches import Batch
-from finetune.models import intact
-from finetune.models.loading import load_config, load_model
-from finetune.models.tokenizers import imported
+from finetune.models.loading import load_model
+from finetune.models.stored import intact
+from finetune.models.stored.configs import load_config
+from finetune.models.stored.tokenizers import imported
 from finetune.params.finetune import Distillation
 from finetune.tasks.answering import forward
 from finetune.tasks.task import Objective, State, Task

@@ -20,7 +20,7 @@ from finetune.data.table import Row
 from finetune.models.loading import load_model
 from finetune.models.memory import room_for
 from finetune.models.prediction import predict_rows
-from finetune.models.tokenizers import load_tokenizer
+from finetune.models.stored.tokenizers import load_tokenizer
 from finetune.results.limits import SERVED_ON, UNLIMITED
 from finetune.tasks.task import Prediction, State, Task
 

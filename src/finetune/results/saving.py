@@ -16,9 +16,9 @@ from finetune import __version__
 from finetune.core.outputs import bring_in
 from finetune.core.types import Json
 from finetune.data.folders import Trained
-from finetune.models.intact import BASE_MODEL
-from finetune.models.loading import STATE_KEY
-from finetune.models.places import leave_out_places, leave_out_remarks
+from finetune.models.stored.configs import STATE_KEY
+from finetune.models.stored.intact import BASE_MODEL
+from finetune.models.stored.places import leave_out_places, leave_out_remarks
 from finetune.results import card
 from finetune.results.limits import LIMITS
 from finetune.tasks.task import State, Task

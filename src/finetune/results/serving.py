@@ -38,8 +38,9 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         """Load the model, once; `context.artifacts["model"]` is the folder of weights, config and tokenizer."""
         import torch
 
-        from finetune.models.loading import STATE_KEY, load_model
-        from finetune.models.tokenizers import load_tokenizer
+        from finetune.models.loading import load_model
+        from finetune.models.stored.configs import STATE_KEY
+        from finetune.models.stored.tokenizers import load_tokenizer
         from finetune.tasks import load_task
 
         folder = Path(context.artifacts["model"])

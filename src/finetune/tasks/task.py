@@ -8,13 +8,11 @@ A row is a dict as `data.validate` makes it; a window is one model input, severa
 Shapes: B windows in a batch, L tokens in a window.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
-
-import torch
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.utils.generic import ModelOutput
 
 from finetune.core.types import Json
 from finetune.data.batches import Batch, Columns
@@ -22,7 +20,10 @@ from finetune.data.table import Audit, Row, StoredRows, Table
 from finetune.params.provenance import Derived
 
 if TYPE_CHECKING:
+    import torch
     from datasets import Dataset
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+    from transformers.utils.generic import ModelOutput
 
 Rows = Sequence[Row]
 Prediction = Json
@@ -50,7 +51,8 @@ class State:
 
 
 S = TypeVar("S", bound=State)
-Answer = Callable[[PreTrainedModel, Batch, S], Reduced]
+Answer = Callable[["PreTrainedModel", Batch, S], Reduced]
+Reduce = Callable[[Mapping[str, Any], Mapping[str, Any], S], Reduced]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -357,7 +359,7 @@ class Task(Generic[S]):
     model: Model[S]
     objective: Objective
 
-    weigh: "Callable[[Params, S, Dataset], tuple[Objective, list[Derived]]] | None" = None
+    weigh: Callable[[Params, S, Dataset], tuple[Objective, list[Derived]]] | None = None
     """Given (finetune parameters, state, training windows), return the objective of training and what was derived for
     it. None where training has no other objective than evaluation."""
 
@@ -367,6 +369,10 @@ class Task(Generic[S]):
 
     Evaluation during training, the evaluation component and the served model all call it. A task whose model reads
     makes it by `answering.by_forward`; one whose model writes calls `model.generate` here, and nothing else differs."""
+
+    reduce: Reduce[S] | None = None
+    """Given (outputs of a forward pass, batch, state), return the reduced results, of arrays as of tensors: where the
+    model is served by another runtime there is no torch. None for a task whose model writes."""
 
     decoding: Decoding[S]
     scoring: Scoring[S]

@@ -27,12 +27,13 @@ from finetune.distributed.preemption import noted
 from finetune.distributed.settlement import Settled
 from finetune.models.adapt import adaptations, fake_quantisation, four_bit
 from finetune.models.head import describe_new, head_parameters
-from finetune.models.loading import load_model, store_state
+from finetune.models.loading import load_model
 from finetune.models.memory import out_of_memory, return_freed_memory
 from finetune.models.ort import engine as ort
 from finetune.models.ort import preflight
+from finetune.models.stored.configs import store_state
+from finetune.models.stored.tokenizers import load_tokenizer
 from finetune.models.teacher import load_teacher
-from finetune.models.tokenizers import load_tokenizer
 from finetune.params.export import CALIBRATION
 from finetune.params.finetune import EncoderParams, FinetuneParams
 from finetune.params.provenance import Derived, write_resolved

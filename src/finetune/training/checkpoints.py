@@ -15,7 +15,7 @@ from finetune.core.console import say
 from finetune.core.outputs import entries
 from finetune.core.reading import Unreadable, json_object, misfit, no_file
 from finetune.core.types import Json
-from finetune.models.places import leave_out_places
+from finetune.models.stored.places import leave_out_places
 
 WRITING = "incomplete"  # there while the checkpoint is written
 COMPLETE = "complete"  # written last: what the run was, and the size and checksum of every file

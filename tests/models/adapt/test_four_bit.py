@@ -19,9 +19,10 @@ from finetune.model_selector import rename_body
 from finetune.models import estimate
 from finetune.models.adapt.adaptations import adapt
 from finetune.models.head import head_modules, head_parameters
-from finetune.models.loading import load_config, load_model, stored_state
+from finetune.models.loading import load_model
 from finetune.models.prediction import predict
-from finetune.models.tokenizers import load_tokenizer
+from finetune.models.stored.configs import load_config, stored_state
+from finetune.models.stored.tokenizers import load_tokenizer
 from finetune.params.finetune import QuestionAnsweringParams
 from finetune.tasks import load_task
 from tests.conftest import finetune_words

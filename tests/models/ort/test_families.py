@@ -7,8 +7,8 @@ import pytest
 from datasets import Dataset
 
 from finetune.core.world import World
-from finetune.models.loading import load_config
 from finetune.models.ort import preflight
+from finetune.models.stored.configs import load_config
 from finetune.params.finetune import QuestionAnsweringParams
 from finetune.tasks import load_task
 from tests.families import FAMILIES, OTHERS, build_family

@@ -17,7 +17,7 @@ from finetune import run
 from finetune.data.batches import Batch
 from finetune.data.folders import Preprocessed, SelectedModel
 from finetune.models.ort import engine, preflight
-from finetune.models.tokenizers import load_tokenizer
+from finetune.models.stored.tokenizers import load_tokenizer
 from finetune.params.finetune import QuestionAnsweringParams
 from finetune.tasks import load_task
 from tests.conftest import finetune_words

@@ -11,9 +11,10 @@ from transformers.models.m2m_100.modeling_m2m_100 import shift_tokens_right
 
 from finetune.core.errors import ModelError, ParameterError
 from finetune.data.batches import Batch, as_windows, collate
-from finetune.models.loading import load_config, load_model
+from finetune.models.loading import load_model
 from finetune.models.prediction import predict, predict_rows
-from finetune.models.tokenizers import imported
+from finetune.models.stored.configs import load_config
+from finetune.models.stored.tokenizers import imported
 from finetune.params.datapreprocess import TranslationPreprocessParams
 from finetune.tasks.generation import framing, targets
 from finetune.tasks.generation.writing import NOTHING, generation_config

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from finetune.models.tokenizers import imported
+from finetune.models.stored.tokenizers import imported
 from finetune.params.datapreprocess import GenerativeQuestionAnsweringPreprocessParams
 from finetune.tasks.generative_question_answering import TASK, prompts
 from finetune.tasks.generative_question_answering.models import DECODERS

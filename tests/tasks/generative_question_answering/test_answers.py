@@ -12,7 +12,7 @@ import torch
 from finetune.data.batches import as_windows, collate
 from finetune.models.loading import load_model
 from finetune.models.prediction import predict_rows
-from finetune.models.tokenizers import imported
+from finetune.models.stored.tokenizers import imported
 from finetune.tasks.generation import targets
 from finetune.tasks.generation.writing import NOTHING
 from finetune.tasks.generative_question_answering import TASK, answers, prompts

@@ -14,7 +14,7 @@ from finetune.core.errors import ParameterError, UnsupportedError
 from finetune.data.batches import as_windows, collate
 from finetune.models.loading import load_model
 from finetune.models.prediction import predict
-from finetune.models.tokenizers import imported
+from finetune.models.stored.tokenizers import imported
 from finetune.tasks.generation import targets
 from finetune.tasks.generative_question_answering import TASK, prompts
 from tests.tasks.generative_question_answering.conftest import build, row, rows, state_of

@@ -9,7 +9,7 @@ import torch
 
 from finetune.models.loading import load_model
 from finetune.models.prediction import predict_rows
-from finetune.models.tokenizers import load_tokenizer
+from finetune.models.stored.tokenizers import load_tokenizer
 from finetune.tasks.answering import forward
 from finetune.tasks.question_answering import TASK
 from finetune.tasks.question_answering import windows as qa_windows

@@ -12,6 +12,7 @@ from finetune.data.batches import as_windows, batches_by_length, collate
 from finetune.models.prediction import predict, predict_rows
 from finetune.tasks.answering import forward
 from finetune.tasks.question_answering import TASK
+from finetune.tasks.question_answering import objective as qa_objective
 from finetune.tasks.question_answering import rows as qa_rows
 from finetune.tasks.question_answering import spans as qa_spans
 from finetune.tasks.question_answering import windows as qa_windows
@@ -27,7 +28,7 @@ def test_loss_does_not_see_padding(tokenizer: Any) -> None:
 
     def losses(*chosen: dict[str, Any]) -> torch.Tensor:
         batch = collate(chosen, padding)
-        return qa_spans.loss(forward(model, batch, TASK.model.inputs), batch)
+        return qa_objective.loss(forward(model, batch, TASK.model.inputs), batch)
 
     alone = torch.cat([losses(window) for window in windows])
     torch.testing.assert_close(losses(*windows), alone, atol=1e-5, rtol=1e-5)
@@ -38,8 +39,8 @@ def test_loss_is_that_of_transformers_without_padding() -> None:
     batch = {"input_ids": torch.randint(5, 50, (4, 12)), "attention_mask": torch.ones(4, 12, dtype=torch.long)}
     positions = {"start_positions": torch.tensor([0, 3, 11, 5]), "end_positions": torch.tensor([0, 4, 11, 9])}
     outputs = model(**batch, **positions)
-    torch.testing.assert_close(qa_spans.loss(outputs, batch | positions).mean(), outputs.loss)
-    assert qa_spans.items(batch | positions).tolist() == [1, 1, 1, 1]
+    torch.testing.assert_close(qa_objective.loss(outputs, batch | positions).mean(), outputs.loss)
+    assert qa_objective.items(batch | positions).tolist() == [1, 1, 1, 1]
 
 
 # --- reduce ---
@@ -204,7 +205,7 @@ def test_predict_gives_loss_only_with_labels(tokenizer: Any) -> None:
     batches = list(batches_by_length(windows, 2, qa_windows.padding(tokenizer), "cpu"))
     reduced, loss = predict(model, batches, TASK, state(), keep_batches=1)
     assert loss == pytest.approx(
-        qa_spans.loss(forward(model, batches[0], TASK.model.inputs), batches[0]).mean().item(), abs=1e-5
+        qa_objective.loss(forward(model, batches[0], TASK.model.inputs), batches[0]).mean().item(), abs=1e-5
     )
     assert reduced["row"].tolist() == [0, 1, 2]
     assert predict(model, list(batches_by_length(as_windows(columns), 2, {}, "cpu")), TASK, state(), 1)[1] is None

@@ -13,7 +13,8 @@ from seqeval.metrics import f1_score, precision_score, recall_score
 from finetune import evaluation, model_selector, preprocess, run
 from finetune.core.errors import ParameterError
 from finetune.data.folders import SPLITS
-from finetune.models.loading import load_model, stored_state
+from finetune.models.loading import load_model
+from finetune.models.stored.configs import stored_state
 from finetune.tasks import load_task
 from tests.conftest import finetune_words, sample_rows, write_jsonl
 from tests.results.test_card import execute, snippets

@@ -14,6 +14,7 @@ from sklearn import metrics as sklearn_metrics
 from transformers import BertConfig, BertForTokenClassification
 
 from finetune.data.table import Row
+from finetune.tasks.token_classification import objective as tc_objective
 from finetune.tasks.token_classification import tags as tc_tags
 from finetune.tasks.token_classification.schemes import as_iobes
 from finetune.tasks.token_classification.windows import IGNORED, NO_WORD
@@ -52,10 +53,10 @@ def predicted(tags: list[str], given_row: Row, **values: Any) -> Any:
 def test_loss_is_the_sum_over_words() -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(2, 4, 3), torch.tensor([[IGNORED, 2, IGNORED, 0], [1, IGNORED, IGNORED, IGNORED]])
-    losses = tc_tags.loss({"logits": logits}, {"labels": labels})
+    losses = tc_objective.loss({"logits": logits}, {"labels": labels})
     plain = [torch.nn.functional.cross_entropy(logits[i], labels[i], reduction="sum").item() for i in range(2)]
     assert losses.tolist() == pytest.approx(plain, abs=1e-6)
-    assert tc_tags.items({"labels": labels}).tolist() == [2, 1]
+    assert tc_objective.items({"labels": labels}).tolist() == [2, 1]
 
 
 @pytest.mark.parametrize("weights", [None, torch.tensor([0.25, 4.0, 1.5])])
@@ -67,8 +68,8 @@ def test_loss_over_items_is_that_of_pytorch(weights: torch.Tensor | None) -> Non
     labels[3] = IGNORED  # a window without a word that counts
     expected = torch.nn.CrossEntropyLoss(weight=weights)(logits.flatten(0, 1), labels.flatten())
     parts = [slice(0, 1), slice(1, 4), slice(4, 6)]
-    loss = sum(tc_tags.loss({"logits": logits[p]}, {"labels": labels[p]}, weights).sum() for p in parts)
-    items = sum(tc_tags.items({"labels": labels[p]}, weights).sum() for p in parts)
+    loss = sum(tc_objective.loss({"logits": logits[p]}, {"labels": labels[p]}, weights).sum() for p in parts)
+    items = sum(tc_objective.items({"labels": labels[p]}, weights).sum() for p in parts)
     assert float(loss / items) == pytest.approx(float(expected), abs=1e-6)
 
 
@@ -181,7 +182,7 @@ def test_entries_of_rows_come_in_any_order() -> None:
 
 def test_half_precision_outputs_are_scored_in_full() -> None:
     logits, labels = torch.tensor([[[3.0, 1.0]]], dtype=torch.bfloat16), torch.tensor([[0]])
-    assert tc_tags.loss({"logits": logits}, {"labels": labels}).dtype == torch.float32
+    assert tc_objective.loss({"logits": logits}, {"labels": labels}).dtype == torch.float32
     reduced = tc_tags.reduce({"logits": logits}, {"row": labels[0], "word": labels}, state())
     assert reduced["score"].dtype == torch.float32
 

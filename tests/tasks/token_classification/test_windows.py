@@ -17,6 +17,7 @@ from finetune.models.prediction import predict_rows
 from finetune.params.datapreprocess import TokenClassificationPreprocessParams
 from finetune.tasks.task import Lost
 from finetune.tasks.token_classification import TASK
+from finetune.tasks.token_classification import objective as tc_objective
 from finetune.tasks.token_classification import tags as tc_tags
 from finetune.tasks.token_classification import windows as tc_windows
 from finetune.tasks.token_classification.windows import IGNORED, NO_WORD
@@ -169,11 +170,11 @@ def test_tags_survive_labels_and_decoding(tokenizer: Any, words: list[str], leng
     reduced: dict[str, Any] = {}
     if not lost:
         (batch,) = batches_by_length(as_windows(columns | labels), 1000, tc_windows.padding(tokenizer), "cpu")
-        assert int(tc_tags.items(batch).sum()) == int((batch["labels"] != IGNORED).sum())
+        assert int(tc_objective.items(batch).sum()) == int((batch["labels"] != IGNORED).sum())
         logits = torch.nn.functional.one_hot(batch["labels"].clamp(min=0), 3).float() * 50
         arrays = {name: t.numpy() for name, t in tc_tags.reduce({"logits": logits}, batch, made).items()}
         reduced = tc_tags.compact(arrays)
-        assert float(tc_tags.loss({"logits": logits}, batch).sum()) == pytest.approx(0, abs=1e-4)
+        assert float(tc_objective.loss({"logits": logits}, batch).sum()) == pytest.approx(0, abs=1e-4)
     (prediction,) = tc_tags.decode(reduced, [given_row], made)
     known = {w for w in tokenizer(words, is_split_into_words=True).word_ids() if w is not None}
     assert prediction["tags"] == [tag if i in known else "O" for i, tag in enumerate(tags)]

@@ -9,7 +9,7 @@ import pytest
 from finetune.core.errors import DataError, ParameterError
 from finetune.data.readers import read_table
 from finetune.data.table import Audit
-from finetune.models.tokenizers import imported
+from finetune.models.stored.tokenizers import imported
 from finetune.params.datapreprocess import TranslationPreprocessParams
 from finetune.params.evaluation import TranslationEvaluationParams
 from finetune.tasks.generation import targets

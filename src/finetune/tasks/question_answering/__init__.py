@@ -4,7 +4,8 @@ from transformers import MODEL_FOR_QUESTION_ANSWERING_MAPPING, AutoModelForQuest
 
 from finetune.tasks.answering import by_forward
 from finetune.tasks.question_answering import questions, rows, spans, windows
-from finetune.tasks.task import Card, Data, Decoding, Model, Objective, Report, Task
+from finetune.tasks.question_answering.objective import OBJECTIVE
+from finetune.tasks.task import Card, Data, Decoding, Model, Report, Task
 
 USAGE = """\
 inputs = tokenizer("Who wrote the report?", "The report was written by Ada Lovelace in 1843.", return_tensors="pt")
@@ -14,12 +15,6 @@ print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))
 """
 
 INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids"})
-OBJECTIVE = Objective(
-    labels=frozenset({"start_positions", "end_positions"}),
-    loss=spans.loss,
-    items=spans.items,
-    distance=spans.distance,
-)
 
 TASK = Task(
     name="question_answering",
@@ -54,6 +49,7 @@ TASK = Task(
     ),
     objective=OBJECTIVE,
     answer=by_forward(INPUTS, OBJECTIVE, spans.reduce),
+    reduce=spans.reduce,
     decoding=Decoding(
         compact=lambda reduced: reduced,
         decode=lambda reduced, rows, state, _tokenizer: spans.decode(reduced, rows, state),

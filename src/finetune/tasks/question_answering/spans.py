@@ -1,86 +1,76 @@
-"""Compute the loss, the best spans, predictions and their metrics from the model's outputs."""
+"""Find the best spans in the model's outputs, and make predictions and their metrics of them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
-import torch
-from torch.nn import functional
-from transformers.utils.generic import ModelOutput
+from array_api_compat import array_namespace
 
 from finetune.core.types import Json
-from finetune.data.batches import Batch
 from finetune.data.table import Row
-from finetune.tasks.distillation import divergence
 from finetune.tasks.question_answering.questions import measured
 from finetune.tasks.question_answering.windows import NO_SPAN, State
 from finetune.tasks.task import Examined, Prediction, Reduced
 
-MASKED = -1e30  # a logit without probability, of which log-probabilities can still be subtracted
 
+def reduce(outputs: Mapping[str, Any], batch: Mapping[str, Any], state: State) -> Reduced:
+    """Return the n_best_size spans of each window with the highest start + end logit, exactly, of arrays or tensors.
 
-def loss(outputs: ModelOutput, batch: Batch) -> torch.Tensor:
-    """Return (B,): the mean cross-entropy of start and end of each window.
-
-    Padding is masked: transformers' own loss counts its logits in the softmax, so that the same rows give another
-    loss at another padding (4.28 for 3.93 on a heavily padded batch).
-    """
-    padded = batch["attention_mask"] == 0  # (B, L)
-    start = outputs["start_logits"].float().masked_fill(padded, -torch.inf)
-    end = outputs["end_logits"].float().masked_fill(padded, -torch.inf)
-    start_loss = functional.cross_entropy(start, batch["start_positions"], reduction="none")
-    return (start_loss + functional.cross_entropy(end, batch["end_positions"], reduction="none")) / 2
-
-
-def distance(outputs: ModelOutput, teacher: ModelOutput, batch: Batch, temperature: float) -> torch.Tensor:
-    """Return (B,): the mean of the divergences of start and end from the teacher's, padding masked."""
-    padded = batch["attention_mask"] == 0  # (B, L)
-    pairs = ((outputs[name], teacher[name]) for name in ("start_logits", "end_logits"))
-    start, end = (
-        divergence(one.float().masked_fill(padded, MASKED), two.float().masked_fill(padded, MASKED), temperature)
-        for one, two in pairs
-    )
-    return (start + end) / 2
-
-
-def items(batch: Batch) -> torch.Tensor:
-    """Return (B,): every window counts once."""
-    return torch.ones_like(batch["start_positions"])
-
-
-def reduce(outputs: ModelOutput, batch: Batch, state: State) -> Reduced:
-    """Return the n_best_size spans of each window with the highest start + end logit, exactly.
-
-    They are score (B, n), start and end (B, n) as characters of the context, null_score (B,), row (B,).
+    They are score (B, n), start and end (B, n) as characters of the context, null_score (B,), row (B,). Of spans with
+    the same score that which begins first is the better one.
 
     The best end for every start is the maximum of the end logits over a window of max_answer_length_in_tokens. A span
     among the n best begins at one of the n starts with the best such sum, since each better start has a better span;
     so only those n starts need all their ends looked at, and memory is B x (L + n x answer length).
     """
+    xp = array_namespace(batch["offset_start"])
     outside = batch["offset_start"] == NO_SPAN  # (B, L)
-    start = outputs["start_logits"].float().masked_fill(outside, -torch.inf)
-    end = outputs["end_logits"].float().masked_fill(outside, -torch.inf)
-    length = start.shape[1]
-    answer = min(state.max_answer_length_in_tokens, length)
-    reach = functional.pad(end, (0, answer - 1), value=-torch.inf)  # (B, L + answer - 1)
-    best_end = functional.max_pool1d(reach[:, None], answer, stride=1)[:, 0]  # (B, L)
-    n, starts = state.n_best_size, min(state.n_best_size, length)
-    firsts = (start + best_end).topk(starts).indices  # (B, starts)
-    ends = reach.unfold(1, answer, 1).gather(1, firsts[..., None].expand(-1, -1, answer))  # (B, starts, answer)
-    sums = (start.gather(1, firsts)[..., None] + ends).flatten(1)
-    score, flat = functional.pad(sums, (0, n), value=-torch.inf).topk(n)  # (B, n), -inf where there are fewer spans
-    first = firsts.gather(1, (flat // answer).clamp(max=starts - 1))
-    last = (first + flat % answer).clamp(max=length - 1)
+    logits = [xp.astype(outputs[name], xp.float32) for name in ("start_logits", "end_logits")]
+    start, end = (xp.where(outside, -xp.inf, values) for values in logits)
+    length, n = start.shape[1], state.n_best_size
+    answer, starts = min(state.max_answer_length_in_tokens, length), min(n, length)
+    reach = _padded(end, answer - 1, xp)  # (B, L + answer - 1)
+    firsts = _best(start + _highest_within(reach, answer, xp), starts, xp)  # (B, starts)
+    lasts = firsts[..., None] + xp.arange(answer, device=firsts.device)  # (B, starts, answer)
+    ends = xp.reshape(xp.take_along_axis(reach, _flat(lasts, xp), axis=1), lasts.shape)
+    sums = _padded(_flat(xp.take_along_axis(start, firsts, axis=1)[..., None] + ends, xp), n, xp)
+    chosen = _best(sums, n, xp)  # (B, n); their score is -inf where there are fewer spans
+    first = xp.take_along_axis(firsts, xp.clip(chosen // answer, max=starts - 1), axis=1)
+    last = xp.clip(first + chosen % answer, max=length - 1)
     null = batch["null_position"][:, None]
-    null_score = outputs["start_logits"].float().gather(1, null) + outputs["end_logits"].float().gather(1, null)
     return {
         "row": batch["row"],
-        "score": score,
-        "start": batch["offset_start"].gather(1, first),
-        "end": batch["offset_end"].gather(1, last),
-        "null_score": null_score[:, 0],
+        "score": xp.take_along_axis(sums, chosen, axis=1),
+        "start": xp.take_along_axis(batch["offset_start"], first, axis=1),
+        "end": xp.take_along_axis(batch["offset_end"], last, axis=1),
+        "null_score": sum(xp.take_along_axis(values, null, axis=1) for values in logits)[:, 0],
     }
+
+
+def _padded(values: Any, more: int, xp: Any) -> Any:
+    """Return (B, L + more): -inf behind the values (B, L)."""
+    behind = xp.full((values.shape[0], more), -xp.inf, dtype=values.dtype, device=values.device)
+    return xp.concat([values, behind], axis=1)
+
+
+def _highest_within(values: Any, width: int, xp: Any) -> Any:
+    """Return (B, L) of (B, L + width - 1): the highest of each value and the `width - 1` behind it."""
+    seen = 1
+    while seen < width:
+        step = min(seen, width - seen)
+        values, seen = xp.maximum(values[:, :-step], values[:, step:]), seen + step
+    return values
+
+
+def _best(values: Any, n: int, xp: Any) -> Any:
+    """Return (B, n): where the n highest values of (B, N) stand, the first of equal ones first."""
+    return xp.argsort(values, axis=1, descending=True, stable=True)[:, :n]
+
+
+def _flat(values: Any, xp: Any) -> Any:
+    return xp.reshape(values, (values.shape[0], -1))
 
 
 def decode(reduced: Reduced, rows: Sequence[Row], state: State) -> list[Prediction]:

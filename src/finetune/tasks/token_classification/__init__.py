@@ -1,12 +1,15 @@
 """The task of token classification: a tag for every word, of entities (IOB and its kin) or of parts of speech."""
 
-from transformers import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING, AutoModelForTokenClassification
+from transformers import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING, AutoModelForTokenClassification, is_torch_available
 
 from finetune.tasks.answering import by_forward
 from finetune.tasks.task import Card, Data, Decoding, Model, Published, Report, Scoring, Serving, Task
-from finetune.tasks.token_classification import heads, rows, tags, weights, windows
+from finetune.tasks.token_classification import rows, tags, weights, windows
 
-heads.register()
+if is_torch_available():  # a model in OpenVINO is served without
+    from finetune.tasks.token_classification import heads
+
+    heads.register()
 
 USAGE = """\
 words = ["Ada", "Lovelace", "lived", "in", "London", "."]
@@ -56,6 +59,7 @@ TASK = Task(
     objective=OBJECTIVE,
     weigh=weights.weigh,
     answer=by_forward(INPUTS, OBJECTIVE, tags.reduce),
+    reduce=tags.reduce,
     decoding=Decoding(
         compact=tags.compact,
         decode=lambda reduced, rows, state, _tokenizer: tags.decode(reduced, rows, state),

@@ -1,62 +1,28 @@
-"""Compute the loss, a tag for every word, entities and their metrics from the model's outputs."""
+"""Read a tag for every word and entities off the model's outputs, and compute their metrics."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch.nn import functional
-from transformers.utils.generic import ModelOutput
+from array_api_compat import array_namespace
 
 from finetune.core.types import Json
-from finetune.data.batches import Batch
 from finetune.data.table import Row
-from finetune.tasks.distillation import divergence
 from finetune.tasks.task import Breakdown, Examined, Item, Prediction, Reduced
 from finetune.tasks.token_classification.rows import places_of, text_of
 from finetune.tasks.token_classification.schemes import OUTSIDE, as_iobes, entities, type_of
-from finetune.tasks.token_classification.windows import IGNORED, NO_WORD, State, gold
+from finetune.tasks.token_classification.windows import NO_WORD, State, gold
 
 
-def loss(outputs: ModelOutput, batch: Batch, weights: torch.Tensor | None = None) -> torch.Tensor:
-    """Return (B,): the cross-entropy of each window, summed over its words, each times the weight of its class.
-
-    `weights` are (C,); without them every word counts once.
-    """
-    logits, labels = outputs["logits"].float().transpose(1, 2), batch["labels"]  # (B, C, L), (B, L)
-    weights = None if weights is None else weights.to(logits.device)
-    return functional.cross_entropy(logits, labels, weights, ignore_index=IGNORED, reduction="none").sum(1)
-
-
-def distance(
-    outputs: ModelOutput,
-    teacher: ModelOutput,
-    batch: Batch,
-    temperature: float,
-    weights: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Return (B,): the divergence from the teacher's classes, summed over words, each times the weight of its class."""
-    labels = batch["labels"]  # (B, L)
-    counted = (labels != IGNORED).float()
-    if weights is not None:
-        counted = counted * weights.to(labels.device)[labels.clamp(min=0)]
-    return (divergence(outputs["logits"], teacher["logits"], temperature) * counted).sum(1)
-
-
-def items(batch: Batch, weights: torch.Tensor | None = None) -> torch.Tensor:
-    """Return (B,): how many words of each window have a label, or the sum of the weights (C,) of their classes."""
-    labels = batch["labels"]
-    labelled: torch.Tensor = labels != IGNORED
-    if weights is None:
-        return labelled.sum(1)
-    return (weights.to(labels.device)[labels.clamp(min=0)] * labelled).sum(1)
-
-
-def reduce(outputs: ModelOutput, batch: Batch, _state: State) -> Reduced:
-    """Return row (B,); word, class and score (B, L): the most probable class of each word and its probability."""
-    score, best = outputs["logits"].float().softmax(-1).max(-1)
-    return {"row": batch["row"], "word": batch["word"], "class": best, "score": score}
+def reduce(outputs: Mapping[str, Any], batch: Mapping[str, Any], _state: State) -> Reduced:
+    """Return row (B,); word, class and score (B, L), arrays or tensors: the most probable class of each word and its
+    probability."""
+    xp = array_namespace(batch["word"])
+    logits = xp.astype(outputs["logits"], xp.float32)  # (B, L, C)
+    below = xp.exp(logits - xp.max(logits, axis=-1, keepdims=True))
+    score = 1 / xp.sum(below, axis=-1)
+    return {"row": batch["row"], "word": batch["word"], "class": xp.argmax(logits, axis=-1), "score": score}
 
 
 def compact(reduced: Reduced) -> Reduced:

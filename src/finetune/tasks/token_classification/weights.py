@@ -1,30 +1,37 @@
 """How much a word counts in the training loss, by how often its class occurs."""
 
+from __future__ import annotations
+
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from finetune.params.finetune import TokenClassificationParams
 from finetune.params.provenance import Derived
 from finetune.tasks.task import Objective
-from finetune.tasks.token_classification import tags
+from finetune.tasks.token_classification.objective import distance, items, loss
 from finetune.tasks.token_classification.windows import State
 
 if TYPE_CHECKING:
+    import torch
     from datasets import Dataset
 
 
 def objective(weights: torch.Tensor | None = None) -> Objective:
     """Return the mean loss over words; with `weights` (C,) of classes, that of torch.nn.CrossEntropyLoss(weights)."""
-    loss, items = (partial(function, weights=weights) for function in (tags.loss, tags.items))
-    distance = partial(tags.distance, weights=weights)
-    return Objective(labels=frozenset({"labels"}), loss=loss, items=items, distance=distance)
+    return Objective(
+        labels=frozenset({"labels"}),
+        loss=partial(loss, weights=weights),
+        items=partial(items, weights=weights),
+        distance=partial(distance, weights=weights),
+    )
 
 
-def weigh(params: TokenClassificationParams, state: State, windows: "Dataset") -> tuple[Objective, list[Derived]]:
+def weigh(params: TokenClassificationParams, state: State, windows: Dataset) -> tuple[Objective, list[Derived]]:
     """Return the objective of training, and the weights in it, if there are any."""
+    import torch
+
     if params.class_weights == "none":
         return objective(), []
     counts = class_counts(windows, len(state.labels))
@@ -36,7 +43,7 @@ def weigh(params: TokenClassificationParams, state: State, windows: "Dataset") -
     return objective(torch.from_numpy(weights).float()), [Derived("class_weights", shown, reason)]
 
 
-def class_counts(windows: "Dataset", classes: int) -> Any:
+def class_counts(windows: Dataset, classes: int) -> Any:
     """Return (C,): the labelled words of each class in windows with a column `labels`."""
     counts = np.zeros(classes, dtype=np.int64)
     for chunk in windows.with_format("arrow")[:]["labels"].chunks:

@@ -4,7 +4,6 @@ import json
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 FORMAT = {"format": "pt"}  # what transformers looks for
 CONFIGS = ("config.json", "tokenizer_config.json", "adapter_config.json", "generation_config.json")
@@ -25,6 +24,8 @@ def leave_out_places(folder: Path) -> None:
 
 def leave_out_remarks(weights: Path) -> None:
     """Leave out what a safetensors file says beside its tensors; whoever made it may have written anything there."""
+    from safetensors.torch import save_file
+
     with safe_open(weights, "pt") as file:
         if not (file.metadata() or {}).keys() - FORMAT.keys():
             return

@@ -7,9 +7,9 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 
 from finetune.core.errors import Fault, ModelError, first_line
-from finetune.models import intact
-from finetune.models.intact import CONFIG
-from finetune.models.loading import architecture, load_config
+from finetune.models.stored import intact
+from finetune.models.stored.configs import architecture, load_config
+from finetune.models.stored.intact import CONFIG
 from finetune.tasks.task import Imported, State, Task
 from finetune.tasks.tokenizers import set_space_before_words
 

@@ -12,7 +12,7 @@ import pytest
 
 from finetune import evaluation, model_selector, preprocess, run
 from finetune.core.errors import ModelError
-from finetune.models import intact
+from finetune.models.stored import intact
 from tests.broken_models import ADAPTERS, INDEX, MODELS, WEIGHTS, Break, build_unmerged
 from tests.conftest import ROOT, finetune_words, sample_rows, write_jsonl
 from tests.families import FAMILIES, OTHERS, build_family
@@ -128,5 +128,5 @@ def test_whole_models_as_they_are_found(tiny_model: Path, unmerged: Path, tmp_pa
 
 def test_without_torch() -> None:
     """The look takes no time that is worth mentioning."""
-    code = "import sys, finetune.models.intact; sys.exit('torch' in sys.modules)"
+    code = "import sys, finetune.models.stored.intact; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
