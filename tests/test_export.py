@@ -24,9 +24,8 @@ from tests.test_offline import BLOCK
 
 compression = pytest.mark.compression
 SHORT = {"benchmark_seconds": 0, "max_scored_rows": 6, "calibration_samples": 8}
-BACKENDS = [f"{name} {kind}" for name, kinds in (
-    ("PyTorch", ("FP32", "bf16")), ("OpenVINO", ("FP32", "INT8")), ("ONNX Runtime", ("FP32", "INT8"))
-) for kind in kinds]  # fmt: skip
+IN_PYTORCH = ["PyTorch FP32", *(["PyTorch bf16"] if World.here().cpu_has_bf16() else [])]
+BACKENDS = [*IN_PYTORCH, *(f"{name} {kind}" for name in ("OpenVINO", "ONNX Runtime") for kind in ("FP32", "INT8"))]
 
 
 def needs(*packages: str) -> None:
@@ -154,7 +153,7 @@ def test_rows_without_gold(finished: dict[str, Any], tmp_path: Path) -> None:
 def test_the_folder(exported: Path, finished: dict[str, Any]) -> None:
     tokenizer = {"tokenizer.json", "tokenizer_config.json"}
     graphs = {"openvino_model.xml", "openvino_model.bin", "model.onnx", "model_int8.onnx"}
-    own = {"backends.json", "backends.html", "config.json", "training.json", "written_by_finetune.json"}
+    own = {"backends.json", "backends.html", "config.json", "training.json", "written_by_finetune.json", "mlflow_model"}
     assert names(exported) == tokenizer | graphs | own
     stored = [read(folder, "config.json")["finetune"] for folder in (exported, finished["pytorch_model_folder"])]
     assert stored[0] == stored[1]
@@ -165,7 +164,7 @@ def test_the_folder(exported: Path, finished: dict[str, Any]) -> None:
 def test_the_account(exported: Path) -> None:
     record = read(exported, "backends.json")
     rows = {row["name"]: row for row in record["backends"]}
-    assert [name for name in BACKENDS if name != "PyTorch bf16" or World.here().cpu_has_bf16()] == list(rows)
+    assert list(rows) == BACKENDS
     assert rows["PyTorch FP32"]["distance"] == 0
     assert all(rows[f"{name} FP32"]["distance"] < 1e-5 for name in ("OpenVINO", "ONNX Runtime"))
     assert all(rows[f"{name} FP32"]["score"] == rows["PyTorch FP32"]["score"] for name in ("OpenVINO", "ONNX Runtime"))
@@ -182,6 +181,61 @@ def test_the_account(exported: Path) -> None:
     assert ("<nncf>" in (exported / "openvino_model.xml").read_text()) == (of_openvino["name"] == "OpenVINO INT8")
     assert (record["scored_rows"], record["calibration_samples"], record["metric"]) == (6, 8, "f1")
     assert {"openvino", "nncf", "onnxruntime", "torch"} < record["versions"].keys()
+
+
+SERVED = """
+import json, sys, threading
+for name in {lacking!r}: sys.modules[name] = None
+import mlflow.pyfunc
+
+model = mlflow.pyfunc.load_model({folder!r})
+rows = json.loads(sys.stdin.read())
+answers = []
+ask = lambda: answers.append(model.predict(rows).to_dict("records"))
+asked = [threading.Thread(target=ask) for _ in range(4)]
+for one in asked: one.start()
+for one in asked: one.join()
+print(json.dumps(answers))
+"""
+
+
+@compression
+@pytest.mark.slow
+def test_the_mlflow_model_serves_without_torch(exported: Path, finished: dict[str, Any], tmp_path: Path) -> None:
+    """Several requests at a time, as a server asks, and the answers are those of evaluation in OpenVINO."""
+    given = {"preprocess_output": finished["preprocess_output"], "openvino_model_folder": exported}
+    evaluation.main(["--task", "question_answering", *words(**given, evaluation_result=tmp_path)])
+    expected = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (finished["preprocess_output"] / "test" / "rows.jsonl").read_text().splitlines()
+    ]
+    lacking = ("torch", "accelerate", "datasets", "evaluate", "peft", "seqeval", "jinja2")
+    code = SERVED.format(lacking=lacking, folder=str(exported / export.MLFLOW))
+    asked = json.dumps([{key: row[key] for key in ("question", "context")} for row in rows])
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}  # the model brings its code
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=asked,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout.splitlines()[-1])
+    assert len(answers) == 4 and answers[0] == answers[1] == answers[2] == answers[3]
+    assert [one["answer"] for one in answers[0]] == [one["text"] for one in expected]
+
+
+@compression
+@pytest.mark.slow
+def test_a_model_for_openvino_is_not_one_for_pytorch(exported: Path, finished: dict[str, Any], tmp_path: Path) -> None:
+    given = {"preprocess_output": finished["preprocess_output"], "mlflow_model_folder": exported / export.MLFLOW}
+    with pytest.raises(
+        ModelError, match=r"is a model for OpenVINO\n.*\n  fix: --openvino_model_folder .*artifacts/model"
+    ):
+        evaluation.main(["--task", "question_answering", *words(**given, evaluation_result=tmp_path / "out")])
 
 
 class Cells(HTMLParser):
@@ -289,7 +343,7 @@ def test_ranges_of_training(prepared: Path, finished: dict[str, Any], tmp_path: 
     given |= {"quantization": "qat", "max_f1_drop": 100}
     export.main(words(**given, openvino_model_folder=tmp_path / "openvino"))
     rows = read(tmp_path / "openvino", "backends.json")["backends"]
-    assert [row["name"] for row in rows] == [*BACKENDS[:3], "OpenVINO INT8 QAT"]
+    assert [row["name"] for row in rows] == [*IN_PYTORCH, "OpenVINO FP32", "OpenVINO INT8 QAT"]
     disk = {row["name"]: row["disk_mb"] for row in rows}
     assert disk["OpenVINO INT8 QAT"] < 0.7 * disk["OpenVINO FP32"]  # of a tiny one, the graph is most
     with pytest.raises(ModelError, match="it was trained without rounding"):
@@ -367,13 +421,13 @@ def test_parameters_of_what_is_measured(
     exported: Path, finished: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The MLflow model, other windows for INT8, other batches, threads and time: seen in what is called."""
-    from finetune.backends import candidates, measured, quantise, runtimes
+    from finetune.backends import candidates, measured, quantise
 
     threads, batches, calibration, seconds = [], [], [], []
     open_openvino, speeds, by_nncf, predict = (
-        runtimes.open_openvino, measured.speeds, quantise.by_nncf, candidates.predict_rows,
+        candidates.open_openvino, measured.speeds, quantise.by_nncf, candidates.predict_rows,
     )  # fmt: skip
-    monkeypatch.setattr(runtimes, "open_openvino", lambda *a: (threads.append(a[1]), open_openvino(*a))[1])
+    monkeypatch.setattr(candidates, "open_openvino", lambda *a: (threads.append(a[1]), open_openvino(*a))[1])
     monkeypatch.setattr(
         measured, "speeds", lambda *a: (seconds.append(a[3]), batches.append(len(a[2]["input_ids"])), speeds(*a))[-1]
     )

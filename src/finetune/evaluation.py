@@ -129,9 +129,10 @@ def model_folder(params: Any) -> Path:
         intact.refuse_broken(folder)
         return folder
     from finetune.backends import runtimes
+    from finetune.models.openvino import refuse_no_ir
 
     runtimes.require(runtimes.OF_EXPORT, "--openvino_model_folder", "--pytorch_model_folder FOLDER")
-    runtimes.refuse_no_ir(openvino)
+    refuse_no_ir(openvino)
     intact.raise_all([*intact.config_faults(openvino), *intact.tokenizer_faults(openvino)])
     return openvino
 
@@ -145,7 +146,7 @@ def loaded_model(params: Any, folder: Path, task: "Task[State]", state: "State")
 
     if params.openvino_model_folder:
         from finetune.backends.called import load_openvino
-        from finetune.backends.runtimes import PRECISIONS
+        from finetune.models.openvino import PRECISIONS
 
         say(f"OpenVINO computes with INFERENCE_PRECISION_HINT {PRECISIONS[params.precision]}")
         return load_openvino(folder, task.name, params.precision)

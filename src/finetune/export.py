@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from finetune.tasks.task import Rows, State, Task
 
 STAGED = ".exporting"
+MLFLOW = "mlflow_model"  # sub-folder of the output: the same model as it is deployed
 
 
 def main(argv: list[str]) -> None:
@@ -182,20 +183,26 @@ def write(
     name = trained.base_name if trained else trial.folder.name
     page.write(out, name, trial.metric, rows, choice, facts(trial, params, ours))
     say(f"{ours.name}: {out}")
+    say(f"{ours.name}, to deploy: {out / MLFLOW}")
     for named, path in onnx.items():
         say(f"{named}: {out / path.name}")
     say(f"report: {out / 'backends.html'}")
 
 
 def write_model(trial: "Trial", place: Path, onnx: Sequence[Path], out: Path) -> None:
-    """Move the OpenVINO model of a place into the folder, beside it what answers are encoded and decoded with."""
+    """Move the OpenVINO model of a place into the folder, beside it what answers are encoded and decoded with, and an
+    MLflow model of all that."""
     from finetune.models.stored.places import leave_out_places
+    from finetune.results.saving import SERVED, SERVED_IN_OPENVINO, save_served
 
+    place = place.rename(place.with_name(SERVED))
     trial.model.config.save_pretrained(place)
     trial.tokenizer.save_pretrained(place)
     leave_out_places(place)
     if (trial.folder / Trained.FILE).is_file():
         shutil.copyfile(trial.folder / Trained.FILE, place / Trained.FILE)
+    (out / MLFLOW).mkdir()
+    save_served(place, trial.task, trial.state, out / MLFLOW, SERVED_IN_OPENVINO)
     for path in onnx:
         shutil.move(path, place / path.name)
     bring_in(place, out)

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from finetune import run
-from finetune.results.saving import SERVING_PACKAGES
+from finetune.results.saving import SERVED_IN_OPENVINO, SERVED_IN_PYTORCH
 from tests.azure.test_scoring import QUESTIONS
 from tests.conftest import ROOT, finetune_words, sample_rows, write_jsonl
 from tests.servers import ask, free_port, install, listening
@@ -76,11 +76,11 @@ def test_versions_are_those_that_are_tested(name: str) -> None:
     asked, given = pins(folder(name) / "requirements.txt"), pins(folder(name) / "constraints.txt")
     builds = {"torch": given["torch"] + ("" if name == "gpu" else "+cpu")}
     assert asked == {package: {**given, **builds}[package] for package in asked}
-    tested = pins(ROOT / "constraints.txt")
+    tested, served = pins(ROOT / "constraints.txt"), {*SERVED_IN_PYTORCH, *SERVED_IN_OPENVINO}
     differ = {package for package in given if given[package] != tested.get(package)}
     if name == "serving":
-        assert set(asked) - differ == {*SERVING_PACKAGES, "mlflow-skinny"} - {"mlflow"}
-        assert not differ & {"accelerate", "mlflow", *SERVING_PACKAGES} and "azureml-inference-server-http" in differ
+        assert set(asked) - differ == {*served, "mlflow-skinny"} - {"mlflow"}
+        assert not differ & {"accelerate", "mlflow", *served} and "azureml-inference-server-http" in differ
     else:
         assert not differ
 
@@ -154,6 +154,33 @@ def test_all_steps_run_in_the_cpu_environment_to_which_that_for_gpus_adds(tiny_m
         [str(binaries / "python"), "-c", "import bitsandbytes, deepspeed; print(deepspeed.__version__)"], place
     )
     assert imported.split()[-1] == pins(ROOT / "constraints.txt")["deepspeed"]
+
+
+@pytest.mark.environments
+@pytest.mark.compression
+@pytest.mark.slow
+@pytest.mark.thorough
+def test_a_model_in_openvino_is_served_by_its_own_requirements(prepared: Path, place: Path) -> None:
+    """With the packages that its MLflow folder asks for and nothing else: torch is none of them."""
+    for name in ("openvino", "nncf"):
+        pytest.importorskip(name, reason='pip install ".[compression]"')
+    run.main(
+        finetune_words(
+            prepared, place / "models", max_steps=1, quantization="ptq", openvino_model_folder=place / "openvino"
+        )
+    )
+    model = place / "openvino" / "mlflow_model"
+    venv.create(place / "own", with_pip=True, symlinks=True)
+    install(place / "own" / "bin", model / "requirements.txt")
+    code = (
+        "import importlib.util, mlflow.pyfunc\n"
+        f"model = mlflow.pyfunc.load_model({str(model)!r})\n"
+        "print(len(model.predict(model.input_example)), importlib.util.find_spec('torch'))"
+    )
+    done = subprocess.run(
+        [place / "own" / "bin" / "python", "-c", code], cwd=place, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split()[-2:] == ["1", "None"], done.stdout + done.stderr
 
 
 @pytest.mark.environments

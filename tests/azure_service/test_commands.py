@@ -263,7 +263,8 @@ def write_copying_pipeline(folder: Path) -> Path:
     """A pipeline that hands its model on as its output."""
     out, model = {"model": {"type": "mlflow_model"}}, {"model": {"type": "mlflow_model"}}
     component = {"type": "command", "name": "copy", "version": "1", "inputs": model, "outputs": out}
-    command = "cp -r '${{inputs.model}}'/. '${{outputs.model}}'"
+    copies = "cp -r '${{inputs.model}}'/. '${{outputs.model}}'", "cp -r '${{inputs.model}}' '${{outputs.model}}/inside'"
+    command = " && ".join(copies)
     steps.write_yaml(folder / "copy.yaml", {**component, "command": command, "environment": steps.ENVIRONMENT})
     job = {"component": "file:./copy.yaml", "type": "command"}
     job |= {"inputs": {"model": "${{parent.inputs.model}}"}, "outputs": {"model": "${{parent.outputs.model}}"}}
@@ -287,8 +288,11 @@ def test_deploy_the_output_of_a_run(
         deploy.main([f"azureml://jobs/{name}/outputs/modl", "--endpoint", "of-a-run", *PLACE])
     with pytest.raises(ParameterError, match="there is no run 'nobody'"):
         deploy.main(["azureml://jobs/nobody/outputs/model", "--endpoint", "of-a-run", *PLACE])
-    deploy.main([f"azureml://jobs/{name}/outputs/model", "--endpoint", "of-a-run", *PLACE])
-    assert isinstance(asked(capsys.readouterr().out)[1][0]["answer"], str)
+    for place in ("model", "model/paths/inside"):  # an export's MLflow model is a folder of its output
+        deploy.main([f"azureml://jobs/{name}/outputs/{place}", "--endpoint", "of-a-run", *PLACE])
+        assert isinstance(asked(capsys.readouterr().out)[1][0]["answer"], str)
+    with pytest.raises(ModelError, match=r"/paths/nowhere has no serving_input_example\.json"):
+        deploy.main([f"azureml://jobs/{name}/outputs/model/paths/nowhere", "--endpoint", "of-a-run", *PLACE])
 
 
 def test_a_deployment_that_does_not_start(azure: Service, model: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from finetune.backends.called import as_model
 from finetune.core.errors import ModelError, UnsupportedError
 from finetune.data.batches import Batch
 from finetune.models import blocks
+from finetune.models.openvino import IR, IR_WEIGHTS, open_openvino
 from tests.families import FAMILIES, SIZES
 
 compression = pytest.mark.compression
@@ -69,10 +70,8 @@ def others(family: str) -> list[Batch]:
 def test_openvino_computes_the_same(openvino: Any, family: str, task: str, tmp_path: Path) -> None:
     model = random_model(family, task)
     graph = conversion.graph_of(model, windows(family, 2, 11))
-    openvino.save_model(
-        conversion.to_openvino(graph, windows(family, 2, 11)), tmp_path / runtimes.IR, compress_to_fp16=False
-    )
-    opened = runtimes.open_openvino(tmp_path / runtimes.IR, 1)
+    openvino.save_model(conversion.to_openvino(graph, windows(family, 2, 11)), tmp_path / IR, compress_to_fp16=False)
+    opened = open_openvino(tmp_path / IR, 1)
     assert set(opened.inputs) == windows(family, 1, 2).keys()
     found = conversion.distance(as_model(opened), model, others(family))
     assert found < 2e-5 and not model.training
@@ -87,8 +86,8 @@ def test_openvino_computes_what_a_pruned_model_does(openvino: Any, family: str, 
     blocks.cut(model, [((1,), range(0, 64, 3)), ((0,), range(40))])
     batch = windows(family, 2, 11)
     converted = conversion.to_openvino(conversion.graph_of(model, batch), batch)
-    openvino.save_model(converted, tmp_path / runtimes.IR, compress_to_fp16=False)
-    opened = as_model(runtimes.open_openvino(tmp_path / runtimes.IR, 1))
+    openvino.save_model(converted, tmp_path / IR, compress_to_fp16=False)
+    opened = as_model(open_openvino(tmp_path / IR, 1))
     assert conversion.distance(opened, model, others(family)) < 2e-5
 
 
@@ -115,9 +114,9 @@ def test_other_weights_are_noticed(openvino: Any, tmp_path: Path) -> None:
     model = random_model("bert", "question_answering")
     batch = windows("bert", 2, 11)
     openvino.save_model(
-        conversion.to_openvino(conversion.graph_of(model, batch), batch), tmp_path / runtimes.IR, compress_to_fp16=False
+        conversion.to_openvino(conversion.graph_of(model, batch), batch), tmp_path / IR, compress_to_fp16=False
     )
-    opened = as_model(runtimes.open_openvino(tmp_path / runtimes.IR, 1))
+    opened = as_model(open_openvino(tmp_path / IR, 1))
     assert conversion.distance(opened, model, others("bert")) < conversion.PARITY
     with torch.no_grad():
         model.qa_outputs.bias[0] += 0.01
@@ -148,11 +147,11 @@ def test_bf16_is_not_computed_unless_asked_for(openvino: Any, tmp_path: Path) ->
     model = random_model("bert", "question_answering")
     batch = windows("bert", 2, 11)
     openvino.save_model(
-        conversion.to_openvino(conversion.graph_of(model, batch), batch), tmp_path / runtimes.IR, compress_to_fp16=False
+        conversion.to_openvino(conversion.graph_of(model, batch), batch), tmp_path / IR, compress_to_fp16=False
     )
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this processor has no bf16")
-    opened = as_model(runtimes.open_openvino(tmp_path / runtimes.IR, 1, "bf16"))
+    opened = as_model(open_openvino(tmp_path / IR, 1, "bf16"))
     assert conversion.distance(opened, model, others("bert")) > conversion.PARITY
 
 
@@ -168,11 +167,11 @@ def test_int8_of_openvino(openvino: Any, family: str, tmp_path: Path) -> None:
     sizes = []
     for name, one in (("fp32", converted), ("int8", quantised)):
         (tmp_path / name).mkdir()
-        openvino.save_model(one, tmp_path / name / runtimes.IR, compress_to_fp16=False)
-        sizes.append((tmp_path / name / runtimes.IR_WEIGHTS).stat().st_size)
+        openvino.save_model(one, tmp_path / name / IR, compress_to_fp16=False)
+        sizes.append((tmp_path / name / IR_WEIGHTS).stat().st_size)
     assert sizes[1] < 0.4 * sizes[0]
-    assert 'subset_size value="24"' in (tmp_path / "int8" / runtimes.IR).read_text()
-    like_pytorch(as_model(runtimes.open_openvino(tmp_path / "int8" / runtimes.IR, 1)), model, family)
+    assert 'subset_size value="24"' in (tmp_path / "int8" / IR).read_text()
+    like_pytorch(as_model(open_openvino(tmp_path / "int8" / IR, 1)), model, family)
 
 
 @compression
@@ -206,11 +205,11 @@ def like_pytorch(quantised: Any, model: Any, family: str) -> None:
 
 @compression
 def test_a_graph_that_is_cut_off(openvino: Any, onnxruntime: Any, tmp_path: Path) -> None:
-    (tmp_path / runtimes.IR).write_text("<net")
-    (tmp_path / runtimes.IR_WEIGHTS).touch()
+    (tmp_path / IR).write_text("<net")
+    (tmp_path / IR_WEIGHTS).touch()
     (tmp_path / runtimes.ONNX).write_bytes(b"\x08\x0a")
     with pytest.raises(ModelError, match=r"openvino_model.xml can't be loaded"):
-        runtimes.open_openvino(tmp_path / runtimes.IR, 1)
+        open_openvino(tmp_path / IR, 1)
     with pytest.raises(ModelError, match=r"model.onnx can't be loaded"):
         runtimes.open_onnx(tmp_path / runtimes.ONNX, 1)
 

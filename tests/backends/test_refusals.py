@@ -1,11 +1,9 @@
 """What finetune export refuses before it converts anything; none of its packages is needed for that."""
 
-from pathlib import Path
-
 import pytest
 
 from finetune.backends import families, runtimes
-from finetune.core.errors import ModelError, UnsupportedError
+from finetune.core.errors import UnsupportedError
 from finetune.params.components import TASKS
 from tests.backends.test_conversion import CONFIGS
 
@@ -45,11 +43,3 @@ def test_packages_that_are_lacking() -> None:
         "  why: the package no_such_package is not installed",
         '  fix: pip install ".[compression]", or --onnx false',
     ]
-
-
-def test_a_folder_without_a_graph(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"has no openvino_model.xml and no openvino_model.bin"):
-        runtimes.refuse_no_ir(tmp_path)
-    (tmp_path / "openvino_model.xml").touch()
-    with pytest.raises(ModelError, match=r"has no openvino_model.bin"):
-        runtimes.refuse_no_ir(tmp_path)

@@ -7,9 +7,8 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from finetune.backends import runtimes
-from finetune.backends.runtimes import Opened
 from finetune.core.errors import Fault, ModelError
+from finetune.models.openvino import IR, Opened, open_openvino
 from finetune.models.stored.configs import stored_task
 
 
@@ -38,4 +37,4 @@ def load_openvino(folder: Path, task: str, precision: str) -> PreTrainedModel:
         fix = f"--task {made_for}" if made_for else "give the openvino_model_folder that finetune export wrote"
         raise ModelError(Fault(f"{folder} was made for {made_for or 'no task'}, not for {task}", fix=fix))
     threads = torch.get_num_threads()
-    return as_model(runtimes.open_openvino(folder / runtimes.IR, threads, precision))
+    return as_model(open_openvino(folder / IR, threads, precision))

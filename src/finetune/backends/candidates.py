@@ -12,10 +12,11 @@ from finetune.backends import conversion, memory, quantise, runtimes
 from finetune.backends.called import as_model
 from finetune.backends.chosen import Measured
 from finetune.backends.measured import Speed
-from finetune.backends.runtimes import IR, IR_WEIGHTS, ONNX, ONNX_INT8, Arrays
+from finetune.backends.runtimes import ONNX, ONNX_INT8
 from finetune.core.world import World
-from finetune.data.batches import Batch, as_windows, collate, spread
+from finetune.data.batches import Arrays, Batch, as_windows, collate, spread
 from finetune.data.table import Row
+from finetune.models.openvino import IR, IR_WEIGHTS, open_openvino
 from finetune.models.prediction import compute_in, predict_rows
 from finetune.models.stored import intact
 from finetune.tasks.encoding import encoded
@@ -111,7 +112,7 @@ def in_openvino(trial: Trial, quantization: str, folder: Path) -> list[Candidate
     def saved(name: str, model: openvino.Model, place: Path) -> Candidate:
         place.mkdir(parents=True)
         openvino.save_model(model, place / IR, compress_to_fp16=False)
-        opened = as_model(runtimes.open_openvino(place / IR, trial.threads))
+        opened = as_model(open_openvino(place / IR, trial.threads))
         return Candidate(name, opened, [place / IR, place / IR_WEIGHTS], "OpenVINO", place / IR)
 
     graph = conversion.graph_of(trial.model, trial.compared[0])

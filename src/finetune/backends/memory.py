@@ -13,6 +13,7 @@ import numpy as np
 
 from finetune.backends import runtimes
 from finetune.core.types import Json
+from finetune.models.openvino import open_openvino
 
 KINDS = ("PyTorch FP32", "PyTorch bf16", "OpenVINO", "ONNX Runtime")
 STATUS = Path("/proc/self/status")
@@ -40,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     if "token_type_ids" in window:
         window["token_type_ids"] *= 0
     if kind == "OpenVINO":
-        runtimes.open_openvino(Path(path), int(threads)).compute(window)
+        open_openvino(Path(path), int(threads)).compute(window)
     elif kind == "ONNX Runtime":
         runtimes.open_onnx(Path(path), int(threads)).compute(window)
     else:

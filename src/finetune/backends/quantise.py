@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.backends.conversion import quiet
-from finetune.backends.runtimes import Arrays
+from finetune.data.batches import Arrays
 
 if TYPE_CHECKING:
     import openvino

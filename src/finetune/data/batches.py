@@ -37,6 +37,18 @@ def collate(windows: Sequence[Json], padding: dict[str, int]) -> Batch:
     return {name: torch.from_numpy(array) for name, array in stack(windows, padding).items()}
 
 
+def concatenated(parts: Sequence[Arrays]) -> Arrays:
+    """Return the rows of all parts; those of parts that are less wide are padded on the right with -1."""
+    return {name: np.concatenate(_equally_wide([part[name] for part in parts])) for name in parts[0]}
+
+
+def _equally_wide(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    if arrays[0].ndim < 2:
+        return list(arrays)
+    width = max(array.shape[1] for array in arrays)
+    return [np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=-1) for array in arrays]
+
+
 def as_windows(columns: Columns) -> list[Json]:
     """Return one dict for each window, of columns that have an entry for each."""
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

@@ -10,19 +10,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.nn.functional import pad
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from finetune.data.batches import Batch, as_windows, batches_by_length
+from finetune.data.batches import Batch, as_windows, batches_by_length, concatenated
 from finetune.data.table import Audit, Row
 from finetune.models.memory import return_freed_memory
-from finetune.tasks.encoding import encoded
+from finetune.tasks.encoding import ROWS_AT_A_TIME, encoded
 from finetune.tasks.task import Prediction, Reduced, State, Task
 
 if TYPE_CHECKING:
     from tqdm import tqdm
-
-ROWS_AT_A_TIME = 256  # bounds the memory of windows and n-best lists; more would not be faster
 
 
 class Watch:
@@ -76,25 +73,18 @@ def predict(
         if watch:
             watch.batch(kept[-1])
         if len(kept) == keep_batches:
-            moved.append(task.decoding.compact(_concatenate(kept)))
+            moved.append(task.decoding.compact(_moved(kept)))
             kept = []
         return_freed_memory()
-    moved += [task.decoding.compact(_concatenate(kept))] if kept else []
+    moved += [task.decoding.compact(_moved(kept))] if kept else []
     arrays = {name: np.concatenate([part[name] for part in moved]) for name in (moved[0] if moved else ())}
     loss = float(arrays["loss"].sum(dtype=np.float64) / arrays["items"].sum()) if "loss" in arrays else None
     return arrays, loss
 
 
-def _concatenate(kept: Sequence[Reduced]) -> Reduced:
-    """Return the rows of all batches on the CPU; those of shorter batches are padded with -1."""
-    return {name: torch.cat(_equally_wide([part[name] for part in kept])).cpu().numpy() for name in kept[0]}
-
-
-def _equally_wide(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    if tensors[0].dim() < 2:
-        return list(tensors)
-    width = max(tensor.shape[1] for tensor in tensors)
-    return [pad(tensor, (0, width - tensor.shape[1]), value=-1) for tensor in tensors]
+def _moved(kept: Sequence[Reduced]) -> Reduced:
+    """Return the rows of all batches as arrays on the CPU."""
+    return concatenated([{name: tensor.cpu().numpy() for name, tensor in part.items()} for part in kept])
 
 
 def predict_parts(

@@ -49,7 +49,7 @@ class ExportParams:
     threads: int | None = param(None, "Threads of every backend. Left out, as many as PyTorch takes.", min=1)
     openvino_model_folder: Path = port(
         "uri_folder",
-        "The OpenVINO model that is chosen, its tokenizer and config.json, backends.json and backends.html; with onnx, model.onnx too.",
+        "The OpenVINO model that is chosen, its tokenizer and config.json, mlflow_model to deploy, backends.json and backends.html; with onnx, model.onnx too.",
         output=True,
         writes=OPENVINO_MODEL,
     )

@@ -22,6 +22,7 @@ PYTORCH_MODEL = (
 )  # fmt: skip
 OPENVINO_MODEL = (
     "backends.json", "backends.html", "openvino_model.xml", "openvino_model.bin", "model.onnx", "model_int8.onnx", ".exporting/",
+    "mlflow_model/",
     *PYTORCH_MODEL,  # config.json and the tokenizer, whose names are those of a PyTorch folder
 )  # fmt: skip
 MLFLOW_MODEL = (
@@ -126,7 +127,7 @@ class Quantisation:
     )
     openvino_model_folder: Path | None = port(
         "uri_folder",
-        "With quantization: the best model for OpenVINO, its tokenizer, backends.json and backends.html with what it was compared with.",
+        "With quantization: the best model for OpenVINO, its tokenizer, mlflow_model to deploy, backends.json and backends.html with what it was compared with.",
         output=True,
         optional=True,
         writes=OPENVINO_MODEL,

@@ -3,7 +3,7 @@
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +28,12 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 # What the served model imports; torch and transformers would be guessed wrong by MLflow's own inference.
-SERVING_PACKAGES = ("mlflow", "torch", "transformers", "tokenizers", "sentencepiece", "safetensors", "numpy", "pandas")
+SERVED_IN_OPENVINO = (
+    "mlflow", "openvino", "transformers", "tokenizers", "sentencepiece", "safetensors", "numpy", "pandas",
+    "array-api-compat",
+)  # fmt: skip
+SERVED_IN_PYTORCH = ("torch", *(name for name in SERVED_IN_OPENVINO if name != "openvino"))
+SERVED = "model"  # folder in artifacts/ of the MLflow model
 MLFLOW_TYPES = {bool: "boolean", int: "long", float: "double", str: "string"}
 PACKAGE = Path(__file__).parents[1]
 
@@ -80,7 +85,19 @@ def save_mlflow(
     trained: Trained,
     folder: Path,
 ) -> None:
-    """Save the MLflow model, first elsewhere: MLflow refuses a folder that holds anything, as a mounted output may."""
+    """Save the model, and all that it is served with, as an MLflow model in PyTorch."""
+    with tempfile.TemporaryDirectory() as temporary:
+        weights = Path(temporary) / SERVED
+        save_pytorch(model, tokenizer, weights)
+        document(weights, task, state, trained)
+        save_served(weights, task, state, folder, SERVED_IN_PYTORCH)
+
+
+def save_served(model: Path, task: Task[State], state: State, folder: Path, packages: Sequence[str]) -> None:
+    """Save an MLflow model of a folder that `serving` loads, called SERVED as it is there, and of its packages.
+
+    It is made elsewhere: MLflow refuses a folder that holds anything, as a mounted output may.
+    """
     import mlflow
     import pandas as pd
     from mlflow.models import ModelSignature
@@ -90,18 +107,16 @@ def save_mlflow(
     specs = [ParamSpec(name, MLFLOW_TYPES[type(value)], value) for name, value in defaults.items()]
     example = pd.DataFrame([task.serving.example])  # Azure ML's scoring script starts on no other
     with tempfile.TemporaryDirectory() as temporary:
-        weights, staged = Path(temporary) / "model", Path(temporary) / "mlflow"
-        save_pytorch(model, tokenizer, weights)
-        document(weights, task, state, trained)
+        staged = Path(temporary) / "mlflow"
         code = shutil.copytree(
             PACKAGE, Path(temporary) / "code" / "finetune", ignore=shutil.ignore_patterns("__pycache__")
         )
         mlflow.pyfunc.save_model(
             path=str(staged),
             python_model=str(Path(__file__).with_name("serving.py")),
-            artifacts={"model": str(weights)},
+            artifacts={"model": str(model)},
             code_paths=[str(code)],
-            conda_env=conda_env(),
+            conda_env=conda_env(packages),
             model_config=LIMITS,
             signature=ModelSignature(
                 inputs=_inputs(task, state),
@@ -145,8 +160,8 @@ def _outputs(task: Task[State]) -> "Schema | None":
     return Schema([ColSpec.from_json_dict(name=name, required=True, **kind) for name, kind in kinds.items()])
 
 
-def conda_env() -> Json:
-    """Return the environment that serves the model, pinned to the versions that trained it."""
-    pins = [f"{name}=={version(name).partition('+')[0]}" for name in SERVING_PACKAGES]
+def conda_env(packages: Sequence[str]) -> Json:
+    """Return the environment that serves the model, pinned to the versions that saved it."""
+    pins = [f"{name}=={version(name).partition('+')[0]}" for name in packages]
     python = f"python={sys.version_info.major}.{sys.version_info.minor}"
     return {"name": "finetuned", "channels": ["conda-forge"], "dependencies": [python, "pip", {"pip": pins}]}

@@ -7,24 +7,35 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlflow
 import pandas as pd
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
 
 from finetune.core.types import Json
+from finetune.data.table import Row
 from finetune.data.values import Unusable
 from finetune.results import limits
 
 if TYPE_CHECKING:
-    from finetune.tasks.task import Serving, State
+    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+
+    from finetune.tasks.task import Prediction, Serving, State, Task
 
 BATCH_SIZE = 8
 SHOWN = 5  # faulty values in an error
+
+
+class Loaded(NamedTuple):
+    """A model that is in memory: what it was configured by, and how it answers rows by a state."""
+
+    config: "PreTrainedConfig"
+    tokenizer: "PreTrainedTokenizerFast"
+    predict: Callable[[Sequence[Row], "State"], list["Prediction"]]
 
 
 class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -36,21 +47,17 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     def load_context(self, context: Any) -> None:
         """Load the model, once; `context.artifacts["model"]` is the folder of weights, config and tokenizer."""
-        import torch
-
-        from finetune.models.loading import load_model
+        from finetune.models.openvino import IR
         from finetune.models.stored.configs import STATE_KEY
-        from finetune.models.stored.tokenizers import load_tokenizer
         from finetune.tasks import load_task
 
         folder = Path(context.artifacts["model"])
         stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))[STATE_KEY]
         self.task = load_task(stored["task"])
         self.state = self.task.state(**stored["state"])
-        self.tokenizer = load_tokenizer(folder, self.task)
         self.limits = {**limits.LIMITS, **(context.model_config or {}), **limits.of_environment()}
-        model, _ = load_model(folder, self.task, self.state)
-        self.model = model.to(device(torch.cuda.is_available()))
+        load = in_openvino if (folder / IR).is_file() else in_pytorch
+        self.loaded = load(folder, self.task, self.state)
 
     def asked(self, given: Json) -> "State":
         """Return the state that a request asks for. Raises: MlflowException if the model has no use for a value."""
@@ -58,9 +65,8 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         from finetune.tasks.task import Imported
 
         try:
-            return self.task.decoding.asked(
-                self.state, given, Imported(self.model.config, self.tokenizer, self.state.max_seq_length)
-            )
+            model = Imported(self.loaded.config, self.loaded.tokenizer, self.state.max_seq_length)
+            return self.task.decoding.asked(self.state, given, model)
         except ParameterError as error:
             what = "; ".join(fault.what.removeprefix("--") for fault in error.faults)
             raise mlflow.MlflowException.invalid_parameter_value(what) from None
@@ -70,19 +76,46 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
         Raises: MlflowException if there is a value that the task doesn't accept, TooLarge if there is too much.
         """
-        from finetune.models.prediction import predict_rows
-
         others = self.task.serving.others(self.state)
         given = records_of(model_input, as_given(), self.task.serving, others)
         if what := limits.too_much(given, self.limits):
             raise TooLarge(what, error_code=BAD_REQUEST)
         records = values_of(given, self.task.serving, others)
         state = self.asked({name: value for name, value in (params or {}).items() if value is not None})
-        rows = self.task.serving.rows(records)
-        predictions = predict_rows(self.model, self.tokenizer, rows, self.task, state, BATCH_SIZE)
+        predictions = self.loaded.predict(self.task.serving.rows(records), state)
         return pd.DataFrame(
             [self.task.serving.present(p) for p in predictions], columns=list(self.task.serving.outputs)
         )
+
+
+def in_pytorch(folder: Path, task: "Task[State]", state: "State") -> Loaded:
+    """Return the model of a PyTorch folder, on the device that it is served on."""
+    import torch
+
+    from finetune.models.loading import load_model
+    from finetune.models.prediction import predict_rows
+    from finetune.models.stored.tokenizers import load_tokenizer
+
+    tokenizer = load_tokenizer(folder, task)
+    model, _ = load_model(folder, task, state)
+    model.to(device(torch.cuda.is_available()))
+    return Loaded(
+        model.config, tokenizer, lambda rows, asked: predict_rows(model, tokenizer, rows, task, asked, BATCH_SIZE)
+    )
+
+
+def in_openvino(folder: Path, task: "Task[State]", state: "State") -> Loaded:
+    """Return the model of a folder that `finetune export` wrote, on all cores of the CPU. There need be no torch."""
+    from finetune.models.openvino import ALL_CORES, IR, open_openvino, predict_rows
+    from finetune.models.stored.configs import load_config
+    from finetune.models.stored.tokenizers import saved_tokenizer
+
+    tokenizer, opened = saved_tokenizer(folder, task), open_openvino(folder / IR, ALL_CORES)
+    return Loaded(
+        load_config(folder),
+        tokenizer,
+        lambda rows, asked: predict_rows(opened, tokenizer, rows, task, asked, BATCH_SIZE),
+    )
 
 
 def device(has_gpu: bool) -> str:

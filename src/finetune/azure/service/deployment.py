@@ -24,7 +24,7 @@ from finetune.core.errors import Fault, ModelError, ParameterError, StepError
 from finetune.core.types import Json
 from finetune.params.schema import did_you_mean
 
-OF_A_RUN = re.compile(r"azureml://jobs/([\w-]+)/outputs/(\w+)(?:/paths/?)?")
+OF_A_RUN = re.compile(r"azureml://jobs/([\w-]+)/outputs/(\w+)(?:/paths/?((?:\w[\w.-]*/?)*))?")  # job, output, folder
 MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,254}")
 ENDPOINT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{1,30}[A-Za-z0-9]")
 REQUEST = "serving_input_example.json"  # in an MLflow model: its input example, as a server takes it
@@ -39,7 +39,7 @@ LOG_LINES_SHOWN = 30
 class Deployment:
     """What is made, by names that follow from the model, so that the same model is made once."""
 
-    source: str  # a folder here, or azureml://jobs/JOB/outputs/NAME
+    source: str  # a folder here, or azureml://jobs/JOB/outputs/NAME, of which /paths/FOLDER is a folder
     model: str
     version: str
     endpoint: str
@@ -114,15 +114,15 @@ def find_request(client: Any, planned: Deployment) -> Json:
         return request_of(Path(planned.source) / REQUEST)
     with tempfile.TemporaryDirectory() as folder:
         with explained(f"{REQUEST} of {planned.source}"):
-            _fetch(client, match[1], match[2], folder)
+            _fetch(client, match[1], match[2], f"{match[3] or ''}/{REQUEST}".strip("/"), folder)
         if not (Path(folder) / REQUEST).is_file():
             fix = "give the mlflow_model_folder of a run that has completed"
             raise ModelError(Fault(f"{planned.source} has no {REQUEST}", fix=fix))
         return request_of(Path(folder) / REQUEST)
 
 
-def _fetch(client: Any, job: str, output: str, folder: str) -> None:
-    """Download the example alone: jobs.download would bring the weights too."""
+def _fetch(client: Any, job: str, output: str, file: str, folder: str) -> None:
+    """Download one file of an output: jobs.download would bring the weights too."""
     from azure.ai.ml._artifacts._artifact_utilities import download_artifact_from_aml_uri
 
     require("run", job, lambda: client.jobs.get(job), list)
@@ -130,7 +130,7 @@ def _fetch(client: Any, job: str, output: str, folder: str) -> None:
     if output not in places:
         near = did_you_mean(output, list(places))
         raise ParameterError(Fault(f"the run {job} has no output {output!r}{near}", why=f"it has: {', '.join(places)}"))
-    download_artifact_from_aml_uri(f"{places[output].rstrip('/')}/{REQUEST}", folder, client.datastores)
+    download_artifact_from_aml_uri(f"{places[output].rstrip('/')}/{file}", folder, client.datastores)
 
 
 def request_of(example: Path) -> Json:

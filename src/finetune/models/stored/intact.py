@@ -149,6 +149,10 @@ def _wrong_sizes(values: Json, of: str) -> Iterator[tuple[str, str]]:
 
 def mlflow_weights(folder: Path) -> Path:
     """Return the folder inside an MLflow model that holds its weights. Raises: ModelError if there is none."""
+    converted = next(folder.rglob("openvino_model.xml"), None)
+    if converted is not None:
+        fix = f"--openvino_model_folder {converted.parent} where it is taken, or the mlflow_model_folder of a run"
+        raise ModelError(Fault(f"{folder} is a model for OpenVINO", why="it has no weights for PyTorch", fix=fix))
     found = sorted(path.parent for path in folder.rglob("config.json") if list(path.parent.glob("*.safetensors")))
     if len(found) != 1:
         why = f"{len(found)} folders in it hold config.json and safetensors"

@@ -44,6 +44,18 @@ def load_tokenizer(folder: Path, task: Task[State]) -> PreTrainedTokenizerFast:
     """
     intact.raise_all(intact.tokenizer_faults(folder))
     config = load_config(folder) if (folder / CONFIG).is_file() else None  # which the tokenizer's class is looked up by
+    tokenizer = saved_tokenizer(folder, task)
+    refuse_misfit(folder, tokenizer, config)
+    if config is not None:
+        leave_out_token_types(tokenizer, config, task)
+    return tokenizer
+
+
+def saved_tokenizer(folder: Path, task: Task[State]) -> PreTrainedTokenizerFast:
+    """Return the tokenizer of a model that we saved, which `load_tokenizer` fitted to it: no model class is looked up.
+
+    Raises: ModelError if there is none, or it isn't a fast one and the task is `aligned`.
+    """
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # each family has its own code here, which takes what it finds
@@ -57,9 +69,6 @@ def load_tokenizer(folder: Path, task: Task[State]) -> PreTrainedTokenizerFast:
     if tokenizer.pad_token_id is None:
         # Masked, so that any token will do.
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
-    refuse_misfit(folder, tokenizer, config)
-    if config is not None:
-        leave_out_token_types(tokenizer, config, task)
     if task.data.pretokenized:
         set_space_before_words(tokenizer)
     loaded: PreTrainedTokenizerFast = tokenizer
