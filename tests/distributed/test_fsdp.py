@@ -1,8 +1,11 @@
-"""How FSDP shards each family, with accelerate's own code on a CPU, where a whole run is refused."""
+"""FSDP on CPUs, where a run is refused: accelerate is told that two processes on gloo are GPUs, and shards as there."""
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import AutoModelForQuestionAnswering, BartConfig, BertConfig, T5Config
@@ -11,7 +14,8 @@ from finetune.distributed import fsdp
 from finetune.models.facts import facts_of
 from finetune.params.case import Case
 from finetune.params.rules import errors
-from tests.launching import port
+from tests.conftest import finetune_words
+from tests.launching import launch, port, stopping
 from tests.params.test_rules import finetune_params
 
 STEP = """
@@ -52,6 +56,28 @@ for family in sys.argv[1:]:
         assert not [name for name, _ in whole.named_parameters() if name not in state], family
         print(family, flush=True)
 """
+AS_GPUS = """
+import torch
+from accelerate import state
+from accelerate.utils import DistributedType
+from finetune.core.world import World
+
+prepared = state.PartialState._prepare_backend
+
+def as_gpus(self, *arguments, **options):
+    backend, kind = prepared(self, *arguments, **options)
+    return backend, DistributedType.MULTI_GPU if kind == DistributedType.MULTI_CPU else kind
+
+def on_the_cpu(self):
+    self.device = torch.device("cpu")
+
+state.PartialState._prepare_backend, state.PartialState.set_device = as_gpus, on_the_cpu
+World.has_gpu, World.gpus = lambda self: True, lambda self: 2
+"""
+RUN = "from finetune import run\nfrom finetune.core import process\nprocess.run_main(run.main)"
+STEPS = {"max_steps": 6, "logging_strategy": "steps", "logging_steps": 1, "per_device_train_batch_size": 4}
+FSDP = {"apply_fsdp": "true"}
+LORA = {"apply_lora": "true", "lora_r": 4}
 FAMILIES = ["bert", "roberta", "distilbert", "albert", "electra", "gpt2", "modernbert", "deberta-v2", "llama"]
 
 
@@ -72,6 +98,56 @@ def test_a_step_of_each_family_and_its_whole_weights() -> None:
     said = [process.communicate(timeout=240)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0], said[0]
     assert [line for line in said[0].splitlines() if line in FAMILIES] == FAMILIES
+
+
+def trained(prepared: Path, folder: Path, code: str, **given: Any) -> str:
+    """What two processes say that run this code."""
+    words = finetune_words(prepared, folder, learning_rate=1e-3, **STEPS, **given)
+    launched = launch(folder, words, code=("-c", code))
+    assert set(launched.codes(600)) == {0}, launched.said()
+    return launched.said()
+
+
+def steps(folder: Path, value: str) -> list[float]:
+    """A value of each step of a run."""
+    log = json.loads((folder / "pytorch" / "training.json").read_text())["log"]
+    return [entry[value] for entry in log if value in entry]
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+@pytest.mark.distributed
+@pytest.mark.parametrize("given", [{}, {**LORA, "gradient_checkpointing": "true"}], ids=["all weights", "LoRA"])
+def test_a_run_is_that_of_ddp(given: dict[str, Any], prepared: Path, tmp_path: Path) -> None:
+    said = trained(prepared, tmp_path / "fsdp", AS_GPUS + RUN, **FSDP, **given)
+    assert "put together from 2 processes" in said and "equal to the trained model on" in said
+    trained(prepared, tmp_path / "ddp", RUN, **given)
+    for value, tolerance in (("loss", 1e-5), ("grad_norm", 1e-4)):
+        sharded, whole = (steps(tmp_path / name, value) for name in ("fsdp", "ddp"))
+        assert len(whole) == STEPS["max_steps"] and sharded == pytest.approx(whole, rel=tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+@pytest.mark.distributed
+def test_a_stopped_run_goes_on_bit_for_bit(prepared: Path, tmp_path: Path) -> None:
+    trained(prepared, tmp_path / "whole", AS_GPUS + RUN, **FSDP)
+    words = finetune_words(prepared, tmp_path / "stopped", learning_rate=1e-3, **STEPS, **FSDP)
+    stopped = launch(tmp_path / "stopped", words, code=("-c", AS_GPUS + stopping(3)))
+    assert set(stopped.codes(600)) == {9}, stopped.said()
+    trained(prepared, tmp_path / "stopped", AS_GPUS + RUN, **FSDP, resume_from_checkpoint="true")
+    one, two = (tmp_path / name / "pytorch" / "model.safetensors" for name in ("whole", "stopped"))
+    assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+@pytest.mark.distributed
+def test_qlora_of_two_processes(prepared: Path, tmp_path: Path) -> None:
+    """With DDP: bitsandbytes computes in 4 bits on CPUs too."""
+    code = "from finetune.core.world import World\nWorld.has_gpu, World.gpus = lambda self: True, lambda self: 2\n"
+    said = trained(prepared, tmp_path, code + RUN, **LORA, finetune_in_4bit="true")
+    assert "equal to the trained model on" in said
 
 
 def test_layers_of_bert() -> None:
