@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from finetune.data.batches import Batch, as_windows, batches_by_length
 from finetune.data.table import Audit, Row
+from finetune.distributed.hangs import pulse
 from finetune.models.memory import return_freed_memory
 from finetune.tasks.encoding import encoded
 from finetune.tasks.task import Prediction, Reduced, State, Task
@@ -79,6 +80,7 @@ def predict(
             moved.append(task.decoding.compact(_concatenate(kept)))
             kept = []
         return_freed_memory()
+        pulse.mark()
     moved += [task.decoding.compact(_concatenate(kept))] if kept else []
     arrays = {name: np.concatenate([part[name] for part in moved]) for name in (moved[0] if moved else ())}
     loss = float(arrays["loss"].sum(dtype=np.float64) / arrays["items"].sum()) if "loss" in arrays else None
