@@ -256,6 +256,7 @@ def _group(peers: Peers, folder: Path) -> Iterator[None]:
     patience = 2 * pulse.longest_limit() if math.isfinite(pulse.longest_limit()) else 0.0
     try:
         process_group.join(peers.listen if is_main_process() else peers.connect, patience)
+        pulse.reach()
         yield
         with ignored():
             process_group.barrier()  # all end together

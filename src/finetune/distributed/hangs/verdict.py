@@ -39,21 +39,21 @@ class Hang:
         """Return what the first of the processes does, or doesn't."""
         others = f"; process {', '.join(map(str, self.ranks[1:]))} is no further" if self.ranks[1:] else ""
         if self.silent:
-            return f"no sign of life for {span(self.seconds)}, last in {self.where}{others}"
+            return f"no sign of life for {span(self.seconds)}, last heard in {self.where}{others}"
         return f"no progress for {span(self.seconds)}, in {self.where}{others}"
 
 
 def hang(seen: Mapping[int, Seen]) -> Hang | None:
     """Return the hang of a run whose processes are seen so; None while any of them moves, or may be so long.
 
-    The longest limit of all counts: one process may save while the others wait in what they take for a step.
+    Of those that answer the longest limit counts. What one that is silent has said last may be of another phase, which
+    it has left together with the others.
     """
     quiet = min(process.quiet for process in seen.values())
-    if quiet <= max(process.state.limit for process in seen.values()):
-        return None
-    # One that answers, but can't be behind, waits in a collective for one that doesn't answer.
     silent = [rank for rank, process in seen.items() if process.silent > quiet / 2]
-    if silent:
+    if quiet <= max(process.state.limit for rank, process in seen.items() if rank not in silent):
+        return None
+    if silent:  # all others wait for it in a collective, whatever they say
         return Hang(tuple(silent), seen[silent[0]].silent, True, seen[silent[0]].state.where())
     working = {rank: process for rank, process in seen.items() if not process.state.waiting} or seen
     fewest = min(process.state.places for process in working.values())
@@ -64,8 +64,7 @@ def hang(seen: Mapping[int, Seen]) -> Hang | None:
 def hang_of_main(main: Seen, own: Seen) -> Hang | None:
     """Return the hang of the main process, as another one sees it: it decides while it gives signs of life, and here
     nothing moves either."""
-    limit = max(main.state.limit, own.state.limit)
-    if min(main.silent, main.quiet, own.quiet) <= limit:
+    if min(main.silent, own.quiet) <= own.state.limit:
         return None
     return Hang((0,), main.silent, True, main.state.where())
 

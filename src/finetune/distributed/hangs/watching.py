@@ -51,12 +51,11 @@ def _watch(over: threading.Event, told: Told, tell: Callable[[State], None], end
         passed, before = min(now - before, 2 * every), now  # a pause of this process counts for nobody
         own = pulse.state()
         tell(own)
-        for other, state in {**{r: told.pop(r) for r in list(told)}, rank(): own}.items():
-            if other not in seen:
-                seen[other] = Seen(state)
-            seen[other].pass_time(0.0, state)
-        for process in seen.values():
-            process.pass_time(passed, None)
+        states = {**{other: told.pop(other) for other in list(told)}, rank(): own}
+        for other, state in states.items():
+            seen.setdefault(other, Seen(state))
+        for other, process in seen.items():
+            process.pass_time(passed, states.get(other))
         if found := _found(seen):
             stacks.never_mind()  # what follows ends this process
             end(found)
