@@ -39,7 +39,7 @@ class Hang:
         """Return what the first of the processes does, or doesn't."""
         others = f"; process {', '.join(map(str, self.ranks[1:]))} is no further" if self.ranks[1:] else ""
         if self.silent:
-            return f"no sign of life for {span(self.seconds)}, last heard in {self.where}{others}"
+            return f"no sign of life for {span(self.seconds)}, while others wait in {self.where}{others}"
         return f"no progress for {span(self.seconds)}, in {self.where}{others}"
 
 
@@ -54,7 +54,8 @@ def hang(seen: Mapping[int, Seen]) -> Hang | None:
     if quiet <= max(process.state.limit for rank, process in seen.items() if rank not in silent):
         return None
     if silent:  # all others wait for it in a collective, whatever they say
-        return Hang(tuple(silent), seen[silent[0]].silent, True, seen[silent[0]].state.where())
+        where = next(process.state.where() for rank, process in seen.items() if rank not in silent)
+        return Hang(tuple(silent), seen[silent[0]].silent, True, where)
     working = {rank: process for rank, process in seen.items() if not process.state.waiting} or seen
     fewest = min(process.state.places for process in working.values())
     behind = [rank for rank, process in working.items() if process.state.places == fewest]
@@ -66,7 +67,7 @@ def hang_of_main(main: Seen, own: Seen) -> Hang | None:
     nothing moves either."""
     if min(main.silent, own.quiet) <= own.state.limit:
         return None
-    return Hang((0,), main.silent, True, main.state.where())
+    return Hang((0,), main.silent, True, own.state.where())
 
 
 def span(seconds: float) -> str:
