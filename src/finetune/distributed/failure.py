@@ -19,7 +19,7 @@ import time
 import traceback
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -178,6 +178,7 @@ class Peers:
         for option, value in zip(options, timing.KEEPALIVE, strict=True):
             peer.connection.setsockopt(socket.IPPROTO_TCP, option, value)
         self.hosts[other] = host
+        self.told.setdefault(other, replace(pulse.state(), rank=other))  # it is here; it may never say a word
         ending = Ending(other, host)
         with contextlib.suppress(OSError, ValueError):
             while state := State.read(told := peer.receive(MESSAGE)):
@@ -253,7 +254,7 @@ def _group(peers: Peers, folder: Path) -> Iterator[None]:
             log_to(folder / LOGS / f"rank{rank()}.txt")
     from finetune.distributed import process_group
 
-    patience = 2 * pulse.longest_limit() if math.isfinite(pulse.longest_limit()) else 0.0
+    patience = 1.25 * pulse.longest_limit() if math.isfinite(pulse.longest_limit()) else 0.0
     try:
         process_group.join(peers.listen if is_main_process() else peers.connect, patience)
         pulse.reach()

@@ -73,6 +73,32 @@ def test_sigstop_of_a_rank(prepared: Path, tmp_path: Path, launched: Any, stoppe
     assert "--hang_timeout" in said and "--resume_from_checkpoint true" in said
 
 
+NEVER_A_WORD = """
+import os, signal, sys, time
+from pathlib import Path
+from torch import distributed
+from finetune.core import launch, process
+from finetune.distributed.failure import joined
+
+def main(argv):
+    with joined(Path(sys.argv[1]), 0.1):
+        if launch.rank() == 0:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(3600)
+
+process.run_main(main)
+"""
+
+
+@pytest.mark.thorough
+def test_a_main_process_that_never_says_a_word(tmp_path: Path, launched: Any) -> None:
+    """It is stopped as soon as the others are connected with it: they name it, and not themselves."""
+    run = launched([str(tmp_path)], code=("-c", NEVER_A_WORD))
+    assert code_of(run, 1) == PeerError.exit_code
+    assert "process 0 of 2, on " in run.said(1) and "hangs: no sign of life for " in run.said(1)
+    assert "while others wait in the start of the run" in run.said(1)
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("stage", [2, 3])
 def test_sigstop_of_a_rank_with_zero(prepared: Path, tmp_path: Path, launched: Any, stage: int) -> None:
