@@ -22,6 +22,7 @@ from finetune.core.world import World
 from finetune.data.folders import Preprocessed, SelectedModel, Trained
 from finetune.distributed import preemption
 from finetune.distributed.failure import joined
+from finetune.distributed.hangs import pulse
 from finetune.distributed.settlement import Settled, check_model
 from finetune.export import export
 from finetune.models.memory import keep_freed_memory
@@ -46,7 +47,9 @@ def main(argv: list[str]) -> None:
     keep_freed_memory()
     if settled.params.enable_full_determinism:  # cuBLAS reads it at its first product, before the Trainer sets it
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")
-    with preemption.listening(), joined(settled.params.pytorch_model_folder), claimed(written_here(settled.params)):
+    params = settled.params
+    group = joined(params.pytorch_model_folder, params.hang_timeout)
+    with preemption.listening(), group, claimed(written_here(params)):
         finetune(task_name, settled)
 
 
@@ -85,6 +88,7 @@ def finetune(task_name: str, settled: Settled[FinetuneParams]) -> None:
     from finetune.training.gathering import gathered_model
     from finetune.training.throughput import Parts
 
+    pulse.reach()
     parts = Parts()
     parts.done("start")
     task = load_task(task_name)
@@ -94,18 +98,23 @@ def finetune(task_name: str, settled: Settled[FinetuneParams]) -> None:
     checkpoint = checkpoint_to_resume(settled.params)
     with tracking.tracked(params):
         attempt, speed = train(settled, task, preprocessed, checkpoint)
+        pulse.reach("end")
         parts.done("load")
         loop, evaluation = attempt.trainer.throughput.loop_seconds, attempt.trainer.throughput.evaluation_seconds
         parts.move(loop - evaluation, "load", "train")
         parts.move(evaluation, "load", "validate")
         metrics = final_metrics(attempt)
+        pulse.reach()
         parts.done("validate")
         model = gathered_model(attempt.trainer, attempt.params, attempt.fresh)
+        pulse.reach()
         if model is not None and is_main_process():
             trained = account(attempt, selected, preprocessed, speed, metrics)
             saved, state = save(attempt, model, task, trained)
+            pulse.mark()
             parts.done("save")
             prove(attempt, saved, task, state)
+            pulse.mark()
             keep_the_best(attempt)
             parts.done("prove")
             if wants_openvino(params):

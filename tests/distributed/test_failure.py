@@ -208,7 +208,7 @@ from finetune.distributed.failure import joined
 timing.LEAVE = 0.1
 
 def main(argv):
-    with joined(Path(sys.argv[1])):
+    with joined(Path(sys.argv[1]), 0):
         pass
 
 process.run_main(main)

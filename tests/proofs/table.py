@@ -433,6 +433,11 @@ FINETUNE = (
         elsewhere="tests/training/test_resume.py::test_killed_in_mid_epoch",
     ),
     Proof(
+        "hang_timeout",
+        "a stopped process ends the run after that time, with exit code 10 and its name",
+        elsewhere="tests/distributed/hangs/test_runs.py::test_sigstop_of_a_rank",
+    ),
+    Proof(
         "save_total_limit",
         "on disk are the best checkpoint, of any age, and the newest",
         elsewhere="tests/training/test_best_model.py::test_the_best_is_kept",

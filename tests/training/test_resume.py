@@ -83,7 +83,7 @@ def test_the_same_command_thrice_killed_twice(
     """As a platform runs it again after each eviction, with nothing said about going on."""
     argv = words(prepared, tmp_path / "evicted")
     assert "was interrupted" not in "".join(killed(argv, CADENCE + 2))
-    again = killed(argv, 2 * CADENCE + 2)
+    again = killed([*argv, "--hang_timeout", "60"], 2 * CADENCE + 2)  # which changes no weight
     assert f"this run was interrupted after checkpoint-{CADENCE} " in "".join(again)
     assert steps(again)[0][0] == CADENCE + 1
     with one_thread():

@@ -118,7 +118,7 @@ class StoppedError(FinetuneError):
 
 
 class PeerError(FinetuneError):
-    """Another process of the run failed, with this exit code, or is gone."""
+    """Another process of the run failed, with this exit code, or is gone; or one of them hangs."""
 
     exit_code = 10
     title = "run ended"

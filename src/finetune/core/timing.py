@@ -17,6 +17,12 @@ HURRIED = 0.5  # for word of what a SIGTERM follows from: launchers end all proc
 LEAVE = 5.0  # for a process to end by itself once another is lost; 25 + 5 keep to the 30 that are promised
 SPEAK = 15.0  # for the main process to end first, which speaks for all: LEAVE and what it has to close
 
+# Runs that don't move (distributed/hangs/)
+PULSE = 10.0  # between two words of a process about its progress, and two looks: hang_timeout is minutes
+PULSES = 40.0  # of them at least in the longest limit, and 10 in that of a step, however short they are made
+SHOWN = 5.0  # for the stacks to be shown, and for the error: the log may lie on the mount that has stalled
+WORKER_STACK = 0.2  # for a worker to show its own: they would mix
+
 # An entry point as a process (core/process.py)
 TURN = 10.0  # for the main process to find and say what is wrong, before launchers end all because of one
 

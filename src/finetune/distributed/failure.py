@@ -1,11 +1,13 @@
 """End the processes of a run together: an error, or the loss of one, ends all with one message and one exit code.
 
 Beside PyTorch's process group, each process has a TCP connection to the main one. The kernel closes it when a process
-ends, however it ends, and answers for one that is busy or paused: why these are no heartbeats is in docs/design.md.
+ends, however it ends, and answers for one that is busy or paused. A process that is alive and does nothing is noticed
+by what each tells of its progress over the same connections (hangs/). Why it is so is in docs/design.md.
 """
 
 import contextlib
 import json
+import math
 import os
 import platform
 import secrets
@@ -17,7 +19,7 @@ import time
 import traceback
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -34,12 +36,18 @@ from finetune.core.launch import (
     world_size,
 )
 from finetune.distributed.channel import MESSAGE, Channel, admit, greet
+from finetune.distributed.hangs import pulse, stacks
+from finetune.distributed.hangs.pulse import State
+from finetune.distributed.hangs.verdict import Hang
+from finetune.distributed.hangs.watching import watched
 from finetune.distributed.preemption import ignored
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
 LOGS = "logs"
+AGAIN = "the same command with --resume_from_checkpoint true"
+HUNG = f"{AGAIN}; with a higher --hang_timeout if it was only slow"
 STRANGERS = 64  # that may be connected at once, besides the processes of the run
 DONE = b"done"
 TEXT = 8_000  # characters of an error that the others are told; all of it stands in the log of the process
@@ -56,6 +64,7 @@ class Ending:
     host: str
     text: str = ""  # its error; '' if it was lost
     code: int = PeerError.exit_code
+    hung: bool = False  # and then the text says where
 
     @classmethod
     def read(cls, message: bytes, ranks: Collection[int]) -> "Ending":
@@ -67,7 +76,7 @@ class Ending:
         match values:
             case {"rank": int(rank), "host": str(host), "text": str(text), "code": int(code)} if rank in ranks:
                 if code in CODES:
-                    return cls(rank, host, text, code)
+                    return cls(rank, host, text, code, values.get("hung") is True)
         raise ValueError("this is no ending of a process")
 
     def written(self) -> bytes:
@@ -78,10 +87,13 @@ class Ending:
     def error(self) -> PeerError:
         """Return the error that the others leave with."""
         who = f"process {self.rank} of {world_size()}, on {printable(self.host)},"
+        if self.hung:
+            why = "what it waits for does not come, or it was stopped; the stacks above, and those in logs/, say where"
+            return PeerError(Fault(f"{who} hangs: {printable(self.text)}", why=why, fix=HUNG))
         if self.text:
             return PeerError(Fault(f"{who} failed: {printable(self.text)}"), code=self.code)
         why = "it was killed from outside, ran out of memory, or its machine is gone"
-        fix = "look at the system log of that machine, then run the same command with --resume_from_checkpoint true"
+        fix = f"look at the system log of that machine, then run {AGAIN}"
         return PeerError(Fault(f"{who} was lost without an error message", why=why, fix=fix))
 
 
@@ -91,6 +103,8 @@ class Peers:
     def __init__(self) -> None:
         self.connections: dict[int, Channel] = {}  # by rank
         self.strangers: list[socket.socket] = []  # that have not shown yet who they are, the oldest first
+        self.hosts = {rank(): platform.node()}
+        self.told: dict[int, State] = {}  # the progress of each, until the watching thread takes it
         self.ending: Ending | None = None
         self.known = threading.Event()
         self.leaving = False
@@ -163,9 +177,12 @@ class Peers:
         options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
         for option, value in zip(options, timing.KEEPALIVE, strict=True):
             peer.connection.setsockopt(socket.IPPROTO_TCP, option, value)
+        self.hosts[other] = host
+        self.told.setdefault(other, replace(pulse.state(), rank=other))  # it is here; it may never say a word
         ending = Ending(other, host)
         with contextlib.suppress(OSError, ValueError):
-            told = peer.receive(MESSAGE)
+            while state := State.read(told := peer.receive(MESSAGE)):
+                self.told[other] = state
             if told == DONE:
                 return
             ending = Ending.read(told, {other} if is_main_process() else range(world_size()))
@@ -177,26 +194,34 @@ class Peers:
             if self.leaving or self.ending:
                 return
             self.ending = ending
-        if ending.rank == 0 and not ending.text and (rank() == 1 or local_rank() == 0):
+        if ending.rank == 0 and (ending.hung or not ending.text) and (rank() == 1 or local_rank() == 0):
             back_to_terminal()  # which process 0 no longer writes to
         self.known.set()
-        self.tell(ending)
+        self.tell(ending.written())
+        if ending.hung:
+            stacks.in_time(stacks.show, timing.SHOWN)
         time.sleep(timing.LEAVE)
         if not self.leaving:
-            print(ending.error(), file=sys.stderr, flush=True)
+            stacks.in_time(lambda: print(ending.error(), file=sys.stderr, flush=True), timing.SHOWN)
+            stacks.end_workers()
             os._exit(ending.code)
 
-    def tell(self, ending: Ending | None) -> None:
-        """Send the ending to the processes that this one is connected with; None means that all is done."""
+    def end_hung(self, hang: Hang) -> None:
+        """End the run, of which a process hangs."""
+        first = hang.ranks[0]
+        self.conclude(Ending(first, self.hosts.get(first, "an unknown machine"), str(hang), hung=True))
+
+    def tell(self, message: bytes) -> None:
+        """Send a message to the processes that this one is connected with."""
         with self.lock:  # one that is just being welcomed relies on it
             peers = list(self.connections.values())
         for peer in peers:
-            self._send(peer, ending.written() if ending else DONE)
+            self._send(peer, message)
 
     def leave(self, own: Ending | None) -> None:
         """Tell the others that all is done, or what failed here; the main process, which speaks for all, ends first."""
         self.leaving = True
-        self.tell(own)
+        self.tell(own.written() if own else DONE)
         if own and not is_main_process() and 0 in self.connections:
             self.connections[0].drain(time.monotonic() + timing.SPEAK)
 
@@ -207,22 +232,32 @@ class Peers:
 
 
 @contextmanager
-def joined(folder: Path) -> Iterator[None]:
+def joined(folder: Path, hang_timeout: float) -> Iterator[None]:
     """Make the processes of the run one group within; an error in one ends all, with the same exit code.
 
+    So does a process that makes no progress for so many minutes, also where it is alone; 0 means any time.
     Raises: PeerError if another process has failed; FinetuneError in place of an error that isn't the user's.
     """
-    if world_size() == 1:
-        yield
-        return
+    peers = Peers()
+    with watched(hang_timeout, peers.told, lambda state: peers.tell(state.written()), peers.end_hung):
+        if world_size() == 1:
+            yield
+        else:
+            with _group(peers, folder):
+                yield
+
+
+@contextmanager
+def _group(peers: Peers, folder: Path) -> Iterator[None]:
     if shares_terminal() and not is_main_process():
         with contextlib.suppress(OSError):  # the main process will say that it can't write there
             log_to(folder / LOGS / f"rank{rank()}.txt")
     from finetune.distributed import process_group
 
-    peers = Peers()
+    patience = 1.25 * pulse.longest_limit() if math.isfinite(pulse.longest_limit()) else 0.0
     try:
-        process_group.join(peers.listen if is_main_process() else peers.connect)
+        process_group.join(peers.listen if is_main_process() else peers.connect, patience)
+        pulse.reach()
         yield
         with ignored():
             process_group.barrier()  # all end together

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from finetune.core.errors import Fault, StoppedError
+from finetune.distributed.hangs import stacks
 
 AGAIN = "the same command again, which goes on from the newest checkpoint"
 
@@ -40,10 +41,12 @@ def listening() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def ignore_sigterm(begin: Callable[[int], None] | None, worker: int) -> None:
+def prepare_worker(begin: Callable[[int], None] | None, worker: int) -> None:
     """Let a worker of a DataLoader ignore SIGTERM, which launchers send to whole groups of processes: a step that has
-    lost its worker can't be saved, and workers end with the process that they work for."""
+    lost its worker can't be saved, and workers end with the process that they work for. If asked, it shows its stacks.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    stacks.answer()
     if begin:
         begin(worker)
 

@@ -16,11 +16,13 @@ from torch.distributed.rendezvous import rendezvous
 from finetune.core import timing
 from finetune.core.errors import Fault, PeerError, StorageError, first_line
 from finetune.core.launch import is_main_process, local_rank, rank, world_size
+from finetune.distributed.hangs.pulse import waiting
 
 
-def join(meet: Callable[[Store], None]) -> None:
+def join(meet: Callable[[Store], None], patience: float) -> None:
     """Form PyTorch's process group; `meet` is called before, with the store that all processes share.
 
+    A collective may take `patience` in seconds at least: who hangs is to be found by name before it gives up.
     Raises: PeerError if a process doesn't come to the rendezvous.
     """
     gpu = torch.cuda.is_available()
@@ -34,7 +36,7 @@ def join(meet: Callable[[Store], None]) -> None:
             store=store,
             rank=rank(),
             world_size=world_size(),
-            timeout=timedelta(seconds=timing.COLLECTIVE),
+            timeout=timedelta(seconds=max(timing.COLLECTIVE, patience)),
         )
     except (distributed.DistError, OSError) as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} (MASTER_ADDR, MASTER_PORT)"
@@ -58,7 +60,8 @@ def all_reduce_any(flag: bool) -> bool:
     if _alone():
         return flag
     found = torch.tensor(int(flag))
-    distributed.all_reduce(found, distributed.ReduceOp.MAX)
+    with waiting():
+        distributed.all_reduce(found, distributed.ReduceOp.MAX)
     return bool(found)
 
 
@@ -67,7 +70,8 @@ def broadcast_from_main(find: Callable[[], Any]) -> Any:
     if _alone():
         return find()
     found = [find() if is_main_process() else None]
-    distributed.broadcast_object_list(found, device=torch.device("cpu"))
+    with waiting():
+        distributed.broadcast_object_list(found, device=torch.device("cpu"))
     return found[0]
 
 
@@ -76,7 +80,8 @@ def gather_to_main(value: Any) -> list[Any]:
     if _alone():
         return [value]
     found: list[Any] = [None] * world_size() if is_main_process() else []
-    distributed.gather_object(value, found if is_main_process() else None)
+    with waiting():
+        distributed.gather_object(value, found if is_main_process() else None)
     return found
 
 

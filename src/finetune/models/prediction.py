@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from finetune.data.batches import Batch, as_windows, batches_by_length, concatenated
 from finetune.data.table import Audit, Row
+from finetune.distributed.hangs import pulse
 from finetune.models.memory import return_freed_memory
 from finetune.tasks.encoding import ROWS_AT_A_TIME, encoded
 from finetune.tasks.task import Prediction, Reduced, State, Task
@@ -76,6 +77,7 @@ def predict(
             moved.append(task.decoding.compact(_moved(kept)))
             kept = []
         return_freed_memory()
+        pulse.mark()
     moved += [task.decoding.compact(_moved(kept))] if kept else []
     arrays = {name: np.concatenate([part[name] for part in moved]) for name in (moved[0] if moved else ())}
     loss = float(arrays["loss"].sum(dtype=np.float64) / arrays["items"].sum()) if "loss" in arrays else None

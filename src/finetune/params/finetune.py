@@ -271,6 +271,18 @@ class Checkpoints:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Hangs:
+    """Hangs."""
+
+    hang_timeout: float = param(
+        30.0,
+        "Minutes without progress in a step after which a run hangs: it ends with exit code 10 and the name of the process that is behind. Evaluations and saves may take twice as long, the start and the end four times, and a step 20 times the median. 0 means any time.",
+        min=0,
+        max=100_000,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class EarlyStopping:
     """Early stopping."""
 
@@ -327,6 +339,7 @@ class FinetuneParams(
     Speed,
     Evaluation,
     Checkpoints,
+    Hangs,
     EarlyStopping,
     Deepspeed,
     Fsdp,

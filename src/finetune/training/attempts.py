@@ -23,8 +23,10 @@ from finetune.data.batches import collate, spread
 from finetune.data.folders import Preprocessed, SelectedModel, read_rows
 from finetune.data.sampler import window_lengths
 from finetune.distributed import onnx_runtime, zero_engine
+from finetune.distributed.hangs import pulse
 from finetune.distributed.preemption import noted
 from finetune.distributed.settlement import Settled
+from finetune.distributed.zero_schema import stage
 from finetune.models.adapt import adaptations, fake_quantisation, four_bit
 from finetune.models.head import describe_new, head_parameters
 from finetune.models.loading import load_model
@@ -166,6 +168,7 @@ def build(
     data: Json,
 ) -> Attempt:
     """Return an attempt: the imported model, adapted, in a Trainer. The batch may be smaller than settled."""
+    pulse.reach("start")
     wanted, deepspeed = settled.params, settled.deepspeed
     steps = schedule(params, len(data["train"]), world_size())
     set_seed(params.seed)  # for the new head; the Trainer sets it again, and what full determinism needs
@@ -183,6 +186,7 @@ def build(
     teacher = load_teacher(params, task, state, tokenizer)
     if teacher:
         say(str(teacher))
+    pulse.reach()
     padding = task.data.padding(tokenizer)
     graph, by_pytorch = graph_of(params, adapted.model, data["train"], task, padding)
     objective, weights = task.weigh(params, state, data["train"]) if task.weigh else (task.objective, [])
@@ -205,6 +209,7 @@ def build(
         save_total_limit=params.save_total_limit,
         marker=resume.Marker.of(params, wanted, steps, len(data["train"]), gathering.sharding(params, deepspeed)),
         throughput_warmup_steps=params.throughput_warmup_steps,
+        forward_alone=not (params.torch_compile or params.apply_fsdp or stage(deepspeed or {}) == 3),
         callbacks=[
             *arguments.callbacks(params, task.scoring.main_metric(state)),
             *ranges_to_set(params, adapted.model, data["train"], task, padding),

@@ -13,6 +13,7 @@ from finetune.core.console import say
 from finetune.core.errors import Fault, ModelError
 from finetune.data.batches import as_windows, collate
 from finetune.data.sampler import window_lengths
+from finetune.distributed.hangs import pulse
 from finetune.distributed.process_group import all_reduce_any
 from finetune.models.memory import out_of_memory, return_freed_memory
 from finetune.models.prediction import autocast_for
@@ -37,6 +38,7 @@ def batch_that_fits(
     length = window_lengths(windows)
     longest = sorted(range(len(length)), key=lambda i: -length[i])
     while True:
+        pulse.reach()
         size = params.per_device_train_batch_size
         batch = collate(as_windows(windows.select(longest[:size])[:]), padding)
         if not all_reduce_any(not fits(model_for(params), batch, task, params.precision)):

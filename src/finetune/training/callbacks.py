@@ -1,4 +1,4 @@
-"""The callbacks between the steps of training: memory is given back, checkpoints are saved, a stop is obeyed."""
+"""The callbacks between the steps of training: a run says that it moves, returns memory, saves, and obeys a stop."""
 
 import math
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ from finetune.core.console import say, some
 from finetune.core.errors import Fault, ModelError, StoppedError
 from finetune.data.batches import Batch
 from finetune.distributed import preemption, process_group
+from finetune.distributed.hangs import pulse
 from finetune.models.adapt import fake_quantisation, pruning
 from finetune.models.memory import return_freed_memory
 from finetune.models.ort import engine as ort
@@ -31,6 +32,19 @@ RETURN_STEPS = 10  # at no cost that could be measured, 110 s for 112 s without
 def evaluated_now(state: TrainerState, evaluation_steps: int) -> bool:
     """Return whether an evaluation follows the step that was just made."""
     return bool(state.global_step % evaluation_steps == 0 or state.global_step >= state.max_steps)
+
+
+class Heartbeat(TrainerCallback):
+    """The callback that says that this process moves, at places that all processes reach."""
+
+    def on_train_begin(self, args: object, state: TrainerState, control: object, **_: object) -> None:
+        pulse.reach()
+
+    def on_substep_end(self, args: object, state: TrainerState, control: object, **_: object) -> None:
+        pulse.reach()
+
+    def on_step_end(self, args: object, state: TrainerState, control: object, **_: object) -> None:
+        pulse.stepped(state.global_step, last=state.global_step >= state.max_steps)
 
 
 class ReturnMemory(TrainerCallback):

@@ -26,6 +26,7 @@ from finetune.training.checkpoints import COMPLETE, STATE, checkpoints, why_inco
 from finetune.training.schedule import Schedule
 
 MEGABYTE = 2**20
+OF_ITS_END = ("resume_from_checkpoint", "hang_timeout")  # parameters that change what a run does when it ends
 # PyTorch's own switches: pickles are read as data, whatever the caller asks for.
 DATA_ALONE, ANYTHING = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
@@ -92,7 +93,7 @@ def _inputs(params: FinetuneParams) -> tuple[str, str, str]:
 
 
 def _command(params: FinetuneParams) -> Json:
-    given = [p.name for p in params_of(type(params)) if not p.is_port and p.name != "resume_from_checkpoint"]
+    given = [p.name for p in params_of(type(params)) if not p.is_port and p.name not in OF_ITS_END]
     return {name: vars(params)[name] for name in given}
 
 

@@ -1,6 +1,7 @@
 """Measure how fast a run trains, and how long each of its parts takes."""
 
 import time
+from collections import deque
 from collections.abc import Callable
 
 import psutil
@@ -8,6 +9,7 @@ import torch
 from transformers import TrainerCallback, TrainerState
 
 from finetune.data.batches import Batch
+from finetune.distributed.hangs import pulse
 
 
 class Parts:
@@ -31,6 +33,50 @@ class Parts:
     def __str__(self) -> str:
         parts = ", ".join(f"{part} {seconds:.0f} s" for part, seconds in self.seconds.items())
         return f"{parts}; {self.since - self.began:.0f} s in all"
+
+
+class OwnWork:
+    """The time in which this process works on its share of a step: for its batches, and in the forward pass.
+
+    In the backward pass processes wait for one another, so that all of them take as long as the slowest. Before the
+    forward pass of the model itself, DDP waits too. On a GPU, that is timed there, and read later.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.on_gpu = device.type == "cuda"
+        self.began: float | None = None
+        self.event: torch.cuda.Event | None = None
+        self.unread: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+
+    def begin_loading(self) -> None:
+        self.began = time.perf_counter()
+
+    def end_loading(self) -> None:
+        if self.began is not None:
+            pulse.worked(time.perf_counter() - self.began)
+        self.began = None
+
+    def begin_forward(self, model: torch.nn.Module, inputs: object) -> None:
+        """Begin, as a hook of the model."""
+        if self.on_gpu:
+            self.event = _now_on_gpu()
+        else:
+            self.began = time.perf_counter()
+
+    def end_forward(self) -> None:
+        self.end_loading()
+        if self.event is not None:
+            self.unread.append((self.event, _now_on_gpu()))
+            self.event = None
+        while self.unread and self.unread[0][1].query():
+            begin, end = self.unread.popleft()
+            pulse.worked(begin.elapsed_time(end) / 1000)
+
+
+def _now_on_gpu() -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
 
 
 class Throughput(TrainerCallback):

@@ -30,7 +30,8 @@ from finetune.data.batches import Batch, as_windows, collate
 from finetune.data.sampler import LengthGroupedSampler, by_length, window_lengths
 from finetune.data.table import Row
 from finetune.distributed import process_group
-from finetune.distributed.preemption import ignore_sigterm
+from finetune.distributed.hangs import pulse
+from finetune.distributed.preemption import prepare_worker
 from finetune.models.adapt import fake_quantisation, pruning
 from finetune.models.adapt.adaptations import gradients_set_aside, not_trained
 from finetune.models.memory import out_of_memory
@@ -39,11 +40,11 @@ from finetune.models.teacher import Teacher
 from finetune.tasks.answering import forward
 from finetune.tasks.task import Objective, Reduced, State, Task
 from finetune.training import checkpoints
-from finetune.training.callbacks import Prune, ReturnMemory, SaveEvery, SeedGraph, StopTogether, WatchLoss
+from finetune.training.callbacks import Heartbeat, Prune, ReturnMemory, SaveEvery, SeedGraph, StopTogether, WatchLoss
 from finetune.training.checkpoints import STATE
 from finetune.training.resume import Marker
 from finetune.training.schedule import Schedule
-from finetune.training.throughput import Throughput
+from finetune.training.throughput import OwnWork, Throughput
 
 SAMPLE = 8  # windows
 NOTHING = torch.finfo(torch.float32).tiny  # items of a step of windows without a label: their loss is 0
@@ -91,6 +92,7 @@ class FinetuneTrainer(Trainer):
         save_total_limit: int,
         marker: Marker,
         throughput_warmup_steps: int,
+        forward_alone: bool,
         callbacks: list[TrainerCallback],
     ) -> None:
         super().__init__(
@@ -104,6 +106,10 @@ class FinetuneTrainer(Trainer):
         )
         self.remove_callback(PrinterCallback)  # Progress in tracking.py speaks instead
         self.add_callback(ReturnMemory())
+        self.own_work = OwnWork(args.device)
+        if forward_alone:
+            model.register_forward_pre_hook(self.own_work.begin_forward)
+        self.add_callback(Heartbeat())
         self.task = task
         self.training_objective = objective
         self.teacher = teacher
@@ -151,14 +157,23 @@ class FinetuneTrainer(Trainer):
         self.watch.note(losses, inputs)
         # DDP averages gradients over processes: multiplied here, the average is the sum.
         loss = losses.sum() * self.accelerator.num_processes / num_items_in_batch
+        self.own_work.end_forward()
+        pulse.reach()
         return (loss, outputs) if return_outputs else loss
+
+    def get_batch_samples(self, *arguments: Any, **given: Any) -> Any:
+        self.own_work.begin_loading()
+        return super().get_batch_samples(*arguments, **given)
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> torch.Tensor:
         """Return the items of a step, () over all processes; each batch has tensors (B, L) or (B,)."""
+        self.own_work.end_loading()
+        pulse.reach()
         items = sum((self.training_objective.items(batch).sum() for batch in batch_samples), torch.tensor(0.0)).to(
             device
         )
-        total: torch.Tensor = self.accelerator.gather(items).sum()
+        with pulse.waiting():
+            total: torch.Tensor = self.accelerator.gather(items).sum()
         return total.clamp(min=NOTHING)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -181,7 +196,7 @@ class FinetuneTrainer(Trainer):
     def _get_dataloader(self, *arguments: Any, **given: Any) -> Any:
         loader: Any = super()._get_dataloader(*arguments, **given)
         of_torch = loader.base_dataloader  # accelerate's has its own round it
-        of_torch.worker_init_fn = partial(ignore_sigterm, of_torch.worker_init_fn)
+        of_torch.worker_init_fn = partial(prepare_worker, of_torch.worker_init_fn)
         return loader
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> list[int]:  # type: ignore[override]  # any iterable will do
@@ -201,6 +216,7 @@ class FinetuneTrainer(Trainer):
                 stored["EarlyStoppingCallback"]["args"] = callback.state()["args"]
         super()._load_callback_state()
 
+    @pulse.within("save")
     def _save_checkpoint(self, model: Any, trial: object) -> None:
         checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         try:
@@ -255,6 +271,7 @@ class FinetuneTrainer(Trainer):
         if self.state.best_model_checkpoint:
             self._load_best_model()
 
+    @pulse.within("evaluation")
     def evaluate(
         self, eval_dataset: object = None, ignore_keys: object = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
@@ -312,8 +329,10 @@ class FinetuneTrainer(Trainer):
 
     def _gather(self, reduced: Reduced) -> Reduced:
         """Return the reduced outputs of all processes, whose batches may be of different lengths."""
-        padded = self.accelerator.pad_across_processes(reduced, dim=1, pad_index=-1)
-        gathered: Reduced = self.accelerator.gather_for_metrics(padded)
+        pulse.reach()
+        with pulse.waiting():
+            padded = self.accelerator.pad_across_processes(reduced, dim=1, pad_index=-1)
+            gathered: Reduced = self.accelerator.gather_for_metrics(padded)
         return gathered
 
     def best_metrics(self) -> dict[str, float]:
