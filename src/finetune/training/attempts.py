@@ -28,7 +28,7 @@ from finetune.distributed.settlement import Settled
 from finetune.models.adapt import adaptations, fake_quantisation, four_bit
 from finetune.models.head import describe_new, head_parameters
 from finetune.models.loading import load_model, store_state
-from finetune.models.memory import out_of_memory, return_freed_memory
+from finetune.models.memory import leave_out_the_libraries, out_of_memory, return_freed_memory
 from finetune.models.ort import engine as ort
 from finetune.models.ort import preflight
 from finetune.models.teacher import load_teacher
@@ -81,6 +81,7 @@ def train(
 
     Return the attempt that reached the end, and its speed.
     """
+    leave_out_the_libraries()
     params = settled.params
     data = load_windows(params.preprocess_output, task, preprocessed)
     tried = resume.with_found_batch(params, checkpoint) if checkpoint else params
