@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import finetune  # noqa: F401  (sets the switches of the libraries before they are imported)
+from tests.forking import ALL, Forks
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "examples"
@@ -22,6 +24,19 @@ REAL_DATA = ROOT.parent / "shared" / "data"
 def one_tracking_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """For all runs of tests: to make a SQLite store takes a second. Fixtures of modules make theirs."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path_factory.getbasetemp()}/mlflow.db")
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """For processes that train: what starts them, imports and how they end by themselves is tested elsewhere."""
+    with Forks(tmp_path_factory.mktemp("forks"), dict(os.environ), ALL) as forks:
+        yield forks
+
+
+@pytest.fixture(scope="session")
+def forks_with_deepspeed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    with Forks(tmp_path_factory.mktemp("forks"), dict(os.environ), (*ALL, "deepspeed")) as forks:
+        yield forks
 
 
 @pytest.fixture(scope="session")

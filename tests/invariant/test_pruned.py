@@ -15,6 +15,7 @@ from finetune import evaluation, run
 from finetune.models import blocks
 from tests.conftest import build_tiny_model, finetune_words, prepare
 from tests.families import build_family
+from tests.forking import Forks
 from tests.invariant.dividing import divided, whole_and_divided
 from tests.invariant.test_loss import OPTIONS, SHARED, STEPS
 
@@ -45,10 +46,12 @@ def weights(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("method", ["gates", "taylor"])
 @divided
 @pytest.mark.parametrize("prepared", [QA], indirect=True)
-def test_divided_steps(prepared: Path, tmp_path: Path, how: str, batch: int, accumulation: int, method: str) -> None:
+def test_divided_steps(
+    forks: Forks, prepared: Path, tmp_path: Path, how: str, batch: int, accumulation: int, method: str
+) -> None:
     """The same losses, norms and scores, and the very same gates."""
     given = partial(words, prepared, pruning_method=method, eval_steps=STEPS)
-    one, other = whole_and_divided(given, tmp_path, how, batch, accumulation)
+    one, other = whole_and_divided(forks, given, tmp_path, how, batch, accumulation)
     assert other.losses == pytest.approx(one.losses, abs=1e-5)
     assert other.norms == pytest.approx(one.norms, abs=1e-5)
     whole, divided = weights(tmp_path / "whole"), weights(tmp_path / "divided")

@@ -15,6 +15,7 @@ from finetune import run
 from finetune.models.adapt import fake_quantisation
 from tests.conftest import build_tiny_model, finetune_words, prepare
 from tests.families import build_family
+from tests.forking import Forks
 from tests.invariant.dividing import divided, whole_and_divided
 from tests.invariant.test_loss import OPTIONS, SHARED, STEPS, trajectory
 
@@ -42,9 +43,10 @@ def weights(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
 
 @divided
 @pytest.mark.parametrize("prepared", [QA], indirect=True)
-def test_divided_steps(prepared: Path, tmp_path: Path, how: str, batch: int, accumulation: int) -> None:
+def test_divided_steps(forks: Forks, prepared: Path, tmp_path: Path, how: str, batch: int, accumulation: int) -> None:
     """Nearly the same losses: a number halfway between two of the grid goes to either, by the last bit of a sum."""
-    one, other = whole_and_divided(partial(words, prepared, eval_steps=STEPS), tmp_path, how, batch, accumulation)
+    given = partial(words, prepared, eval_steps=STEPS)
+    one, other = whole_and_divided(forks, given, tmp_path, how, batch, accumulation)
     assert other.losses == pytest.approx(one.losses, abs=2e-3)
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "divided")
     edges = [name for name in whole if name.endswith(".edges")]

@@ -14,6 +14,7 @@ from transformers import AutoModelForQuestionAnswering, AutoModelForSeq2SeqLM, A
 
 from finetune import run
 from tests.conftest import build_tiny_model, finetune_words, prepare
+from tests.forking import Forks
 from tests.invariant import test_loss, test_writing
 from tests.invariant.dividing import divided, whole_and_divided
 from tests.invariant.test_loss import INPUTS, OPTIONS, SHARED, STEPS, trajectory
@@ -97,8 +98,8 @@ class Textbook:
 
 @divided
 @pytest.mark.parametrize("prepared", [TC], indirect=True)
-def test_divided_steps(prepared: Path, tmp_path: Path, how: str, batch: int, accumulation: int) -> None:
-    one, other = whole_and_divided(partial(words, prepared), tmp_path, how, batch, accumulation)
+def test_divided_steps(forks: Forks, prepared: Path, tmp_path: Path, how: str, batch: int, accumulation: int) -> None:
+    one, other = whole_and_divided(forks, partial(words, prepared), tmp_path, how, batch, accumulation)
     assert other.losses == pytest.approx(one.losses, abs=1e-5)
     assert other.norms == pytest.approx(one.norms, abs=1e-5)
 
