@@ -161,12 +161,13 @@ def finetune_words(prepared: Path, output: Path, **parameters: Any) -> list[str]
     return words + [word for name, value in parameters.items() for word in (f"--{name}", str(value))]
 
 
-def peak_bytes(code: str, *argv: str) -> int:
-    """Peak resident memory of a Python process of its own that runs `code`.
+def peaks(code: str, *argv: str) -> list[int]:
+    """Peaks of resident memory of a Python process of its own that runs `code`, wherever it prints `peak()`.
 
     From /proc: what getrusage and wait4 say begins with the memory of the process that started it.
     """
-    tell = "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')))"
-    done = subprocess.run([sys.executable, "-c", f"{code}\n{tell}", *argv], capture_output=True, text=True, check=False)
+    peak = "def peak():\n    return next(line for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"
+    words = [sys.executable, "-c", f"{peak}{code}", *argv]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return 1024 * int(done.stdout.split()[-2])
+    return [1024 * int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("VmHWM")]
