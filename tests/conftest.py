@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import finetune  # noqa: F401  (sets the switches of the libraries before they are imported)
+from tests.forking import ALL, Forks
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "examples"
@@ -22,6 +24,19 @@ REAL_DATA = ROOT.parent / "shared" / "data"
 def one_tracking_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """For all runs of tests: to make a SQLite store takes a second. Fixtures of modules make theirs."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path_factory.getbasetemp()}/mlflow.db")
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """For processes that train: what starts them, imports and how they end by themselves is tested elsewhere."""
+    with Forks(tmp_path_factory.mktemp("forks"), dict(os.environ), ALL) as forks:
+        yield forks
+
+
+@pytest.fixture(scope="session")
+def forks_with_deepspeed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    with Forks(tmp_path_factory.mktemp("forks"), dict(os.environ), (*ALL, "deepspeed")) as forks:
+        yield forks
 
 
 @pytest.fixture(scope="session")
@@ -146,12 +161,13 @@ def finetune_words(prepared: Path, output: Path, **parameters: Any) -> list[str]
     return words + [word for name, value in parameters.items() for word in (f"--{name}", str(value))]
 
 
-def peak_bytes(code: str, *argv: str) -> int:
-    """Peak resident memory of a Python process of its own that runs `code`.
+def peaks(code: str, *argv: str) -> list[int]:
+    """Peaks of resident memory of a Python process of its own that runs `code`, wherever it prints `peak()`.
 
     From /proc: what getrusage and wait4 say begins with the memory of the process that started it.
     """
-    tell = "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')))"
-    done = subprocess.run([sys.executable, "-c", f"{code}\n{tell}", *argv], capture_output=True, text=True, check=False)
+    peak = "def peak():\n    return next(line for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"
+    words = [sys.executable, "-c", f"{peak}{code}", *argv]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return 1024 * int(done.stdout.split()[-2])
+    return [1024 * int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("VmHWM")]

@@ -15,14 +15,17 @@ from typing import Any
 
 import pytest
 
-from tests.forking import Command, Forks
+from tests.forking import Command, Fork, Forks
 
 BIN = Path(sys.executable).parent
 MPIRUN = ("mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none")
 
 
 class Launched:
-    """The processes that were started (torchrun and mpirun start more), and what each printed."""
+    """The processes that were started (torchrun and mpirun start more), and what each printed.
+
+    With `forks`, commands are what Python is told, and run in forks.
+    """
 
     def __init__(
         self,
@@ -30,14 +33,21 @@ class Launched:
         commands: Sequence[Sequence[str]],
         variables: Sequence[dict[str, Any]],
         folders: Sequence[Path | None] | None = None,
+        forks: Forks | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.logs = [folder / f"printed{i}.txt" for i in range(len(commands))]
-        self.running = []
+        self.ranks = [int(own.get("RANK", 0)) for own in variables]
+        self.running: list[subprocess.Popen[bytes] | Fork] = []
         for log, command, own, cwd in zip(
             self.logs, commands, variables, folders or [None] * len(commands), strict=True
         ):
             env = {**os.environ, **variables_of(folder, own)}
+            log.write_text("")
+            if forks:
+                given = Command([*command], env, str(cwd or Path.cwd()), str(log), str(log))
+                self.running.append(forks.start(given))
+                continue
             with log.open("w") as file:
                 self.running.append(subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env, cwd=cwd))
 
@@ -71,7 +81,11 @@ class Launched:
 
     def pid(self, rank: int) -> int:
         """Of the Python process of a rank, whoever started it."""
-        for process in self.running:
+        for process, own in zip(self.running, self.ranks, strict=True):
+            if isinstance(process, Fork):
+                if own == rank:
+                    return process.pid
+                continue
             for pid in (process.pid, *_below(process.pid)):
                 environment = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
                 variables = dict(entry.partition("=")[::2] for entry in environment)
@@ -86,33 +100,18 @@ class Launched:
         os.kill(self.pid(rank), number)
 
 
-class Forked:
-    """Processes that were forked from one with the libraries, and have ended; what each printed."""
-
-    def __init__(self, forks: Forks, folder: Path, words: Sequence[Any], variables: Sequence[dict[str, Any]]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.logs = [folder / f"printed{i}.txt" for i in range(len(variables))]
-        commands = []
-        for log, own in zip(self.logs, variables, strict=True):
-            log.unlink(missing_ok=True)
-            commands.append(Command([*words], variables_of(folder, own), str(folder), str(log), str(log)))
-        self._codes = forks.run(commands)
-
-    def said(self, i: int = 0) -> str:
-        return said(self.logs[i])
-
-    def codes(self) -> list[int]:
-        return self._codes
-
-
 def said(log: Path) -> str:
     return log.read_text(errors="replace").replace("\r", "\n")
 
 
 def variables_of(folder: Path, own: dict[str, Any]) -> dict[str, str]:
     """What a process is told besides what this one is."""
-    # Two runs that make a new store at once are in each other's way.
-    shared = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"} if "MLFLOW_TRACKING_URI" in os.environ else {}
+    shared = {}
+    if store := os.environ.get("MLFLOW_TRACKING_URI", "").removeprefix("sqlite:///"):
+        # Two runs that write a store at once are in each other's way; to make a new one takes a second.
+        if Path(store).is_file() and not (folder / "mlflow.db").exists():
+            shutil.copy(store, folder / "mlflow.db")
+        shared = {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
     return {"OMP_NUM_THREADS": "1", **shared, **{name: str(value) for name, value in own.items()}}
 
 
@@ -137,18 +136,19 @@ def launch(
     processes: int = 2,
     code: Sequence[str] = ("-m", "finetune.run"),
     folders: Sequence[Path] | None = None,
+    forks: Forks | None = None,
     **variables: Any,
 ) -> Launched:
     """Start `finetune.run`: as "azure" does, by "torchrun" or "mpirun", as two "nodes" of torchrun, or "alone".
 
     `words` are those of every process, or with "azure" a list for each; `code` is what Python is told to run,
-    `folders` with "azure" the one that each is started in.
+    `folders` with "azure" the one that each is started in. With `forks` those of "azure" and "alone" are forked.
     """
     each = [[*own] for own in words] if isinstance(words[0], list) else [[*words]] * processes
     module = [*code, *each[0]]
     python, torchrun = [sys.executable, *module], str(BIN / "torchrun")
     if how == "alone":
-        return Launched(folder, [python], [variables])
+        return Launched(folder, [module if forks else python], [variables], forks=forks)
     if how == "torchrun":
         command = [torchrun, "--nproc-per-node", str(processes), "--master-port", str(port()), *module]
         return Launched(folder, [command], [variables])
@@ -162,22 +162,15 @@ def launch(
         nodes += ["--master-port", str(shared["MASTER_PORT"])]
         commands = [[torchrun, *nodes, "--node-rank", str(node), *module] for node in range(processes)]
         return Launched(folder, commands, [variables] * processes)
-    commands = [[sys.executable, *code, *given] for given in each]
-    return Launched(folder, commands, of_azure(processes, shared), folders)
+    interpreter = [] if forks else [sys.executable]
+    commands = [[*interpreter, *code, *given] for given in each]
+    return Launched(folder, commands, of_azure(processes, shared), folders, forks)
 
 
 def of_azure(processes: int, shared: dict[str, Any]) -> list[dict[str, Any]]:
     """The variables that Azure ML sets for each process."""
     shared = {**shared, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
     return [{**shared, "RANK": rank, "LOCAL_RANK": rank} for rank in range(processes)]
-
-
-def launch_forks(
-    forks: Forks, folder: Path, words: Sequence[Any], processes: int = 2, code: Sequence[str] = ("-m", "finetune.run")
-) -> Forked:
-    """Run `finetune.run` as Azure ML does, or one process alone, in forks; return when they have ended."""
-    variables = of_azure(processes, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port()}) if processes > 1 else [{}]
-    return Forked(forks, folder, [*code, *words], variables)
 
 
 def stopping(step: int) -> str:

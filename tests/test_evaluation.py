@@ -10,7 +10,7 @@ import torch
 from finetune import evaluation
 from finetune.core.errors import DataError, HandoffError, ModelError, ParameterError
 from finetune.models import prediction
-from tests.conftest import build_tiny_model, peak_bytes, sample_rows, write_jsonl
+from tests.conftest import build_tiny_model, peaks, sample_rows, write_jsonl
 
 TASK = ["--task", "question_answering"]
 
@@ -161,8 +161,8 @@ def test_memory_does_not_grow_with_rows(real_data: Path, tmp_path: Path) -> None
     few = rows.iloc[:: len(rows) // 300][:300]
     few.to_parquet(tmp_path / "few.parquet")
     assert len(rows) == 3438
-    code = "import sys; from finetune.evaluation import main; main(sys.argv[1:])"
+    code = "import sys; from finetune.evaluation import main; main(sys.argv[1:]); print(peak())"
     words = [*TASK, "--pytorch_model_folder", str(model), "--evaluation_result", str(tmp_path / "out"), "--test_data"]
     files = (tmp_path / "few.parquet", real_data / "squad_v1" / "validation.parquet")
-    few_peak, all_peak = (peak_bytes(code, *words, str(file)) / 2**20 for file in files)
+    few_peak, all_peak = (peaks(code, *words, str(file))[0] / 2**20 for file in files)
     assert all_peak - few_peak < 300

@@ -309,6 +309,16 @@ def test_unknown_hub_id(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "Traceback" not in capsys.readouterr().err
 
 
+# Imports by each list of words, in one process, whose variables libraries read when they are imported.
+IMPORTS = """
+import json, sys
+from finetune.core.process import run_main
+from finetune.model_selector import main
+for words in json.loads(sys.argv[1]):
+    run_main(main, words)
+"""
+
+
 def test_a_revision_of_a_hub_model(tiny_model: Path, tmp_path: Path) -> None:
     """Out of the hub's own cache, as there is no network."""
     cache = tmp_path / "hub" / "models--org--tiny"
@@ -319,17 +329,21 @@ def test_a_revision_of_a_hub_model(tiny_model: Path, tmp_path: Path) -> None:
         (cache / "refs" / name).write_text(commit)
         shutil.copytree(source, cache / "snapshots" / commit)
     env = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "HF_TOKEN": "hf_secret"}
-    for revision, layers in (((), 2), (("--huggingface_revision", "v2"), 1), (("--huggingface_revision", "2" * 40), 1)):
-        out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
-        words = ["--task", "question_answering", "--huggingface_id", "org/tiny", *revision, "--output_dir", str(out)]
-        command = [sys.executable, "-m", "finetune.model_selector", *words]
-        ran = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-        assert ran.returncode == 0, ran.stderr
-        assert json.loads((out / "model" / "config.json").read_text())["num_hidden_layers"] == layers
-        assert "hf_secret" not in ran.stdout + ran.stderr
-    command[command.index("--huggingface_revision") + 1] = "v3"
+    revisions = {(): 2, ("v2",): 1, ("2" * 40,): 1, ("v3",): None}  # with the layers of what is found
+    words = ["--task", "question_answering", "--huggingface_id", "org/tiny"]
+    outs = [tmp_path / f"out{i}" for i in range(len(revisions))]
+    commands = [
+        [*words, *(word for name in revision for word in ("--huggingface_revision", name)), "--output_dir", str(out)]
+        for revision, out in zip(revisions, outs, strict=True)
+    ]
+    command = [sys.executable, "-c", IMPORTS, json.dumps(commands)]
     ran = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert (ran.returncode, "org/tiny at v3 can't be fetched" in ran.stderr) == (ModelError.exit_code, True)
+    assert "hf_secret" not in ran.stdout + ran.stderr
+    assert ran.returncode == ModelError.exit_code, ran.stderr
+    for out, layers in zip(outs, revisions.values(), strict=True):
+        if layers:
+            assert json.loads((out / "model" / "config.json").read_text())["num_hidden_layers"] == layers
+    assert "org/tiny at v3 can't be fetched" in ran.stderr and ran.stderr.count("fetched") == 1
 
 
 # Imports by the words behind it; exit code 3 if a process that is started then would have the first word.

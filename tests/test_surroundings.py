@@ -117,7 +117,7 @@ def test_every_command(forks: Forks, tiny_model: Path, tmp_path: Path, task: str
             folder.mkdir()
         before = list(folder.iterdir())
         written, *streams = (tmp_path / f"{name}{number}" for name in ("written", "stdout", "stderr"))
-        command = Command(["-m", *words], {"WRITTEN": str(written)}, str(folder), *map(str, streams))
+        command = Command(["-m", *words], {**forks.variables, "WRITTEN": str(written)}, str(folder), *map(str, streams))
         (code,) = forks.run([command])
         shown = {path.name.rstrip("0123456789"): path.read_bytes().decode() for path in streams}
         assert code == 0, (words, shown)

@@ -1,11 +1,13 @@
 """What `make bench` makes of what was measured, and its windows; the whole of it in the thorough tier."""
 
+import importlib
 import io
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets import load_from_disk
@@ -72,10 +74,17 @@ def test_lengths(task: str, mean: float, longest: int) -> None:
     assert training.WINDOWS % 400 == 0
 
 
+def in_this_process(module: str, task: str, **given: Any) -> None:
+    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    importlib.import_module(f"finetune.{module}").main(["--task", task, *words])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", [training.QA, training.TC])
 def test_windows_are_as_long_as_asked(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "SHAPE", {**training.SHAPE, "hidden_size": 12, "num_hidden_layers": 1})
+    monkeypatch.setattr(training, "WINDOWS", 2 * len(training.LENGTHS[task]))
+    monkeypatch.setattr(training, "finetune", in_this_process)
     training.prepare(task, tmp_path)
     windows = load_from_disk(tmp_path / "data" / "train" / "windows")
     repeated = training.WINDOWS // len(training.LENGTHS[task])

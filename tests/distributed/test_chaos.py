@@ -13,6 +13,7 @@ from finetune import run as finetune
 from finetune.core.errors import StoppedError, StorageError
 from finetune.training import checkpoints
 from tests.conftest import finetune_words
+from tests.forking import Forks
 from tests.launching import Launched, fill, launch, one_thread
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
@@ -107,19 +108,25 @@ def strike(kind: str, run: Launched, disk: Path, chance: random.Random, processe
     return f"{newest.name}/{harmed.name} cut in half"
 
 
-def run_to_its_end(folder: Path, given: list[str], how: str) -> None:
+def run_to_its_end(folder: Path, given: list[str], how: str, forks: Forks) -> None:
     """Alone in this process: nothing is to befall it."""
     if how == "alone":
         with one_thread():
             finetune.main(given)
         return
-    run = launch(folder, given, how)
+    run = launch(folder, given, how, forks=forks)
     assert set(run.codes()) == {0}, run.said()
 
 
 @pytest.mark.parametrize(("data", "chain"), CHAINS)
 def test_faults(
-    request: pytest.FixtureRequest, tmp_path: Path, unbroken: dict[str, Path], disk: Path, data: str, chain: int
+    request: pytest.FixtureRequest,
+    forks: Forks,
+    tmp_path: Path,
+    unbroken: dict[str, Path],
+    disk: Path,
+    data: str,
+    chain: int,
 ) -> None:
     prepared: Path = request.getfixturevalue(data)
     how, chance = LAUNCHES[chain], random.Random(chain)
@@ -130,14 +137,14 @@ def test_faults(
     same = f"{how} {data}"
     if same not in unbroken:
         unbroken[same] = tmp_path / "unbroken"
-        run_to_its_end(unbroken[same], words(prepared, unbroken[same], how, "false"), how)
+        run_to_its_end(unbroken[same], words(prepared, unbroken[same], how, "false"), how, forks)
 
     befell = []
     for kind in kinds:
-        run = launch(tmp_path, words(prepared, disk, how), how)
+        run = launch(tmp_path, words(prepared, disk, how), how, forks=forks)
         befell.append(strike(kind, run, disk, chance, processes))
         print(f"{how}: {befell[-1]}")
-    run_to_its_end(tmp_path / "last", words(prepared, disk, how), how)
+    run_to_its_end(tmp_path / "last", words(prepared, disk, how), how, forks)
 
     weights = [folder / "pytorch" / "model.safetensors" for folder in (disk, unbroken[same])]
     assert weights[0].read_bytes() == weights[1].read_bytes(), befell

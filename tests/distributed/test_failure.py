@@ -15,6 +15,7 @@ from torch.distributed import PrefixStore, TCPStore
 from finetune.core.errors import HandoffError, PeerError
 from finetune.distributed import channel
 from tests.conftest import finetune_words
+from tests.forking import Forks
 from tests.launching import Launched, launch, port
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
@@ -35,11 +36,13 @@ def test_an_error_of_all_is_said_once(prepared: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failing", [0, 1])
-def test_an_error_of_one_is_said_by_the_main_process(prepared: Path, tmp_path: Path, failing: int) -> None:
+def test_an_error_of_one_is_said_by_the_main_process(
+    forks: Forks, prepared: Path, tmp_path: Path, failing: int
+) -> None:
     whole = finetune_words(prepared, tmp_path, max_steps=2)
     broken = [*whole]
     broken[broken.index("--preprocess_output") + 1] = str(tmp_path / "nothing")
-    run = launch(tmp_path, [broken, whole] if failing == 0 else [whole, broken])
+    run = launch(tmp_path, [broken, whole] if failing == 0 else [whole, broken], forks=forks)
     assert run.codes(60) == [HandoffError.exit_code] * 2
     assert "Traceback" not in run.said(0) + run.said(1)
     assert run.said(failing).count(f"hand-off error: {tmp_path / 'nothing'} has no preprocess.json") == 1
@@ -65,12 +68,12 @@ process.run_main(run.main)
 """
 
 
-def test_an_error_right_after_the_rendezvous(prepared: Path, tmp_path: Path) -> None:
+def test_an_error_right_after_the_rendezvous(forks: Forks, prepared: Path, tmp_path: Path) -> None:
     """The others know it, however late the main process came to read their greetings."""
     words = finetune_words(prepared, tmp_path, max_steps=2)
     broken = [*words]
     broken[broken.index("--preprocess_output") + 1] = str(tmp_path / "nothing")
-    run = launch(tmp_path, [broken, words], code=("-c", SLOW_TO_ADMIT))
+    run = launch(tmp_path, [broken, words], code=("-c", SLOW_TO_ADMIT), forks=forks)
     assert run.codes(90) == [HandoffError.exit_code] * 2, run.said(1)
 
 
@@ -122,8 +125,9 @@ process.run_main(run.main)
 """
 
 
-def test_an_unexpected_error_leaves_its_traceback_in_a_log(prepared: Path, tmp_path: Path) -> None:
-    run = launch(tmp_path, finetune_words(prepared, tmp_path, max_steps=2), code=("-c", UNEXPECTED))
+def test_an_unexpected_error_leaves_its_traceback_in_a_log(forks: Forks, prepared: Path, tmp_path: Path) -> None:
+    words = finetune_words(prepared, tmp_path, max_steps=2)
+    run = launch(tmp_path, words, code=("-c", UNEXPECTED), forks=forks)
     assert run.codes(150) == [1, 1], run.said()
     log = tmp_path / "pytorch" / "logs" / "rank1.txt"
     assert "Traceback" in log.read_text()

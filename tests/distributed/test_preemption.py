@@ -12,6 +12,7 @@ from finetune import run as finetune
 from finetune.core.errors import PeerError, StoppedError
 from finetune.training.trainer import FinetuneTrainer
 from tests.conftest import finetune_words
+from tests.forking import Forks
 from tests.launching import Launched, launch, port
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
@@ -60,13 +61,13 @@ run_main(run.main)
 
 
 @pytest.fixture(scope="module")
-def whole(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Launched, Launched]:
+def whole(forks: Forks, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Launched, Launched]:
     """A run that nobody disturbs before its weights are saved; then its second process, which waits, has a SIGTERM."""
     folder = tmp_path_factory.mktemp("unbroken")
     variables = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port()}
-    waiting = launch(folder / "1", words(prepared, folder), "alone", **variables, RANK=1, LOCAL_RANK=1)
+    waiting = launch(folder / "1", words(prepared, folder), "alone", forks=forks, **variables, RANK=1, LOCAL_RANK=1)
     own = {**variables, "RANK": 0, "LOCAL_RANK": 0, "OTHER": waiting.running[0].pid}
-    saving = launch(folder / "0", words(prepared, folder), "alone", code=("-c", SAVING), **own)
+    saving = launch(folder / "0", words(prepared, folder), "alone", code=("-c", SAVING), forks=forks, **own)
     saving.codes()
     waiting.codes()
     return folder, saving, waiting
@@ -98,8 +99,10 @@ def in_training(run: Launched) -> None:
         pytest.param("nodes", (1,), marks=pytest.mark.thorough),
     ],
 )
-def test_sigterm_on_any_rank(prepared: Path, tmp_path: Path, unbroken: bytes, how: str, ranks: tuple[int, ...]) -> None:
-    run = launch(tmp_path, words(prepared, tmp_path), how)
+def test_sigterm_on_any_rank(
+    forks: Forks, prepared: Path, tmp_path: Path, unbroken: bytes, how: str, ranks: tuple[int, ...]
+) -> None:
+    run = launch(tmp_path, words(prepared, tmp_path), how, forks=forks)
     in_training(run)
     for rank in ranks:
         run.send(rank, signal.SIGTERM)
@@ -111,13 +114,13 @@ def test_sigterm_on_any_rank(prepared: Path, tmp_path: Path, unbroken: bytes, ho
     assert run.said().count("\nstopped: ") == 1 and f"after step {step} of 40, which is saved" in run.said()
     assert not (tmp_path / "pytorch" / "model.safetensors").exists()
 
-    resumed = launch(tmp_path, words(prepared, tmp_path, resume_from_checkpoint="true"))
+    resumed = launch(tmp_path, words(prepared, tmp_path, resume_from_checkpoint="true"), forks=forks)
     assert resumed.codes() == [0, 0], resumed.said()
     assert f"going on from checkpoint-{step}\n" in resumed.said()
     assert weights(tmp_path) == unbroken
 
 
-def test_sigterm_to_the_launcher(prepared: Path, tmp_path: Path, unbroken: bytes) -> None:
+def test_sigterm_to_the_launcher(forks: Forks, prepared: Path, tmp_path: Path, unbroken: bytes) -> None:
     """As platforms send it: torchrun passes it on to whole groups of processes, those that prepare batches too."""
     run = launch(tmp_path, words(prepared, tmp_path, dataloader_num_workers=2), "torchrun")
     in_training(run)
@@ -126,7 +129,7 @@ def test_sigterm_to_the_launcher(prepared: Path, tmp_path: Path, unbroken: bytes
     (step,) = steps_saved(tmp_path)
     assert f"after step {step} of 40, which is saved" in run.said() and "DataLoader" not in run.said()
 
-    resumed = launch(tmp_path, words(prepared, tmp_path, resume_from_checkpoint="true"))
+    resumed = launch(tmp_path, words(prepared, tmp_path, resume_from_checkpoint="true"), forks=forks)
     assert resumed.codes() == [0, 0], resumed.said()
     assert weights(tmp_path) == unbroken
 
@@ -182,8 +185,8 @@ run_main(run.main)
 """
 
 
-def test_sigterm_before_training(prepared: Path, tmp_path: Path) -> None:
-    run = launch(tmp_path, words(prepared, tmp_path), "alone", code=("-c", BEFORE))
+def test_sigterm_before_training(forks: Forks, prepared: Path, tmp_path: Path) -> None:
+    run = launch(tmp_path, words(prepared, tmp_path), "alone", code=("-c", BEFORE), forks=forks)
     run.until(lambda: "about to train" in run.said())
     run.running[0].send_signal(signal.SIGTERM)
     assert run.codes(20) == [StoppedError.exit_code]
@@ -199,8 +202,8 @@ def test_sigterm_before_training(prepared: Path, tmp_path: Path) -> None:
         pytest.param("nodes", 0, marks=pytest.mark.thorough),
     ],
 )
-def test_sigkill_of_a_rank(prepared: Path, tmp_path: Path, how: str, lost: int) -> None:
-    run = launch(tmp_path, words(prepared, tmp_path, max_steps=4000), how)
+def test_sigkill_of_a_rank(forks: Forks, prepared: Path, tmp_path: Path, how: str, lost: int) -> None:
+    run = launch(tmp_path, words(prepared, tmp_path, max_steps=4000), how, forks=forks)
     in_training(run)
     run.send(lost, signal.SIGKILL)
     killed = time.monotonic()
@@ -232,12 +235,14 @@ run_main(run.main)
 """
 
 
-def test_sigterm_while_the_tracking_database_is_made(prepared: Path, tmp_path: Path) -> None:
+def test_sigterm_while_the_tracking_database_is_made(forks: Forks, prepared: Path, tmp_path: Path) -> None:
     """What is left of it does not stop the same command from running again."""
-    stopped = launch(tmp_path, words(prepared, tmp_path, max_steps=2, eval_steps=2), "alone", code=("-c", TRACKED))
+    given = words(prepared, tmp_path, max_steps=2, eval_steps=2)
+    none_yet = {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/new.db"}
+    stopped = launch(tmp_path, given, "alone", code=("-c", TRACKED), forks=forks, **none_yet)
     assert stopped.codes(60) == [StoppedError.exit_code], stopped.said()
     assert "stopped by SIGTERM before training" in stopped.said()
-    again = launch(tmp_path, words(prepared, tmp_path, max_steps=2, eval_steps=2), "alone")
+    again = launch(tmp_path, given, "alone", forks=forks, **none_yet)
     assert again.codes(120) == [0], again.said()
 
 
@@ -258,8 +263,8 @@ run_main(run.main)
 """
 
 
-def test_a_slow_disk_does_not_lose_what_is_said_to_be_saved(prepared: Path, tmp_path: Path) -> None:
-    run = launch(tmp_path, words(prepared, tmp_path), code=("-c", SLOW))
+def test_a_slow_disk_does_not_lose_what_is_said_to_be_saved(forks: Forks, prepared: Path, tmp_path: Path) -> None:
+    run = launch(tmp_path, words(prepared, tmp_path), code=("-c", SLOW), forks=forks)
     in_training(run)
     for process in run.running:
         process.send_signal(signal.SIGTERM)

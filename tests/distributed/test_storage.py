@@ -13,6 +13,7 @@ import pytest
 from finetune import run as finetune
 from finetune.core.errors import StoppedError, StorageError
 from tests.conftest import finetune_words
+from tests.forking import ALL, Forks
 from tests.launching import fill, launch, one_thread, stopping
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
@@ -42,13 +43,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(disk)], check=False)
 
 
-def ran_to_its_end(folder: Path, words: list[str], how: str, capsys: pytest.CaptureFixture[str]) -> str:
+def ran_to_its_end(folder: Path, words: list[str], how: str, capsys: pytest.CaptureFixture[str], forks: Forks) -> str:
     """What it says; one that is alone needs no process of its own."""
     if how == "alone":
         with one_thread():
             finetune.main(words)
         return capsys.readouterr().out
-    run = launch(folder, words, how)
+    run = launch(folder, words, how, forks=forks)
     assert set(run.codes()) == {0}, run.said()
     return run.said()
 
@@ -62,10 +63,16 @@ def ran_to_its_end(folder: Path, words: list[str], how: str, capsys: pytest.Capt
     ],
 )
 def test_a_disk_that_is_full_in_the_middle_of_a_save(
-    prepared: Path, tmp_path: Path, small_disk: Path, capsys: pytest.CaptureFixture[str], how: str, left: int
+    forks: Forks,
+    prepared: Path,
+    tmp_path: Path,
+    small_disk: Path,
+    capsys: pytest.CaptureFixture[str],
+    how: str,
+    left: int,
 ) -> None:
     """Whether the weights, the optimizer or something small no longer fits."""
-    run = launch(tmp_path, finetune_words(prepared, small_disk, **STEPS), how)
+    run = launch(tmp_path, finetune_words(prepared, small_disk, **STEPS), how, forks=forks)
     run.until(lambda: "step 11/" in run.said())
     ballast = fill(small_disk, left)
     assert set(run.codes()) == {StorageError.exit_code}, run.said()
@@ -77,8 +84,8 @@ def test_a_disk_that_is_full_in_the_middle_of_a_save(
     ballast.unlink()
     resumed = finetune_words(prepared, small_disk, **STEPS, resume_from_checkpoint="true")
     unbroken = finetune_words(prepared, tmp_path / "unbroken", **STEPS)
-    assert "going on from checkpoint-10\n" in ran_to_its_end(tmp_path / "resumed", resumed, how, capsys)
-    ran_to_its_end(tmp_path / "unbroken", unbroken, how, capsys)
+    assert "going on from checkpoint-10\n" in ran_to_its_end(tmp_path / "resumed", resumed, how, capsys, forks)
+    ran_to_its_end(tmp_path / "unbroken", unbroken, how, capsys, forks)
     weights = [path / "pytorch" / "model.safetensors" for path in (tmp_path / "unbroken", small_disk)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
@@ -97,11 +104,13 @@ def test_a_mounted_folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.Mo
     (mount / "pytorch" / "checkpoint-30").mkdir(parents=True)
     (mount / "pytorch" / "checkpoint-30" / "complete").write_text(json.dumps({"run": {}, "files": {}}))
     given = {**STEPS, "max_steps": 6, "eval_steps": 2}
-    run = launch(tmp_path, finetune_words(prepared, mount, **given), code=("-c", stopping(3)), **bare)
-    assert run.codes() == [StoppedError.exit_code] * 2, run.said()
-    assert (mount / "pytorch" / "earlier-run-1" / "checkpoint-30" / "complete").is_file()
-    resumed = launch(tmp_path, finetune_words(prepared, mount, **given, resume_from_checkpoint="true"), **bare)
-    assert resumed.codes() == [0, 0], resumed.said()
+    words = finetune_words(prepared, mount, **given)
+    with Forks(tmp_path, {**os.environ, **{name: str(value) for name, value in bare.items()}}, ALL) as forks:
+        run = launch(tmp_path, words, code=("-c", stopping(3)), forks=forks, **bare)
+        assert run.codes() == [StoppedError.exit_code] * 2, run.said()
+        assert (mount / "pytorch" / "earlier-run-1" / "checkpoint-30" / "complete").is_file()
+        resumed = launch(tmp_path, [*words, "--resume_from_checkpoint", "true"], forks=forks, **bare)
+        assert resumed.codes() == [0, 0], resumed.said()
     assert (mount / "pytorch" / "mlflow.db").stat().st_size > 0
     touch = [sys.executable, "-c", f"open('{mount}/stray', 'w')"]
     for rank, code in (("0", 0), ("1", 1)):
@@ -109,7 +118,7 @@ def test_a_mounted_folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.Mo
         assert subprocess.run(touch, env=own, capture_output=True, check=False).returncode == code
 
 
-def test_a_folder_that_only_one_machine_sees(prepared: Path, tmp_path: Path) -> None:
+def test_a_folder_that_only_one_machine_sees(forks: Forks, prepared: Path, tmp_path: Path) -> None:
     """It is refused before training, not after."""
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
@@ -124,7 +133,7 @@ def test_a_folder_that_only_one_machine_sees(prepared: Path, tmp_path: Path) -> 
         ]
     )
     words = finetune_words(prepared, Path("out"), **STEPS)
-    run = launch(tmp_path, words, code=("-c", code), folders=(here, there))
+    run = launch(tmp_path, words, code=("-c", code), folders=(here, there), forks=forks)
     assert run.codes() == [StorageError.exit_code] * 2, run.said()
     assert "process 1 does not see what process 0 writes in out/pytorch" in run.said() and "step 1/" not in run.said()
     assert "all of them see" in run.said() and not [*here.rglob(".seen*")]

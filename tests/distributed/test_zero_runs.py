@@ -4,7 +4,7 @@ import functools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from finetune.core.errors import ParameterError, StoppedError
 from tests.conftest import finetune_words
-from tests.forking import QUIET, Forks
-from tests.launching import Forked, launch_forks, stopping
+from tests.forking import Forks
+from tests.launching import Launched, launch, stopping
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: make test-distributed")
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
@@ -38,14 +38,13 @@ def words(prepared: Path, output: Path, **parameters: Any) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    libraries = (*QUIET, "transformers.trainer", "deepspeed")
-    with Forks(tmp_path_factory.mktemp("forks"), dict(os.environ), libraries) as forks:
-        yield forks
+def forks(forks_with_deepspeed: Forks) -> Forks:
+    return forks_with_deepspeed
 
 
-def ran(forks: Forks, folder: Path, prepared: Path, processes: int = 2, **parameters: Any) -> Forked:
-    run = launch_forks(forks, folder, words(prepared, folder, **parameters), processes)
+def ran(forks: Forks, folder: Path, prepared: Path, processes: int = 2, **parameters: Any) -> Launched:
+    how = "azure" if processes > 1 else "alone"
+    run = launch(folder, words(prepared, folder, **parameters), how, forks=forks)
     assert set(run.codes()) == {0}, run.said()
     assert f"put together from {processes} processes" in run.said()
     return run
@@ -64,7 +63,7 @@ def same(saved: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> boo
 
 
 BEST = {"metric_for_best_model": "exact"}
-Whole = Callable[[int, dict[str, Any]], tuple[Path, Forked]]
+Whole = Callable[[int, dict[str, Any]], tuple[Path, Launched]]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +71,7 @@ def whole(forks: Forks, prepared: Path, tmp_path_factory: pytest.TempPathFactory
     """The folder of a run that nothing befell, made once for each stage and parameters; what it printed."""
 
     @functools.cache
-    def made(stage: int, given: str) -> tuple[Path, Forked]:
+    def made(stage: int, given: str) -> tuple[Path, Launched]:
         folder = tmp_path_factory.mktemp("whole")
         return folder, ran(forks, folder, prepared, **json.loads(given), deepspeed_stage=stage, **BEST)
 
@@ -120,11 +119,11 @@ def test_a_run_goes_on(
 ) -> None:
     unbroken, _ = whole(stage, given)
     given, cut = {**given, "deepspeed_stage": stage, **BEST}, tmp_path / "cut"
-    run = launch_forks(forks, cut, words(prepared, cut, **given), code=("-c", stopping(3)))
+    run = launch(cut, words(prepared, cut, **given), code=("-c", stopping(3)), forks=forks)
     assert set(run.codes()) == {StoppedError.exit_code}, run.said()
 
     alone = words(prepared, cut, **given, gradient_accumulation_steps=2, resume_from_checkpoint="true")
-    other = launch_forks(forks, cut, alone, 1)
+    other = launch(cut, alone, "alone", forks=forks)
     assert other.codes() == [ParameterError.exit_code]
     assert f"sharded by ZeRO stage {stage}, processes 2" in other.said() and "processes 1" in other.said()
 
@@ -194,7 +193,7 @@ def test_processes_that_write_texts_of_other_lengths(
         values["state"]["num_beams"] = beams
         file.write_text(json.dumps(values))
     given = words(prepared, tmp_path, deepspeed_stage=3, max_steps=2, per_device_eval_batch_size=1)
-    run = launch_forks(forks, tmp_path, given, code=("-c", UNEVEN))
+    run = launch(tmp_path, given, code=("-c", UNEVEN), forks=forks)
     assert set(run.codes()) == {0}, run.said()
     log = json.loads((tmp_path / "pytorch" / "training.json").read_text())["log"]
     evaluation = next(entry for entry in log if "eval_loss" in entry)
@@ -206,13 +205,14 @@ def test_translation_goes_on(forks: Forks, prepared_pairs: Path, tmp_path: Path,
     """With an evaluation by generation every second step: the same as without an engine, and the same if it was cut."""
     given = {"deepspeed_stage": stage}
     ran(forks, tmp_path / "whole", prepared_pairs, **given)
-    plain = launch_forks(forks, tmp_path / "plain", words(prepared_pairs, tmp_path / "plain", apply_deepspeed="false"))
+    without = words(prepared_pairs, tmp_path / "plain", apply_deepspeed="false")
+    plain = launch(tmp_path / "plain", without, forks=forks)
     assert set(plain.codes()) == {0}, plain.said()
     losses, others = (evaluations(tmp_path / name) for name in ("whole", "plain"))
     assert len(losses) == 3 and losses == pytest.approx(others, rel=1e-4)
 
     cut = tmp_path / "cut"
-    run = launch_forks(forks, cut, words(prepared_pairs, cut, **given), code=("-c", stopping(3)))
+    run = launch(cut, words(prepared_pairs, cut, **given), code=("-c", stopping(3)), forks=forks)
     assert set(run.codes()) == {StoppedError.exit_code}, run.said()
     assert "going on from" in ran(forks, cut, prepared_pairs, **given, resume_from_checkpoint="true").said()
     weights = [load_file(folder / "pytorch" / "model.safetensors") for folder in (tmp_path / "whole", cut)]

@@ -22,6 +22,7 @@ from transformers import (
 from finetune import model_selector, preprocess, run
 from finetune.data.sampler import LengthGroupedSampler, window_lengths
 from tests.conftest import ROOT, build_tiny_model, finetune_words, prepare
+from tests.forking import Forks
 from tests.launching import launch
 
 pytestmark = pytest.mark.slow
@@ -79,7 +80,8 @@ def whole_batch(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Tra
         ("alone", 4, 2, None),
         ("alone", 2, 4, None),
         pytest.param("azure", 4, 1, None, marks=[pytest.mark.distributed, pytest.mark.thorough]),
-        pytest.param("torchrun", 2, 2, None, marks=pytest.mark.distributed),
+        pytest.param("azure", 2, 2, None, marks=pytest.mark.distributed),
+        pytest.param("torchrun", 2, 2, None, marks=[pytest.mark.distributed, pytest.mark.thorough]),
         pytest.param("mpirun", 4, 1, None, marks=[pytest.mark.distributed, pytest.mark.thorough]),
         pytest.param("nodes", 4, 1, None, marks=[pytest.mark.distributed, pytest.mark.thorough]),
         pytest.param("alone", 4, 2, 2, marks=[pytest.mark.distributed, pytest.mark.thorough]),
@@ -89,7 +91,14 @@ def whole_batch(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Tra
     ],
 )
 def test_cut_up_steps(
-    prepared: Path, tmp_path: Path, whole_batch: Trajectory, how: str, batch: int, accumulation: int, stage: int | None
+    request: pytest.FixtureRequest,
+    prepared: Path,
+    tmp_path: Path,
+    whole_batch: Trajectory,
+    how: str,
+    batch: int,
+    accumulation: int,
+    stage: int | None,
 ) -> None:
     """Steps of 8 windows: by accumulation, by processes however those are started, and by ZeRO."""
     words = finetune_words(
@@ -103,7 +112,8 @@ def test_cut_up_steps(
     if how == "alone" and not stage:
         run.main(words)
     else:
-        launched = launch(tmp_path, words, how)
+        forks: Forks = request.getfixturevalue("forks_with_deepspeed" if stage else "forks")
+        launched = launch(tmp_path, words, how, forks=forks)
         assert set(launched.codes()) == {0}, launched.said()
     cut = trajectory(tmp_path)
     assert cut.losses == pytest.approx(whole_batch.losses, abs=1e-5)

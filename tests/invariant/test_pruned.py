@@ -15,7 +15,8 @@ from finetune import evaluation, run
 from finetune.models import blocks
 from tests.conftest import build_tiny_model, finetune_words, prepare
 from tests.families import build_family
-from tests.invariant.dividing import divided, whole_and_divided
+from tests.forking import Forks
+from tests.invariant.dividing import Whole, divided, trained_once, whole_and_divided
 from tests.invariant.test_loss import OPTIONS, SHARED, STEPS
 
 pytestmark = pytest.mark.slow
@@ -38,6 +39,11 @@ def words(prepared: Path, output: Path, batch: int = 8, **given: Any) -> list[st
     return finetune_words(prepared, output, **{**PRUNED, "per_device_train_batch_size": batch, **given})
 
 
+@pytest.fixture(scope="module")
+def whole(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    return trained_once(partial(words, prepared), tmp_path_factory.mktemp)
+
+
 def weights(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
     return load_file(folder / "pytorch" / f"checkpoint-{step}" / "model.safetensors")
 
@@ -45,38 +51,41 @@ def weights(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("method", ["gates", "taylor"])
 @divided
 @pytest.mark.parametrize("prepared", [QA], indirect=True)
-def test_divided_steps(prepared: Path, tmp_path: Path, how: str, batch: int, accumulation: int, method: str) -> None:
+def test_divided_steps(
+    forks: Forks, whole: Whole, prepared: Path, tmp_path: Path, how: str, batch: int, accumulation: int, method: str
+) -> None:
     """The same losses, norms and scores, and the very same gates."""
-    given = partial(words, prepared, pruning_method=method, eval_steps=STEPS)
-    one, other = whole_and_divided(given, tmp_path, how, batch, accumulation)
+    given = {"pruning_method": method, "eval_steps": STEPS}
+    undivided, divided_words = whole(**given), partial(words, prepared, **given)
+    one, other = whole_and_divided(forks, undivided, divided_words, tmp_path, how, batch, accumulation)
     assert other.losses == pytest.approx(one.losses, abs=1e-5)
     assert other.norms == pytest.approx(one.norms, abs=1e-5)
-    whole, divided = weights(tmp_path / "whole"), weights(tmp_path / "divided")
-    gates, scores = ([name for name in whole if name.endswith(of)] for of in (".gates", ".scores"))
+    all_at_once, divided = weights(undivided), weights(tmp_path / "divided")
+    gates, scores = ([name for name in all_at_once if name.endswith(of)] for of in (".gates", ".scores"))
     assert len(gates) == len(scores) == 4
     for name in gates:
-        assert torch.equal(whole[name], divided[name]), name
+        assert torch.equal(all_at_once[name], divided[name]), name
     for name in scores:
-        assert torch.allclose(whole[name], divided[name], rtol=1e-3, atol=1e-4), name
-        assert whole[name].abs().max() > 0, name
+        assert torch.allclose(all_at_once[name], divided[name], rtol=1e-3, atol=1e-4), name
+        assert all_at_once[name].abs().max() > 0, name
 
 
 @pytest.mark.parametrize("method", ["gates", "taylor"])
 @pytest.mark.parametrize("step", [5, 10])  # while gates close; 10 has closed some
 @pytest.mark.parametrize("prepared", [QA], indirect=True)
 def test_a_run_goes_on(
-    prepared: Path, tmp_path: Path, method: str, step: int, capsys: pytest.CaptureFixture[str]
+    whole: Whole, prepared: Path, tmp_path: Path, method: str, step: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Bit for bit: scores, gates and what the optimizer knows of them are in the checkpoint."""
-    run.main(words(prepared, tmp_path / "whole", pruning_method=method))
-    shutil.copytree(tmp_path / "whole", tmp_path / "broken")
+    unbroken = whole(pruning_method=method)
+    shutil.copytree(unbroken, tmp_path / "broken")
     for checkpoint in (tmp_path / "broken" / "pytorch").glob("checkpoint-*"):
         if int(checkpoint.name.rpartition("-")[2]) > step:
             shutil.rmtree(checkpoint)
     on = {"pruning_method": method, "resume_from_checkpoint": "true"}
     run.main(words(prepared, tmp_path / "broken", **on))
     assert f"going on from checkpoint-{step}\n" in capsys.readouterr().out
-    one, other = weights(tmp_path / "whole"), weights(tmp_path / "broken")
+    one, other = weights(unbroken), weights(tmp_path / "broken")
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     with pytest.raises(Exception, match=r"was made with pruning_ratio 0\.5, not 0\.3"):
         run.main(words(prepared, tmp_path / "broken", **on, pruning_ratio=0.3))
@@ -119,19 +128,18 @@ def test_the_best_is_one_that_is_pruned(prepared: Path, tmp_path: Path, capsys: 
     assert "best at step 15: " in capsys.readouterr().out
 
 
-def test_what_scores_are(prepared: Path, tmp_path: Path) -> None:
+def test_what_scores_are(whole: Whole) -> None:
     """Steps of the optimizer, of at most its rate each; or sums of squares, which no such step has touched."""
-    for method in ("gates", "taylor"):
-        run.main(words(prepared, tmp_path / method, pruning_method=method, eval_steps=STEPS))
+    folders = {method: whole(pruning_method=method, eval_steps=STEPS) for method in ("gates", "taylor")}
     learnt, summed = (
-        torch.cat([value for name, value in weights(tmp_path / method).items() if name.endswith(".scores")])
-        for method in ("gates", "taylor")
+        torch.cat([value for name, value in weights(folder).items() if name.endswith(".scores")])
+        for folder in folders.values()
     )
     assert learnt.min() < 0 < learnt.max() and learnt.abs().max() <= 0.01 * STEPS
     assert summed.min() >= 0 and summed.max() < 0.01 and len(summed) == len(learnt) == 2 * (2 + 64)
     optimizer = {
-        method: torch.load(tmp_path / method / "pytorch" / f"checkpoint-{STEPS}" / "optimizer.pt", weights_only=True)
-        for method in ("gates", "taylor")
+        method: torch.load(folder / "pytorch" / f"checkpoint-{STEPS}" / "optimizer.pt", weights_only=True)
+        for method, folder in folders.items()
     }
     assert [len(found["param_groups"]) for found in optimizer.values()] == [3, 2]
     assert optimizer["gates"]["param_groups"][2]["initial_lr"] == 0.01

@@ -15,7 +15,8 @@ from finetune import run
 from finetune.models.adapt import fake_quantisation
 from tests.conftest import build_tiny_model, finetune_words, prepare
 from tests.families import build_family
-from tests.invariant.dividing import divided, whole_and_divided
+from tests.forking import Forks
+from tests.invariant.dividing import Whole, divided, trained_once, whole_and_divided
 from tests.invariant.test_loss import OPTIONS, SHARED, STEPS, trajectory
 
 pytestmark = pytest.mark.slow
@@ -36,21 +37,29 @@ def words(prepared: Path, output: Path, batch: int = 8, **given: Any) -> list[st
     return finetune_words(prepared, output, **{**ROUNDED, "per_device_train_batch_size": batch, **given})
 
 
+@pytest.fixture(scope="module")
+def whole(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    return trained_once(partial(words, prepared), tmp_path_factory.mktemp)
+
+
 def weights(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
     return load_file(folder / "pytorch" / f"checkpoint-{step}" / "model.safetensors")
 
 
 @divided
 @pytest.mark.parametrize("prepared", [QA], indirect=True)
-def test_divided_steps(prepared: Path, tmp_path: Path, how: str, batch: int, accumulation: int) -> None:
+def test_divided_steps(
+    forks: Forks, whole: Whole, prepared: Path, tmp_path: Path, how: str, batch: int, accumulation: int
+) -> None:
     """Nearly the same losses: a number halfway between two of the grid goes to either, by the last bit of a sum."""
-    one, other = whole_and_divided(partial(words, prepared, eval_steps=STEPS), tmp_path, how, batch, accumulation)
+    undivided, divided_words = whole(eval_steps=STEPS), partial(words, prepared, eval_steps=STEPS)
+    one, other = whole_and_divided(forks, undivided, divided_words, tmp_path, how, batch, accumulation)
     assert other.losses == pytest.approx(one.losses, abs=2e-3)
-    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "divided")
-    edges = [name for name in whole if name.endswith(".edges")]
+    all_at_once, parts = weights(undivided), weights(tmp_path / "divided")
+    edges = [name for name in all_at_once if name.endswith(".edges")]
     assert len(edges) == 4 * 2
     for name in edges:
-        assert torch.allclose(whole[name], parts[name], atol=2e-3), name
+        assert torch.allclose(all_at_once[name], parts[name], atol=2e-3), name
 
 
 @pytest.mark.parametrize("prepared", [QA], indirect=True)

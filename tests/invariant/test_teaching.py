@@ -14,8 +14,9 @@ from transformers import AutoModelForQuestionAnswering, AutoModelForSeq2SeqLM, A
 
 from finetune import run
 from tests.conftest import build_tiny_model, finetune_words, prepare
+from tests.forking import Forks
 from tests.invariant import test_loss, test_writing
-from tests.invariant.dividing import divided, whole_and_divided
+from tests.invariant.dividing import Whole, divided, trained_once, whole_and_divided
 from tests.invariant.test_loss import INPUTS, OPTIONS, SHARED, STEPS, trajectory
 from tests.writers import build_writer
 
@@ -58,15 +59,19 @@ def words(prepared: Path, output: Path, batch: int = 8, **given: Any) -> list[st
     return finetune_words(prepared, output, per_device_train_batch_size=batch, **how)
 
 
-def test_plain_loop(prepared: Path, tmp_path: Path) -> None:
-    run.main(words(prepared, tmp_path))
+@pytest.fixture(scope="module")
+def whole(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    return trained_once(partial(words, prepared), tmp_path_factory.mktemp)
+
+
+def test_plain_loop(whole: Whole, prepared: Path) -> None:
     task = prepared.name.rstrip("0123456789")
     taught = Textbook(MODELS[task].from_pretrained(teacher_of(prepared)).eval(), task)
     if task == TR:
         plain = test_writing.plain_losses(prepared, taught=taught)
     else:
         plain = test_loss.plain_losses(prepared, SHARED["learning_rate"], taught=taught)
-    assert trajectory(tmp_path).losses == pytest.approx(plain, abs=1e-5)
+    assert trajectory(whole()).losses == pytest.approx(plain, abs=1e-5)
 
 
 class Textbook:
@@ -97,8 +102,11 @@ class Textbook:
 
 @divided
 @pytest.mark.parametrize("prepared", [TC], indirect=True)
-def test_divided_steps(prepared: Path, tmp_path: Path, how: str, batch: int, accumulation: int) -> None:
-    one, other = whole_and_divided(partial(words, prepared), tmp_path, how, batch, accumulation)
+def test_divided_steps(
+    forks: Forks, whole: Whole, prepared: Path, tmp_path: Path, how: str, batch: int, accumulation: int
+) -> None:
+    divided_words = partial(words, prepared)
+    one, other = whole_and_divided(forks, whole(), divided_words, tmp_path, how, batch, accumulation)
     assert other.losses == pytest.approx(one.losses, abs=1e-5)
     assert other.norms == pytest.approx(one.norms, abs=1e-5)
 

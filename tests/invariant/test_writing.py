@@ -21,6 +21,7 @@ from finetune import run
 from finetune.data.sampler import LengthGroupedSampler, window_lengths
 from tests.conftest import finetune_words, prepare
 from tests.families import build_family
+from tests.forking import Forks
 from tests.invariant.test_loss import SHARED, STEPS, Taught, Trajectory, padded, trajectory
 from tests.launching import launch
 from tests.writers import WRITERS, build_writer
@@ -61,10 +62,16 @@ def test_plain_loop(prepared: Path, whole_batch: Trajectory) -> None:
 
 @pytest.mark.parametrize(
     ("how", "batch", "accumulation"),
-    [("alone", 2, 4), pytest.param("torchrun", 2, 2, marks=pytest.mark.distributed)],
+    [("alone", 2, 4), pytest.param("azure", 2, 2, marks=pytest.mark.distributed)],
 )
 def test_divided_steps(
-    prepared: Path, tmp_path: Path, whole_batch: Trajectory, how: str, batch: int, accumulation: int
+    forks: Forks,
+    prepared: Path,
+    tmp_path: Path,
+    whole_batch: Trajectory,
+    how: str,
+    batch: int,
+    accumulation: int,
 ) -> None:
     """Steps of 8 pairs: by accumulation, and by processes, of which each writes its part of validation."""
     words = finetune_words(
@@ -73,7 +80,7 @@ def test_divided_steps(
     if how == "alone":
         run.main(words)
     else:
-        launched = launch(tmp_path, words, how)
+        launched = launch(tmp_path, words, how, forks=forks)
         assert set(launched.codes()) == {0}, launched.said()
     divided = trajectory(tmp_path)
     assert divided.losses == pytest.approx(whole_batch.losses, abs=1e-5)

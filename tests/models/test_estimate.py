@@ -15,7 +15,7 @@ from finetune.models import estimate
 from finetune.params.finetune import QuestionAnsweringParams
 from finetune.tasks import load_task
 from finetune.tasks.question_answering import TASK
-from tests.conftest import peak_bytes
+from tests.conftest import peaks
 from tests.families import FAMILIES, OTHERS
 
 CONFIG = BertConfig(vocab_size=500, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128)
@@ -28,11 +28,12 @@ model = BertForQuestionAnswering(BertConfig(**{config})).train()
 optimizer = torch.optim.AdamW(model.parameters(), fused=True)
 if {again}:
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={{"use_reentrant": False}})
-if {batch}:
-    ids = torch.ones({batch}, {length}, dtype=torch.long)
-    outputs = model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    (outputs.start_logits.sum() + outputs.end_logits.sum()).backward()
-    optimizer.step()
+print(peak())
+ids = torch.ones({batch}, {length}, dtype=torch.long)
+outputs = model(input_ids=ids, attention_mask=torch.ones_like(ids))
+(outputs.start_logits.sum() + outputs.end_logits.sum()).backward()
+optimizer.step()
+print(peak())
 """
 
 
@@ -55,10 +56,7 @@ def test_operations_are_those_of_a_real_forward_pass() -> None:
 def test_memory_is_near_that_of_a_real_step(layers: int, again: bool) -> None:
     """A process of its own, whose peak is told by the system; at a size where activations are nearly all of it."""
     sizes = {"hidden_size": 256, "num_hidden_layers": layers, "num_attention_heads": 4, "intermediate_size": 1024}
-    start, step = (
-        peak_bytes(STEP.format(config={"vocab_size": 500, **sizes}, batch=batch, length=256, again=again))
-        for batch in (0, 48)
-    )
+    start, step = peaks(STEP.format(config={"vocab_size": 500, **sizes}, batch=48, length=256, again=again))
     config = BertConfig(vocab_size=500, **sizes)
     given = params(per_device_train_batch_size=48, gradient_checkpointing=again, cpu_kernels=False)
     need = estimate.estimate(config, TASK, given, [256], train_windows=1, evaluated_windows=0)

@@ -1,10 +1,17 @@
-"""What libraries say when memory runs out, and whether another model fits."""
+"""What libraries say when memory runs out, whether another model fits, and what collections of garbage go through."""
+
+import gc
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import BertConfig, BertModel
 
+from finetune import run
 from finetune.models.memory import out_of_memory, room_for
+from finetune.training.trainer import FinetuneTrainer
+from tests.conftest import finetune_words
 
 SAID = [
     "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 14.58 GiB",
@@ -36,3 +43,35 @@ def test_room_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for free, fits in ((1.25 * size, True), (1.1 * size, False)):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (int(free), 10**12))
         assert room_for(model, torch.device("cuda:1")) is fits
+
+
+@pytest.mark.slow
+def test_training_collects_no_garbage_among_the_libraries(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each collection would take half a second; what garbage there was is gone, not kept for ever."""
+    seen: list[int] = []
+    step = FinetuneTrainer.training_step
+
+    def looking(*arguments: Any) -> Any:
+        seen.extend((len(gc.get_objects()), gc.get_freeze_count()))
+        return step(*arguments)
+
+    class Circle:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            collected.append(True)
+
+    collected: list[bool] = []
+    Circle()
+    gc.unfreeze()
+    monkeypatch.setattr(FinetuneTrainer, "training_step", looking)
+    gc.disable()
+    try:
+        run.main(finetune_words(prepared, tmp_path, max_steps=1))
+    finally:
+        gc.enable()
+    traversed, left_out = seen
+    assert traversed < 100_000 < left_out and collected == [True]

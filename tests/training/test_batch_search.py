@@ -13,6 +13,7 @@ import yaml
 
 from finetune import run
 from tests.conftest import build_tiny_model, finetune_words, prepare
+from tests.forking import Forks
 from tests.launching import launch, one_thread
 
 pytestmark = pytest.mark.slow
@@ -132,7 +133,7 @@ def test_batch_is_halved_where_memory_runs_out(
     ],
 )
 def test_the_batch_is_found_before_processes_depend_on_one_another(
-    wide: Path, tmp_path: Path, processes: int, given: dict[str, Any]
+    request: pytest.FixtureRequest, wide: Path, tmp_path: Path, processes: int, given: dict[str, Any]
 ) -> None:
     if given:
         pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: make test-distributed")
@@ -148,7 +149,9 @@ def test_the_batch_is_found_before_processes_depend_on_one_another(
 
     batch = {"per_device_train_batch_size": found, "gradient_accumulation_steps": accumulation}
     given = {name: value for name, value in given.items() if name == "apply_deepspeed"}
-    told = launch(tmp_path, finetune_words(wide, tmp_path / "told", **steps, **batch, **given), "azure", processes)
+    forks: Forks = request.getfixturevalue("forks_with_deepspeed" if given else "forks")
+    words = finetune_words(wide, tmp_path / "told", **steps, **batch, **given)
+    told = launch(tmp_path, words, "azure", processes, forks=forks)
     assert set(told.codes()) == {0}, told.said()
     weights = [(tmp_path / name / "pytorch" / "model.safetensors").read_bytes() for name in ("limited", "told")]
     assert weights[0] == weights[1]

@@ -1,15 +1,15 @@
 """A run that is killed and goes on ends with the weights of one that wasn't."""
 
 import re
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import pytest
 
 from finetune import run
 from tests.conftest import finetune_words
-from tests.launching import one_thread
+from tests.forking import Forks
+from tests.launching import launch, one_thread
 
 pytestmark = pytest.mark.slow
 CADENCE = 10
@@ -40,28 +40,27 @@ def complete(folder: Path) -> list[int]:
     return sorted(int(path.parent.name.removeprefix("checkpoint-")) for path in folder.glob("checkpoint-*/complete"))
 
 
-def killed(argv: list[str], after: int) -> list[str]:
+def killed(forks: Forks, folder: Path, argv: list[str], after: int) -> list[str]:
     """What a run has said when it is killed, once it has logged a step beyond this one."""
-    command = [sys.executable, "-m", "finetune.run", *argv]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert process.stdout is not None
-    lines: list[str] = []
-    for line in process.stdout:
-        lines.append(line)
-        if steps([line]) and steps([line])[0][0] > after:
-            process.kill()
-    assert process.wait() == -9, "".join(lines)
-    return lines
+    process = launch(folder, argv, "alone", forks=forks)
+
+    def logged() -> list[tuple[int, int]]:
+        return steps(process.said().splitlines())
+
+    process.until(lambda: logged() and logged()[-1][0] > after)
+    process.send(0, signal.SIGKILL)
+    assert process.codes() == [-signal.SIGKILL], process.said()
+    return process.said().splitlines(keepends=True)
 
 
-def test_killed_in_mid_epoch(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_killed_in_mid_epoch(forks: Forks, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with one_thread():
         run.main(words(prepared, tmp_path / "unbroken"))
     said = capsys.readouterr().out
     (_, total), *_ = reached = steps(said.splitlines())
     assert len(reached) == total and total // 2 > 2 * CADENCE
 
-    lines = killed(words(prepared, tmp_path / "broken"), CADENCE + 2)  # far from the next checkpoint
+    lines = killed(forks, tmp_path, words(prepared, tmp_path / "broken"), CADENCE + 2)  # far from the next checkpoint
     folder = tmp_path / "broken" / "pytorch"
     last = steps(lines)[-1][0]
     assert complete(folder) == [CADENCE] and CADENCE < last < 2 * CADENCE < total // 2
@@ -78,12 +77,12 @@ def test_killed_in_mid_epoch(prepared: Path, tmp_path: Path, capsys: pytest.Capt
 
 
 def test_the_same_command_thrice_killed_twice(
-    prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    forks: Forks, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As a platform runs it again after each eviction, with nothing said about going on."""
     argv = words(prepared, tmp_path / "evicted")
-    assert "was interrupted" not in "".join(killed(argv, CADENCE + 2))
-    again = killed([*argv, "--hang_timeout", "60"], 2 * CADENCE + 2)  # which changes no weight
+    assert "was interrupted" not in "".join(killed(forks, tmp_path, argv, CADENCE + 2))
+    again = killed(forks, tmp_path, [*argv, "--hang_timeout", "60"], 2 * CADENCE + 2)  # which changes no weight
     assert f"this run was interrupted after checkpoint-{CADENCE} " in "".join(again)
     assert steps(again)[0][0] == CADENCE + 1
     with one_thread():
@@ -96,9 +95,12 @@ def test_the_same_command_thrice_killed_twice(
     assert weights[0] == weights[1]
 
 
-def test_another_command_starts_anew(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_command_starts_anew(
+    forks: Forks, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     quick = {**STEPS, "max_steps": 2, "eval_steps": 1}
-    killed(words(prepared, tmp_path), CADENCE)  # its first checkpoint has just been written, or will be in a moment
+    # Its first checkpoint has just been written, or will be in a moment.
+    killed(forks, tmp_path / "log", words(prepared, tmp_path), CADENCE)
     for changed in ({}, {}, {"logging_steps": 2}):  # another, the same once it has ended, one that differs a little
         run.main(finetune_words(prepared, tmp_path, **{**quick, **changed}))
         said = capsys.readouterr().out

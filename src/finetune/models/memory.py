@@ -1,9 +1,10 @@
-"""Settings of glibc's allocator for models on a CPU, and the errors that mean that no memory is left.
+"""Settings of glibc's allocator and of Python's collector, and the errors that mean that no memory is left.
 
-The settings are left alone where the C library isn't glibc.
+The allocator is left alone where the C library isn't glibc.
 """
 
 import ctypes
+import gc
 import platform
 from typing import TYPE_CHECKING
 
@@ -65,3 +66,13 @@ def return_freed_memory() -> None:
     """Give the gaps in the heap back, which batches of other lengths leave and which would grow with their number."""
     if _GLIBC:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def leave_out_the_libraries() -> None:
+    """Keep what is in memory by now out of later collections of garbage, each of which took half a second.
+
+    The Trainer and accelerate collect at the beginning and at the end of training; torch, transformers and MLflow have
+    made a million objects by then, which live as long as the process.
+    """
+    gc.collect()
+    gc.freeze()

@@ -30,7 +30,7 @@ from finetune.distributed.zero_schema import stage
 from finetune.models.adapt import adaptations, fake_quantisation, four_bit
 from finetune.models.head import describe_new, head_parameters
 from finetune.models.loading import load_model
-from finetune.models.memory import out_of_memory, return_freed_memory
+from finetune.models.memory import leave_out_the_libraries, out_of_memory, return_freed_memory
 from finetune.models.ort import engine as ort
 from finetune.models.ort import preflight
 from finetune.models.stored.configs import store_state
@@ -84,6 +84,7 @@ def train(
 
     Return the attempt that reached the end, and its speed.
     """
+    leave_out_the_libraries()
     params = settled.params
     data = load_windows(params.preprocess_output, task, preprocessed)
     tried = resume.with_found_batch(params, checkpoint) if checkpoint else params

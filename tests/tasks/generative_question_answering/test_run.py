@@ -24,9 +24,11 @@ QUICK = {"num_train_epochs": 1, "per_device_train_batch_size": 8, "learning_rate
 
 @pytest.fixture(scope="module", params=["t5", "qwen2"])
 def output(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the pipeline leaves, of an encoder-decoder and of a decoder."""
+    """What the pipeline leaves, of an encoder-decoder, and its four steps by themselves, of a decoder."""
     folder = tmp_path_factory.mktemp(request.param)
     model = build(request.param, folder / "tiny")
+    if request.param == "qwen2":
+        return by_steps(folder, model)
     files = {
         f"{split}_file_path": write_jsonl(folder / f"{split}.jsonl", sample_rows(split, TASK)[:count])
         for split, count in {"train": 32, "validation": 8, "test": 6}.items()
@@ -35,6 +37,21 @@ def output(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     words = {name: str(value) for name, value in values.items()}
     pipeline.run(pipeline.Words(YAML, folder / "out", words, force=False))
     return folder / "out"
+
+
+def by_steps(folder: Path, model: Path) -> Path:
+    """In this process, into the folders that the pipeline has."""
+    out = folder / "out"
+    prepared = prepare(folder, model, TASK, (32, 8, 6), **LENGTHS)
+    words = finetune_words(prepared, out, **QUICK)
+    for name in ("pytorch", "mlflow"):
+        words[words.index(f"--{name}_model_folder") + 1] = str(out / f"{name}_model_folder")
+    run.main(words)
+    scored = ["--task", TASK, "--preprocess_output", str(prepared / "data"), "--evaluation_result"]
+    evaluation.main(
+        [*scored, str(out / "evaluation_result"), "--mlflow_model_folder", str(out / "mlflow_model_folder")]
+    )
+    return out
 
 
 def predictions(folder: Path) -> list[dict[str, Any]]:
