@@ -105,12 +105,17 @@ def in_pytorch(folder: Path, task: "Task[State]", state: "State") -> Loaded:
 
 
 def in_openvino(folder: Path, task: "Task[State]", state: "State") -> Loaded:
-    """Return the model of a folder that `finetune export` wrote, on all cores of the CPU. There need be no torch."""
+    """Return the model of a folder that `finetune export` wrote, on the CPU. There need be no torch.
+
+    It has as many threads as OMP_NUM_THREADS says, as PyTorch's would, or one for each core.
+    """
     from finetune.models.openvino import ALL_CORES, IR, open_openvino, predict_rows
     from finetune.models.stored.configs import load_config
     from finetune.models.stored.tokenizers import saved_tokenizer
 
-    tokenizer, opened = saved_tokenizer(folder, task), open_openvino(folder / IR, ALL_CORES)
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    opened = open_openvino(folder / IR, int(threads) if threads.isdecimal() else ALL_CORES)
+    tokenizer = saved_tokenizer(folder, task)
     return Loaded(
         load_config(folder),
         tokenizer,
