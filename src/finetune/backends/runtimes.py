@@ -3,10 +3,13 @@
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from finetune.core.errors import Fault, ModelError, UnsupportedError, first_line
-from finetune.data.batches import Arrays
-from finetune.models.openvino import Opened
+
+if TYPE_CHECKING:
+    from finetune.data.batches import Arrays
+    from finetune.models.openvino import Opened
 
 ONNX, ONNX_INT8 = "model.onnx", "model_int8.onnx"
 OF_EXPORT = ("openvino",)
@@ -23,9 +26,11 @@ def require(packages: Iterable[str], what: str, instead: str) -> None:
         raise UnsupportedError(Fault(what, why=why, fix=f'pip install ".[compression]", or {instead}'))
 
 
-def open_onnx(model: Path, threads: int) -> Opened:
+def open_onnx(model: Path, threads: int) -> "Opened":
     """Return the ONNX model of a file, in ONNX Runtime. Raises: ModelError if it can't be read."""
     import onnxruntime
+
+    from finetune.models.openvino import Opened
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -37,7 +42,7 @@ def open_onnx(model: Path, threads: int) -> Opened:
         raise ModelError(Fault(f"{model} can't be loaded", why=first_line(error), fix=fix)) from None
     outputs = [port.name for port in session.get_outputs()]
 
-    def compute(given: Arrays) -> Arrays:
+    def compute(given: "Arrays") -> "Arrays":
         return dict(zip(outputs, session.run(outputs, given), strict=True))
 
     return Opened(tuple(port.name for port in session.get_inputs()), compute)

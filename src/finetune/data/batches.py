@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from array_api_compat import array_namespace
 
 from finetune.core.types import Json
 
@@ -37,16 +38,22 @@ def collate(windows: Sequence[Json], padding: dict[str, int]) -> Batch:
     return {name: torch.from_numpy(array) for name, array in stack(windows, padding).items()}
 
 
-def concatenated(parts: Sequence[Arrays]) -> Arrays:
-    """Return the rows of all parts; those of parts that are less wide are padded on the right with -1."""
-    return {name: np.concatenate(_equally_wide([part[name] for part in parts])) for name in parts[0]}
+def concatenated(parts: Sequence[Json]) -> Json:
+    """Return the rows of all parts, arrays or tensors; those that are less wide are padded on the right with -1."""
+    return {name: _concatenated([part[name] for part in parts]) for name in parts[0]}
 
 
-def _equally_wide(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+def _concatenated(arrays: Sequence[Any]) -> Any:
+    xp = array_namespace(arrays[0])
     if arrays[0].ndim < 2:
-        return list(arrays)
+        return xp.concat(arrays)
     width = max(array.shape[1] for array in arrays)
-    return [np.pad(array, ((0, 0), (0, width - array.shape[1])), constant_values=-1) for array in arrays]
+    padded = []
+    for array in arrays:
+        missing = (array.shape[0], width - array.shape[1])
+        padding = xp.full(missing, -1, dtype=array.dtype, device=array.device)
+        padded.append(xp.concat([array, padding], axis=1))
+    return xp.concat(padded)
 
 
 def as_windows(columns: Columns) -> list[Json]:

@@ -85,8 +85,8 @@ def predict(
 
 
 def _moved(kept: Sequence[Reduced]) -> Reduced:
-    """Return the rows of all batches as arrays on the CPU."""
-    return concatenated([{name: tensor.cpu().numpy() for name, tensor in part.items()} for part in kept])
+    """Return the rows of all batches as arrays on the CPU, to which they move together."""
+    return {name: tensor.cpu().numpy() for name, tensor in concatenated(kept).items()}
 
 
 def predict_parts(
