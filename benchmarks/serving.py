@@ -71,6 +71,7 @@ def served(name: str, model: Path, log: Path) -> Iterator[Server]:
         port = int(free.getsockname()[1])
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(model), "--env-manager", "local"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "MLFLOW_DEFAULT_PREDICTION_DEVICE": "cpu"}
+    env["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"  # where uvicorn is
     with log.open("wb") as file:
         process = subprocess.Popen(
             [*command, "-p", str(port)], stdout=file, stderr=file, env=env, start_new_session=True
@@ -81,7 +82,7 @@ def served(name: str, model: Path, log: Path) -> Iterator[Server]:
             with suppress(OSError), _direct().open(f"http://127.0.0.1:{port}/ping", timeout=5):
                 break
             if process.poll() is not None:
-                sys.exit(f"{name} is not served:\n{log.read_text()}")
+                sys.exit(f"{name} is not served; the end of {log}:\n{log.read_text()[-1000:]}")
             time.sleep(0.2)
         print(f"{name}: answers {time.monotonic() - started:.1f} s after its start", flush=True)
         yield Server(name, port, process)
