@@ -34,6 +34,24 @@ def test_dry_run_of_a_batch_endpoint(capsys: pytest.CaptureFixture[str]) -> None
     assert endpoint == "batch endpoint  answers" and deployment.endswith(" on cheap")
 
 
+@pytest.mark.parametrize(
+    ("folder", "known"),
+    [("", None), ("/paths/", None), ("/paths/mlflow_model", "mlflow_model"), ("/paths/a.b/c/", "a.b/c")],
+)
+def test_a_folder_of_an_output(folder: str, known: str | None) -> None:
+    match = deployment.OF_A_RUN.fullmatch(f"azureml://jobs/job/outputs/model{folder}")
+    assert match and match[3] == known
+
+
+@pytest.mark.parametrize(
+    "folder", ["/pathsx", "/paths/../up", "/paths//a", f"/paths/{'a' * 100}!", "/paths/" + "a/" * 100 + "!"]
+)
+def test_what_is_no_folder_of_an_output(folder: str) -> None:
+    """Said at once, however long it is."""
+    with pytest.raises(ParameterError, match="is not an output of a run"):
+        main([f"azureml://jobs/job/outputs/model{folder}", "--endpoint", "answers", "--dry-run"])
+
+
 def test_each_kind_of_endpoint_has_its_own_machine() -> None:
     words = [OUTPUT, "--endpoint", "answers"]
     for more, said in (

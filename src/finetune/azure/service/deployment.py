@@ -24,7 +24,8 @@ from finetune.core.errors import Fault, ModelError, ParameterError, StepError
 from finetune.core.types import Json
 from finetune.params.schema import did_you_mean
 
-OF_A_RUN = re.compile(r"azureml://jobs/([\w-]+)/outputs/(\w+)(?:/paths/?((?:\w[\w.-]*/?)*))?")  # job, output, folder
+# Job, output, and a folder of it. A name ends at a "/" and nowhere else, so that a wrong one is refused at once.
+OF_A_RUN = re.compile(r"azureml://jobs/([\w-]+)/outputs/(\w+)(?:/paths(?:/(\w[\w.-]*(?:/\w[\w.-]*)*)?/?)?)?")
 MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,254}")
 ENDPOINT_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{1,30}[A-Za-z0-9]")
 REQUEST = "serving_input_example.json"  # in an MLflow model: its input example, as a server takes it
@@ -114,7 +115,7 @@ def find_request(client: Any, planned: Deployment) -> Json:
         return request_of(Path(planned.source) / REQUEST)
     with tempfile.TemporaryDirectory() as folder:
         with explained(f"{REQUEST} of {planned.source}"):
-            _fetch(client, match[1], match[2], f"{match[3] or ''}/{REQUEST}".strip("/"), folder)
+            _fetch(client, match[1], match[2], f"{match[3]}/{REQUEST}" if match[3] else REQUEST, folder)
         if not (Path(folder) / REQUEST).is_file():
             fix = "give the mlflow_model_folder of a run that has completed"
             raise ModelError(Fault(f"{planned.source} has no {REQUEST}", fix=fix))
