@@ -12,7 +12,7 @@ from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassif
 from finetune.backends import conversion, quantise, runtimes
 from finetune.backends.called import as_model
 from finetune.core.errors import ModelError, UnsupportedError
-from finetune.data.batches import Batch
+from finetune.data.batches import Arrays, Batch
 from finetune.models import blocks
 from finetune.models.openvino import IR, IR_WEIGHTS, open_openvino
 from tests.families import FAMILIES, SIZES
@@ -190,7 +190,7 @@ def test_int8_of_onnx_runtime(onnxruntime: Any, family: str, tmp_path: Path, mon
     assert {path.name for path in tmp_path.iterdir()} == {"working", runtimes.ONNX, runtimes.ONNX_INT8}
 
 
-def calibration(family: str) -> list[runtimes.Arrays]:
+def calibration(family: str) -> list[Arrays]:
     batches = [windows(family, 1, length) for length in range(20, 44)]
     return [{name: tensor.numpy() for name, tensor in batch.items()} for batch in batches]
 
