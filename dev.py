@@ -4,8 +4,9 @@
 ./dev.py demo [TASK]   finetune a model on the bundled sample and show what it learnt
 ./dev.py test          all tests but those that take minutes each
 ./dev.py test-fast     without those that train models or start pipelines
-./dev.py test-all      those too, and what the targets below run
+./dev.py test-all      those too, and what the targets below run, with fewer random faults
 ./dev.py test-distributed    all that start several processes, with DeepSpeed, Open MPI and random faults
+./dev.py test-chaos    300 random faults, for an hour or two; writes docs/faults.md
 ./dev.py test-azure    all that submit jobs with the real azure-ai-ml, to a stand-in for the service
 ./dev.py test-compression    all that need OpenVINO, NNCF and ONNX Runtime, which are installed first
 ./dev.py test-ort      all that train with ONNX Runtime, in an environment of their own, .venv-ort
@@ -66,7 +67,7 @@ def test_all() -> None:
     """Hours on a laptop: each proof in each task, each family in each way, and what the targets below run."""
     install("[test,compression]")
     install_deepspeed()
-    run_tests("-rs", "--durations", "40")
+    run_tests("-m", "not chaos", "-rs", "--durations", "40")
 
 
 def test_distributed() -> None:
@@ -77,7 +78,13 @@ def test_distributed() -> None:
     if not shutil.which("mpirun"):
         apt_get("openmpi-bin")
     install_deepspeed()
-    run_tests("-m", "distributed", "-rs", "--durations", "10")
+    run_tests("-m", "distributed and not chaos", "-rs", "--durations", "10")
+
+
+def test_chaos() -> None:
+    install("[test]")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    call("python", "-m", "tests.distributed.test_chaos", "--numprocesses", "auto")
 
 
 def test_azure() -> None:
@@ -217,6 +224,7 @@ COMMANDS = {
     "test-fast": test_fast,
     "test-all": test_all,
     "test-distributed": test_distributed,
+    "test-chaos": test_chaos,
     "test-azure": test_azure,
     "test-compression": test_compression,
     "test-ort": test_ort,

@@ -120,6 +120,12 @@ def _below(pid: int) -> list[int]:
     return [*children, *(below for child in children for below in _below(child))]
 
 
+def is_running(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
 def port() -> int:
     """Below those that the system gives to connections, and another one in each worker of pytest."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))

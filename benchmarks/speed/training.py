@@ -8,7 +8,7 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -29,15 +29,15 @@ TAGS = ("O", "B-person", "I-person", "B-place")
 FOREVER = 1_000_000  # steps: the meter ends it
 
 
-def prepare(task: str, folder: Path) -> None:
-    """Write model and rows, and let `finetune` import and encode them."""
+def prepare(task: str, folder: Path, shape: Mapping[str, int] = SHAPE) -> None:
+    """Write a BERT of the shape and rows, and let `finetune` import and encode them."""
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     (folder / "hub").mkdir(parents=True)
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(WORDS))]
     (folder / "hub" / "vocab.txt").write_text("\n".join(vocabulary))
     BertTokenizerFast(vocab=str(folder / "hub" / "vocab.txt")).save_pretrained(folder / "hub")
-    BertModel(BertConfig(vocab_size=len(vocabulary), **SHAPE)).save_pretrained(folder / "hub")
+    BertModel(BertConfig(vocab_size=len(vocabulary), **shape)).save_pretrained(folder / "hub")
     draws = random.Random(1)
     lengths = draws.sample(LENGTHS[task] * (WINDOWS // len(LENGTHS[task])), WINDOWS)
     rows = {"train": lengths, "validation": lengths[:8], "test": lengths[:8]}

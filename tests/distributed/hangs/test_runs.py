@@ -1,6 +1,5 @@
 """A process that is alive and does nothing ends the run, by name and with the stacks; a slow one is named."""
 
-import contextlib
 import signal
 import time
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import pytest
 from finetune.core.errors import PeerError
 from finetune.distributed.hangs.pulse import FACTORS
 from tests.conftest import finetune_words
-from tests.launching import Launched, launch
+from tests.launching import Launched, is_running, launch
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 TIMEOUT = 0.25  # minutes, of a step, which takes a fifth of a second; the libraries are imported in four times that
@@ -179,12 +178,6 @@ def test_a_worker_that_blocks(prepared: Path, tmp_path: Path, launched: Any) -> 
     while is_running(worker) and time.monotonic() < until:
         time.sleep(0.1)
     assert not is_running(worker)
-
-
-def is_running(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
 
 
 @pytest.mark.thorough
