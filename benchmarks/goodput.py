@@ -3,9 +3,9 @@
     python -m benchmarks.goodput [--seconds 1200] [--every 120] [--signals SIGTERM SIGKILL] [--save-steps 20]
 
 Two processes on this machine, started as Azure ML starts them, train a BERT of MiniLM's shape on windows as long as
-SQuAD's (benchmarks/speed). So many seconds after its first step, half of `every` to half as many more, one of them has a
-signal, each kind in turn; once all have left, the same command is started again. A process that is stopped by SIGSTOP is
-killed when the other one has left. Writes results.json and table.md into --out, out/goodput unless given.
+SQuAD's (benchmarks/speed). So many seconds after its first step, half of `every` to half as many more, one of them has
+a signal, each kind in turn; once all have left, the same command is started again. A process that is stopped by SIGSTOP
+is killed when the other one has left. Writes results.json and table.md into --out, out/goodput unless given.
 """
 
 import argparse

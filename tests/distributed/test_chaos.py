@@ -163,7 +163,7 @@ STRIKES: dict[str, Callable[[Target], str]] = {
 
 def strike(kind: str, run: Launched, disk: Path, processes: int, chance: random.Random) -> str:
     """Wait for a moment of the run, and let the fault happen to it. -> what it was."""
-    moment = run.until(lambda: step_of(run)) + chance.randint(0, 5)
+    moment = run.until(lambda: step_of(run), 300) + chance.randint(0, 5)
     ranks = sorted(chance.sample(range(processes), chance.randint(1, processes)))
     run.until(lambda: step_of(run) >= moment)
     return STRIKES[kind](Target(run, disk, ranks, processes, chance, moment))
