@@ -306,8 +306,9 @@ def page(befell: Sequence[Befell]) -> str:
 
 def recorded(folder: Path) -> list[Befell]:
     """What befell the chains that were run in a base folder of pytest."""
-    found = [Befell(**one) for path in folder.rglob(RECORD) for one in json.loads(path.read_text())]
-    return sorted(found, key=lambda one: one.chain)
+    files = {path.resolve() for path in folder.rglob(RECORD)}  # pytest links to folders, too
+    chains = [[Befell(**one) for one in json.loads(file.read_text())] for file in files]
+    return [one for chain in sorted(filter(None, chains), key=lambda chain: chain[0].chain) for one in chain]
 
 
 if __name__ == "__main__":

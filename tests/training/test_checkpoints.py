@@ -126,6 +126,16 @@ def test_the_best_and_the_newest_are_kept(tmp_path: Path, limit: int, best: int,
     assert steps(tmp_path) == left
 
 
+def test_a_checkpoint_without_its_best_one_takes_no_place(tmp_path: Path) -> None:
+    """If the newest one is damaged, there is another one to go on from."""
+    for step, best in ((4, None), (6, 6), (8, 6), (12, 12), (16, 12)):
+        written = write(tmp_path, step, best)
+        checkpoints.keep(tmp_path, 3, {written, tmp_path / f"checkpoint-{best or step}"})
+    assert steps(tmp_path) == [16, 12, 6]
+    (tmp_path / "checkpoint-12" / "model.safetensors").write_bytes(b"")
+    assert checkpoints.newest_complete(tmp_path) == tmp_path / "checkpoint-6"
+
+
 @pytest.mark.parametrize("after", range(1, 6))
 def test_what_is_left_of_a_removal_is_torn_and_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int

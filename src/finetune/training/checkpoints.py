@@ -233,10 +233,27 @@ def discard(folder: Path) -> None:
 
 
 def keep(folder: Path, limit: int, always: set[Path]) -> None:
-    """Remove checkpoints of ours until `limit` are left: those that are kept `always`, and the newest."""
-    others = [path for path in checkpoints(folder) if _is_ours(path) and path not in always]
-    for path in others[max(0, limit - len(always)) :]:
-        remove(path)
+    """Remove checkpoints of ours until `limit` are left: those that are kept `always`, and the newest.
+
+    One whose best model would be removed is of no use (why_incomplete), and leaves its place to an older one.
+    """
+    ours = [path for path in checkpoints(folder) if _is_ours(path)]
+    kept = set(always)
+    for path in ours:
+        with_best = kept | {path, _best_up_to(path)}
+        if len(with_best) <= max(limit, len(kept)):
+            kept = with_best
+    for path in ours:
+        if path not in kept:
+            remove(path)
+
+
+def _best_up_to(checkpoint: Path) -> Path:
+    try:
+        step = json_object(checkpoint / STATE).get("best_global_step")
+    except Unreadable:
+        step = None
+    return checkpoint.with_name(f"checkpoint-{step}") if step else checkpoint
 
 
 def move_aside(folder: Path) -> None:
