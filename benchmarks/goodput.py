@@ -34,24 +34,25 @@ from benchmarks.speed.training import FOREVER, QA, SHAPE, prepare
 PROCESSES = 2
 SIGNALS = ("SIGTERM", "SIGKILL", "SIGSTOP")
 POLL = 0.01  # seconds
-# The parts of a save that are timed in the main process: whose function of which module, as the table names them.
+# The parts of a save that are timed in the main process, and the functions that do them.
 PARTS = {
-    "weights": "transformers.Trainer.save_model",
-    "optimizer": "transformers.Trainer._save_optimizer_and_scheduler",
-    "fsync and checksums": "finetune.training.checkpoints.flush",
-    "removal of older ones": "finetune.training.checkpoints.keep",
-    "all": "finetune.training.trainer.FinetuneTrainer._save_checkpoint",
+    "weights": ("transformers:Trainer", "save_model"),
+    "optimizer": ("finetune.training.trainer:FinetuneTrainer", "_save_optimizer_and_scheduler"),
+    "fsync and checksums": ("finetune.training.checkpoints", "flush"),
+    "removal of older ones": ("finetune.training.checkpoints", "keep"),
+    "all": ("finetune.training.trainer:FinetuneTrainer", "_save_checkpoint"),
 }
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that the main process of a run did, at a time of the wall clock, in seconds of so many."""
+    """Something that the main process of a run did, and when it was done, by the clock on the wall."""
 
     what: str  # "loaded": the libraries are imported; "train"; "step"; a part of a save
     at: float
     step: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # that it took, of the clock
+    processor: float = 0.0  # and of the processor; of what is no part of a save, since the start of the process
 
 
 @dataclass
@@ -75,7 +76,7 @@ class Life:
 def worked() -> None:
     """Be a process of the run: `finetune.run` with the words of this one, which writes down what it does and when."""
     from functools import wraps
-    from importlib import import_module
+    from pkgutil import resolve_name
 
     from transformers import TrainerCallback
 
@@ -84,10 +85,10 @@ def worked() -> None:
     from finetune.training import arguments, attempts, tracking  # noqa: F401  (all that a run imports)
 
     events, *words = sys.argv[1:]
-    file = Path(events).open("a", encoding="utf-8", buffering=1) if launch.rank() == 0 else open(os.devnull, "w")  # noqa: PTH123
+    file = Path(events if launch.rank() == 0 else os.devnull).open("a", encoding="utf-8", buffering=1)
 
-    def note(what: str, step: int = 0, seconds: float = 0.0) -> None:
-        print(json.dumps(asdict(Event(what, time.time(), step, seconds))), file=file)
+    def note(what: str, step: int = 0) -> None:
+        print(json.dumps(asdict(Event(what, time.time(), step, processor=time.process_time()))), file=file)
 
     class Noting(TrainerCallback):
         def on_train_begin(self, args: object, state: Any, control: object, **_: object) -> None:
@@ -96,27 +97,23 @@ def worked() -> None:
         def on_step_end(self, args: object, state: Any, control: object, **_: object) -> None:
             note("step", state.global_step)
 
-    def timed(what: str, path: str) -> None:
-        module, _, name = path.rpartition(".")
-        try:
-            owner: Any = import_module(module)
-        except ModuleNotFoundError:
-            owner = vars(import_module(module.rpartition(".")[0]))[module.rpartition(".")[2]]
+    def time_part(part: str, owner: Any, name: str) -> None:
         function = vars(owner)[name]
 
         @wraps(function)
-        def timing(*given: Any, **named: Any) -> Any:
-            began = time.perf_counter()
+        def timed(*given: Any, **named: Any) -> Any:
+            clock, processor = time.perf_counter(), time.process_time()
             found = function(*given, **named)
-            note(what, seconds=time.perf_counter() - began)
+            took = time.perf_counter() - clock, time.process_time() - processor
+            print(json.dumps(asdict(Event(part, time.time(), 0, *took))), file=file)
             return found
 
-        setattr(owner, name, timing)
+        setattr(owner, name, timed)
 
     before = arguments.callbacks
     arguments.callbacks = lambda *those: [*before(*those), Noting()]
-    for what, path in PARTS.items():
-        timed(what, path)
+    for part, (owner, name) in PARTS.items():
+        time_part(part, resolve_name(owner), name)
     note("loaded")
     process.run_main(run.main, words)
 
@@ -189,7 +186,7 @@ def summary(found: Sequence[Life]) -> dict[str, Any]:
     durations = [later.at - earlier.at for life in found for earlier, later in pairwise(life.steps())]
     step = statistics.median(durations)
     wall = found[-1].left - found[0].started
-    saves = {part: [e.seconds for life in found for e in life.events if e.what == part] for part in PARTS}
+    saves = {part: [e for life in found for e in life.events if e.what == part] for part in PARTS}
     made = sum(len(life.steps()) for life in found)
     counted = found[-1].steps()[-1].step if found[-1].steps() else 0
     signals = dict.fromkeys(life.signal for life in found if life.signal)
@@ -199,10 +196,17 @@ def summary(found: Sequence[Life]) -> dict[str, Any]:
         "steps_that_count": counted,
         "steps_made_twice": made - counted,
         "goodput": counted * step / wall,
-        "saves": {part: {"median": statistics.median(s), "longest": max(s)} for part, s in saves.items() if s},
-        "share_of_saves": sum(saves["all"]) / wall,
+        "saves": {part: cost_of(of_part) for part, of_part in saves.items() if of_part},
+        "share_of_saves": sum(event.seconds for event in saves["all"]) / wall,
         "signals": {name: costs(found, name, step) for name in signals},
     }
+
+
+def cost_of(events: Sequence[Event]) -> dict[str, float]:
+    """Return the seconds of a part of a save."""
+    seconds = [event.seconds for event in events]
+    processor = statistics.median(event.processor for event in events)
+    return {"median": statistics.median(seconds), "longest": max(seconds), "processor": processor}
 
 
 def costs(found: Sequence[Life], name: str, step: float) -> dict[str, Any]:
@@ -221,6 +225,7 @@ def costs(found: Sequence[Life], name: str, step: float) -> dict[str, Any]:
                 "load": train.at - loaded.at,
                 "first step": again.at - train.at,
                 "to the first step": again.at - life.struck,
+                "processor": again.processor,
                 "steps again": max(0.0, (life.steps()[-1].step + 1 - again.step) * step),
             }
         )
@@ -230,15 +235,17 @@ def costs(found: Sequence[Life], name: str, step: float) -> dict[str, Any]:
 
 def table(found: dict[str, Any]) -> str:
     """Return a summary as Markdown."""
-    names = ("leave", "save", "start", "load", "first step", "to the first step", "steps again")
+    names = ("leave", "save", "start", "load", "first step", "processor", "to the first step", "steps again")
     head = f"Goodput {found['goodput']:.0%}: {found['steps_that_count']} steps of {found['median_step']:.2f} s in"
     lines = [f"{head} {found['seconds']:.0f} s; {found['steps_made_twice']} were made twice.", ""]
     lines += [f"| signal | times | {' | '.join(names)} |", f"|{' --- |' * (2 + len(names))}"]
     for name, cost in found["signals"].items():
         cells = [f"{cost[part]:.1f}" if part in cost else "" for part in names]
         lines.append(f"| {name} | {cost['count']} | {' | '.join(cells)} |")
-    lines += ["", "| part of a save | median | longest |", "| --- | --- | --- |"]
-    lines += [f"| {part} | {one['median']:.2f} | {one['longest']:.2f} |" for part, one in found["saves"].items()]
+    columns = ("median", "longest", "processor")
+    lines += ["", f"| part of a save | {' | '.join(columns)} |", f"|{' --- |' * (1 + len(columns))}"]
+    for part, one in found["saves"].items():
+        lines.append(f"| {part} | {' | '.join(f'{one[column]:.2f}' for column in columns)} |")
     return "\n".join([*lines, "", f"Saves took {found['share_of_saves']:.1%} of the time.", ""])
 
 
