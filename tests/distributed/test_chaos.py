@@ -41,8 +41,8 @@ SETTINGS = {
     "logging_strategy": "steps",
     "logging_steps": 1,
 }
-HANG = 0.1  # minutes, where a process is stopped
 AZURE, TORCHRUN = "Azure's variables", "torchrun"
+HANG = {AZURE: 0.1, TORCHRUN: 0.5}  # minutes, where a process is stopped: torchrun's import the libraries in that time
 # Of chains in turn. Processes of torchrun can't be forked: they spend most of their time on imports.
 LAUNCHES = ("alone", AZURE, "alone", AZURE, TORCHRUN, AZURE, "alone", AZURE, "alone", AZURE)
 TASKS = {"questions": "prepared", "tags": "prepared_tags", "translation": "prepared_pairs"}
@@ -250,7 +250,7 @@ def test_faults(
     goes_on = chance.choice(["true", "false"])  # the same command goes on by itself, too
     try:
         for kind in kinds_of(chance, processes, disk):
-            own = {"hang_timeout": HANG} if kind == "SIGSTOP" else {}
+            own = {"hang_timeout": HANG[how]} if kind == "SIGSTOP" else {}
             run = launched(tmp_path, words(prepared, disk, how, resume_from_checkpoint=goes_on, **own), how, forks)
             what = strike(kind, run, disk, processes, chance)
             befell[-1:] = [replace(last, resumed=resumed(run)) for last in befell[-1:]]

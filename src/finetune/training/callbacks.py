@@ -18,6 +18,7 @@ from transformers import (
 from finetune.core.console import say, some
 from finetune.core.errors import Fault, ModelError, StoppedError
 from finetune.data.batches import Batch
+from finetune.data.sampler import LengthGroupedSampler
 from finetune.distributed import preemption, process_group
 from finetune.distributed.hangs import pulse
 from finetune.models.adapt import fake_quantisation, pruning
@@ -56,6 +57,20 @@ class ReturnMemory(TrainerCallback):
     def on_step_end(self, args: object, state: TrainerState, control: object, **_: object) -> None:
         if state.global_step % RETURN_STEPS == 0:
             return_freed_memory()
+
+
+class OrderOfEpoch(TrainerCallback):
+    """The callback that tells the sampler which epoch its order is of.
+
+    accelerate tells it too, but can't reach it where a run of several processes goes on in the middle of an epoch: the
+    rows of the first epoch would come in place of those that are left of this one.
+    """
+
+    def __init__(self, sampler: LengthGroupedSampler) -> None:
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args: object, state: TrainerState, control: object, **_: object) -> None:
+        self.sampler.set_epoch(int(state.epoch or 0))
 
 
 class SaveEvery(TrainerCallback):

@@ -41,7 +41,16 @@ from finetune.models.teacher import Teacher
 from finetune.tasks.answering import forward
 from finetune.tasks.task import Objective, Reduced, State, Task
 from finetune.training import checkpoints
-from finetune.training.callbacks import Heartbeat, Prune, ReturnMemory, SaveEvery, SeedGraph, StopTogether, WatchLoss
+from finetune.training.callbacks import (
+    Heartbeat,
+    OrderOfEpoch,
+    Prune,
+    ReturnMemory,
+    SaveEvery,
+    SeedGraph,
+    StopTogether,
+    WatchLoss,
+)
 from finetune.training.checkpoints import STATE
 from finetune.training.resume import Marker
 from finetune.training.schedule import Schedule
@@ -127,7 +136,8 @@ class FinetuneTrainer(Trainer):
         self.tokenizer = tokenizer
         self.task_state = state
         self.validation_rows = validation_rows
-        self.global_batch = steps.global_batch
+        self.sampler = LengthGroupedSampler(window_lengths(train), steps.global_batch, args.seed)
+        self.add_callback(OrderOfEpoch(self.sampler))
         self.keep_batches = keep_batches
         self.loss_is_scaled_for_ga = True
         self.save_steps = save_steps
@@ -192,7 +202,7 @@ class FinetuneTrainer(Trainer):
             return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
-        return LengthGroupedSampler(window_lengths(self.train_dataset), self.global_batch, self.args.seed)
+        return self.sampler
 
     def _get_dataloader(self, *arguments: Any, **given: Any) -> Any:
         loader: Any = super()._get_dataloader(*arguments, **given)
