@@ -142,14 +142,14 @@ def running(folder: Path, words: Sequence[str]) -> Iterator[list["subprocess.Pop
 def live(folder: Path, words: Sequence[str], name: str, wait: float, until: float, chance: random.Random) -> Life:
     """Let the run train for so many seconds, give one of its processes the signal, and wait until all have left.
 
-    Where the whole measurement ends before, they are killed, and the life has no signal.
+    Where the whole measurement ends before, with a step, they are killed, and the life has no signal.
     """
     events = folder / "events"
     events.write_text("")
     with running(folder, words) as processes:
         life = Life(started=time.time())
         strike = math.inf
-        while time.monotonic() < min(strike, until):
+        while strike == math.inf or time.monotonic() < min(strike, until):
             if (codes := [one.poll() for one in processes]) != [None] * PROCESSES:
                 sys.exit(f"the run has ended by itself with {codes}: {(folder / 'printed0.txt').read_text()[-3000:]}")
             if strike == math.inf and '"step",' in events.read_text():
@@ -188,7 +188,7 @@ def summary(found: Sequence[Life]) -> dict[str, Any]:
     wall = found[-1].left - found[0].started
     saves = {part: [e for life in found for e in life.events if e.what == part] for part in PARTS}
     made = sum(len(life.steps()) for life in found)
-    counted = found[-1].steps()[-1].step if found[-1].steps() else 0
+    counted = found[-1].steps()[-1].step
     signals = dict.fromkeys(life.signal for life in found if life.signal)
     return {
         "seconds": wall,
@@ -251,7 +251,7 @@ def table(found: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=1200.0, help="in all")
+    parser.add_argument("--seconds", type=float, default=1200.0, help="in all, and until there is a step")
     parser.add_argument("--every", type=float, default=120.0, help="seconds from a first step to a signal, on average")
     parser.add_argument(
         "--signals", nargs="+", default=["SIGTERM", "SIGKILL"], choices=["SIGTERM", "SIGKILL", "SIGSTOP"]
