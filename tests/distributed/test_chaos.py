@@ -272,10 +272,10 @@ def test_faults(
 
 INTRODUCTION = """# {count} random faults
 
-Each chain of {faults} faults befalls one run of {steps} steps, which evaluates every 6 and saves every 4. After each fault the
-same command goes on, in about half of the chains with `--resume_from_checkpoint true`. "Equal": its weights, and the loss
-of every evaluation, are in the end those of a run that nothing befell, bit for bit, and no checkpoint is left that is not
-whole. {equal} of {count} are.
+Each chain of {faults} faults befalls one run of {steps} steps, which evaluates every 6 and saves every 4. After each
+fault the same command goes on, in about half of the chains with `--resume_from_checkpoint true`. "Equal": its weights,
+and the loss of every evaluation, are in the end those of a run that nothing befell, bit for bit, and no checkpoint is
+left that is not whole. {equal} of {count} are.
 
 Written by `python -m tests.distributed.test_chaos` (`make test-chaos`), of the chains that it has run: {chains} of
 {all_chains}. A chain has its number as its seed; in which millisecond of a run a fault comes is another one each time.
