@@ -140,11 +140,13 @@ def flipped_bit(target: Target) -> str:
 
 def _damaged(target: Target, how: str, damage: Callable[[Path], None]) -> str:
     """After a SIGKILL: a file of one of the two newest checkpoints that are complete."""
+
+    def complete() -> list[Path]:
+        return [path for path in checkpoints.checkpoints(target.folder) if (path / COMPLETE).exists()]
+
+    target.run.until(complete)
     killed = sigkill(target)
-    complete = [path for path in checkpoints.checkpoints(target.folder) if (path / COMPLETE).exists()]
-    if not complete:
-        return killed
-    chosen = target.chance.choice(complete[:2])
+    chosen = target.chance.choice(complete()[:2])
     harmed = target.chance.choice(sorted(p for p in chosen.rglob("*") if p.is_file() and p.stat().st_size))
     damage(harmed)
     return f"{killed}, then {chosen.name}/{harmed.relative_to(chosen)} {how}"
