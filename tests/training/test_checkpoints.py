@@ -132,6 +132,9 @@ def test_a_checkpoint_without_its_best_one_takes_no_place(tmp_path: Path) -> Non
         written = write(tmp_path, step, best)
         checkpoints.keep(tmp_path, 3, {written, tmp_path / f"checkpoint-{best or step}"})
     assert steps(tmp_path) == [16, 12, 6]
+    write(tmp_path, 14, 13)  # whose best one is gone
+    checkpoints.keep(tmp_path, 4, {tmp_path / "checkpoint-16"})
+    assert steps(tmp_path) == [16, 12, 6]
     (tmp_path / "checkpoint-12" / "model.safetensors").write_bytes(b"")
     assert checkpoints.newest_complete(tmp_path) == tmp_path / "checkpoint-6"
 

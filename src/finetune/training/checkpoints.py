@@ -241,7 +241,7 @@ def keep(folder: Path, limit: int, always: set[Path]) -> None:
     kept = set(always)
     for path in ours:
         with_best = kept | {path, _best_up_to(path)}
-        if len(with_best) <= max(limit, len(kept)):
+        if len(with_best) <= max(limit, len(kept)) and with_best <= {*ours, *kept}:
             kept = with_best
     for path in ours:
         if path not in kept:

@@ -256,7 +256,7 @@ class FinetuneTrainer(Trainer):
         process_group.barrier()  # nobody may leave, and thereby end the main process, before that is done
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """Write them without CRC32, which took two thirds of the time: flush() has a checksum of every file."""
+        """Write them without CRC32, which took a third of the time: flush() has a checksum of every file."""
         before = serialization.get_crc32_options()
         serialization.set_crc32_options(False)
         try:
