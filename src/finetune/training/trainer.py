@@ -202,6 +202,13 @@ class FinetuneTrainer(Trainer):
     def _get_eval_sampler(self, eval_dataset: Dataset) -> list[int]:  # type: ignore[override]  # any iterable will do
         return by_length(window_lengths(eval_dataset))
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        scaler = self.accelerator.scaler
+        if checkpoint and scaler is not None:
+            # FSDP fills the optimizer by a step of zeros; without a scale, which is loaded afterwards, that step fails.
+            scaler.scale(torch.zeros((), device=self.args.device))
+        super()._load_optimizer_and_scheduler(checkpoint)
+
     def _load_callback_state(self) -> None:
         # Called when the state has just been read from a checkpoint: cadence, patience and folder are this run's.
         self.state.compute_steps(self.args, self.state.max_steps)
