@@ -18,7 +18,7 @@ from finetune.core.outputs import claimed, clear
 from finetune.core.process import run_main
 from finetune.core.types import Json
 from finetune.data.folders import SelectedModel
-from finetune.models.stored import intact
+from finetune.models.stored import intact, sums
 from finetune.params.model_import import SELECTED, ModelImportParams
 from finetune.params.schema import outputs_of
 
@@ -61,6 +61,7 @@ def import_model(params: ModelImportParams, task_name: str) -> None:
     task = load_task(task_name)
     folder = Path(name) if local else fetch(name, params)
     refuse_broken_source(folder)
+    sums.refuse_damaged(place_of_weights(folder))
     target = SelectedModel.model_folder(params.output_dir)
     clear(params.output_dir, SELECTED)
     if (folder / intact.ADAPTER_CONFIG).is_file():
@@ -75,6 +76,7 @@ def import_model(params: ModelImportParams, task_name: str) -> None:
     say(f"{source} {name}: {config.model_type}, {model.num_parameters() / 1e6:.1f} million parameters, as {chosen}")
     for line in describe_new(model, new, config.architectures):
         say(line)
+    sums.write_sums(target)
     known_as = os.path.abspath(name) if local else name  # noqa: PTH100  (its own name, not that of a link's target)
     selected = SelectedModel(task_name, source, known_as, config.model_type, chosen, tuple(new))
     selected.write(params.output_dir)
@@ -100,6 +102,12 @@ def refuse_broken_source(folder: Path) -> None:
         elif path.suffix == ".safetensors":
             faults += intact.header_faults(path)
     intact.raise_all(faults)
+
+
+def place_of_weights(folder: Path) -> Path:
+    """Return the folder of the weights: a source that isn't broken, or one inside of it."""
+    adapter = (folder / intact.ADAPTER_CONFIG).is_file()
+    return folder if adapter else find_files(folder).weights[0].parent
 
 
 def fetch(huggingface_id: str, params: ModelImportParams, weights: bool = True) -> Path:

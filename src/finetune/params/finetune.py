@@ -18,7 +18,8 @@ PYTORCH_MODEL = (
     "base_model/",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
     "additional_chat_templates/", "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "spm.model",
-    "sentencepiece.bpe.model", "tokenizer.model", "source.spm", "target.spm", "target_vocab.json", "README.md", ".saving/",
+    "sentencepiece.bpe.model", "tokenizer.model", "source.spm", "target.spm", "target_vocab.json", "README.md", "SHA256SUMS",
+    ".saving/",
 )  # fmt: skip
 OPENVINO_MODEL = (
     "backends.json", "backends.html", "openvino_model.xml", "openvino_model.bin", "model.onnx", "model_int8.onnx", ".exporting/",
