@@ -284,6 +284,18 @@ class Hangs:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Spikes:
+    """Loss spikes."""
+
+    loss_spike_threshold: float = param(
+        0.0,
+        "If positive: where the loss of a step is more than so many times the median of the 50 before, or a loss or gradient isn't finite, the run goes on from its newest checkpoint without the rows of that step and the one before. A fourth time is an error. 0: only what isn't finite is one.",
+        min=0,
+        max=1_000_000,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class EarlyStopping:
     """Early stopping."""
 
@@ -341,6 +353,7 @@ class FinetuneParams(
     Evaluation,
     Checkpoints,
     Hangs,
+    Spikes,
     EarlyStopping,
     Deepspeed,
     Fsdp,
