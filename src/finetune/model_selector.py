@@ -6,17 +6,18 @@ python -m finetune.model_selector --task question_answering --pytorch_model_path
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.azure.vault import read_secret
 from finetune.cli import settle_task
 from finetune.core.console import quiet_libraries, say, start
-from finetune.core.errors import Fault, ModelError, first_line
+from finetune.core.errors import Fault, ModelError, UnsupportedError, first_line
 from finetune.core.outputs import claimed, clear
 from finetune.core.process import run_main
 from finetune.core.types import Json
+from finetune.core.world import World
 from finetune.data.folders import SelectedModel
 from finetune.models.stored import intact, sums
 from finetune.params.model_import import SELECTED, ModelImportParams
@@ -52,6 +53,7 @@ def import_model(params: ModelImportParams, task_name: str) -> None:
         refuse_broken_source(Path(name))
 
     quiet_libraries()
+    from finetune.distributed import zero_engine
     from finetune.models.head import describe_new
     from finetune.models.loading import load_model
     from finetune.models.stored.configs import architecture, load_config
@@ -66,6 +68,8 @@ def import_model(params: ModelImportParams, task_name: str) -> None:
     clear(params.output_dir, SELECTED)
     if (folder / intact.ADAPTER_CONFIG).is_file():
         merge_adapter(folder, target)
+    elif zero_engine.shards_of(folder):
+        put_together(folder, target)
     else:
         copy_model(find_files(folder), target)
     load_tokenizer(target, task)
@@ -276,6 +280,29 @@ def merge_adapter(folder: Path, target: Path) -> None:
     }
     model.save_pretrained(target, state_dict={**rest, **dict(weights.values())})
     load_tokenizer(folder, load_task(name)).save_pretrained(target)
+
+
+def put_together(checkpoint: Path, target: Path) -> None:
+    """Write the weights of a checkpoint that DeepSpeed has sharded, for a run with any number of processes.
+
+    Raises: ModelError if it is damaged, UnsupportedError without DeepSpeed.
+    """
+    from safetensors.torch import save_file
+
+    from finetune.distributed import zero_engine
+    from finetune.training import checkpoints, resume
+
+    if not World.here().has_deepspeed():
+        why, fix = "its weights are shards of DeepSpeed, which is not installed", 'pip install ".[deepspeed]"'
+        raise UnsupportedError(Fault(f"{checkpoint} can't be put together", why=why, fix=fix))
+    if why := checkpoints.why_incomplete(checkpoint):
+        raise ModelError(Fault(f"{checkpoint} is incomplete", why=why, fix="give the checkpoint before it"))
+    with resume.reading_data_alone(checkpoint, of_deepspeed=True):
+        weights = zero_engine.put_together(checkpoint)
+    files = find_files(checkpoint)
+    copy_model(replace(files, weights=[]), target)
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    say(f"{checkpoint.name}: put together from DeepSpeed's shards, in 32 bits")
 
 
 def save_as_safetensors(pickled: list[Path], target: Path) -> None:

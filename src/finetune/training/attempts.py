@@ -319,7 +319,7 @@ def fit(attempt: Attempt, checkpoint: Path | None) -> dict[str, float]:
     """
     params, steps, trainer = attempt.params, attempt.steps, attempt.trainer
     if checkpoint:
-        resume.refuse_other_run(checkpoint, trainer.marker)
+        resume.refuse_other_run(checkpoint, trainer.marker, trainer.task.name)
     with resume.reading_data_alone(checkpoint, params.apply_deepspeed):
         if checkpoint and (why := resume.why_over(checkpoint, params, steps)):
             say(f"nothing is left to train after {checkpoint.name}: {why}")
