@@ -141,7 +141,7 @@ def weights_alone(forks: Forks, said: str, folder: Path) -> None:
     assert command is not None, said
     module, name, *given = shlex.split(command[1])
     out = folder / "from_shards"
-    imported = launch(out, [*given, "--output_dir", out], "alone", code=(module, name), forks=forks)
+    imported = launch(out, [*given, "--output_dir", str(out)], "alone", code=(module, name), forks=forks)
     assert imported.codes() == [0], imported.said()
     checkpoint = Path(given[given.index("--pytorch_model_path") + 1])
     assert same(load_file(out / "model" / "model.safetensors"), in_32_bits(checkpoint))
