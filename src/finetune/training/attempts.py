@@ -98,7 +98,7 @@ def train(
     while True:
         spike = ""
         attempt = build(tried, settled, task, preprocessed, data)
-        attempt.trainer.watch.record = record
+        attempt.trainer.watch.record = replace(record)  # which it changes
         tell(attempt, said)
         try:
             speed = fit(attempt, checkpoint)

@@ -156,7 +156,7 @@ def refuse_other_run(checkpoint: Path, now: Marker, task: str) -> None:
         why = "what a checkpoint holds is sharded among the processes of its run"
         what = f"{checkpoint.name} was sharded by {_shown(was.engine)}, this run by {_shown(now.engine)}"
         fix = "give the same, or --resume_from_checkpoint false"
-        if "ZeRO stage" in was.engine:
+        if "ZeRO stage" in was.engine and not was.parameters["apply_lora"]:  # of which a checkpoint has adapters alone
             fix = (
                 f"give the same; or begin with its weights: `python -m finetune.model_selector --task {task} "
                 f"--pytorch_model_path {shlex.quote(str(checkpoint))} --output_dir FOLDER`, "

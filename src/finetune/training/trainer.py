@@ -140,7 +140,8 @@ class FinetuneTrainer(Trainer):
         self.add_callback(self.throughput)
         self.stop = StopTogether(steps.evaluation_steps)
         self.add_callback(self.stop)
-        self.watch = WatchLoss(steps.evaluation_steps, tokenizer, loss_spike_threshold)
+        may_leave_out = not (args.deepspeed or args.fsdp or args.fp16)
+        self.watch = WatchLoss(steps.evaluation_steps, tokenizer, loss_spike_threshold, may_leave_out)
         self.add_callback(self.watch)  # the last one: it has to know whether a checkpoint follows
 
     def compute_loss(

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerFast, TrainerCallback, TrainerControl, TrainerState
 
 from finetune.core.console import some
@@ -42,10 +43,17 @@ class WatchLoss(TrainerCallback):
     rows.
     """
 
-    def __init__(self, evaluation_steps: int, tokenizer: PreTrainedTokenizerFast, threshold: float = 0.0) -> None:
+    def __init__(
+        self,
+        evaluation_steps: int,
+        tokenizer: PreTrainedTokenizerFast,
+        threshold: float = 0.0,
+        may_leave_out: bool = True,
+    ) -> None:
         self.evaluation_steps = evaluation_steps
         self.tokenizer = tokenizer
         self.threshold = threshold
+        self.may_leave_out = may_leave_out  # rows, if there were a threshold: it can be offered
         self.record = Record()
         self.noted: list[Noted] = []
         self.norms: list[tuple[int, Tensor]] = []
@@ -56,7 +64,7 @@ class WatchLoss(TrainerCallback):
 
     def note_norm(self, step: int, norm: Tensor) -> None:
         """Keep the norm of the gradient of a step, (), which is the same on all processes."""
-        self.norms.append((step, norm.detach()))
+        self.norms.append((step, _whole(norm.detach())))
 
     def leaves_out(self, step: int) -> bool:
         return step in self.record.left_out
@@ -90,7 +98,7 @@ class WatchLoss(TrainerCallback):
         return Seen(
             [(noted.step, loss) for noted, loss in zip(self.noted, losses, strict=True)],
             [(step, norm) for (step, _), norm in zip(self.norms, norms, strict=True)],
-            all(_read([torch.isfinite(p).all() for p in trained])),
+            all(_read([torch.isfinite(_own(p)).all() for p in trained])),
         )
 
     def _give_up(self, wrong: Wrong) -> None:
@@ -102,7 +110,8 @@ class WatchLoss(TrainerCallback):
             steps = " and ".join(map(str, wrong.suspects))
             raise Spiked(f"{wrong.what}; rows of steps {steps} are left out, {rows} in the last", record.without(wrong))
         why = "a loss or a gradient is larger than its numbers can hold; the checkpoints are from before"
-        fix = f"{LOWER}; or --loss_spike_threshold 5 --resume_from_checkpoint true, to go on without these rows"
+        offered = "; or --loss_spike_threshold 5 --resume_from_checkpoint true, to go on without these rows"
+        fix = LOWER + (offered if self.may_leave_out else "")
         if self.threshold:
             why, fix = f"{MOST} times the rows of such a step were left out: it isn't they", LOWER
         raise ModelError(Fault(f"training diverged: {wrong.what}", where=f"the batch of {rows}", why=why, fix=fix))
@@ -115,6 +124,15 @@ class WatchLoss(TrainerCallback):
         return [
             text for noted in of_step for text in self.tokenizer.batch_decode(noted.tokens, skip_special_tokens=True)
         ]
+
+
+def _own(weight: Tensor) -> Tensor:
+    """Return the shard of a weight that this process has, where FSDP shards it."""
+    return weight.to_local() if isinstance(weight, DTensor) else weight
+
+
+def _whole(norm: Tensor) -> Tensor:
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def _read(scalars: list[Tensor]) -> list[float]:
