@@ -40,8 +40,9 @@ from finetune.models.teacher import Teacher
 from finetune.tasks.answering import forward
 from finetune.tasks.task import Objective, Reduced, State, Task
 from finetune.training import checkpoints
-from finetune.training.callbacks import Heartbeat, Prune, ReturnMemory, SaveEvery, SeedGraph, StopTogether, WatchLoss
+from finetune.training.callbacks import Heartbeat, Prune, ReturnMemory, SaveEvery, SeedGraph, StopTogether
 from finetune.training.checkpoints import STATE
+from finetune.training.losses.watch import STORED, WatchLoss
 from finetune.training.resume import Marker
 from finetune.training.schedule import Schedule
 from finetune.training.throughput import OwnWork, Throughput
@@ -91,6 +92,7 @@ class FinetuneTrainer(Trainer):
         save_steps: int,
         save_total_limit: int,
         marker: Marker,
+        loss_spike_threshold: float,
         throughput_warmup_steps: int,
         forward_alone: bool,
         callbacks: list[TrainerCallback],
@@ -138,7 +140,8 @@ class FinetuneTrainer(Trainer):
         self.add_callback(self.throughput)
         self.stop = StopTogether(steps.evaluation_steps)
         self.add_callback(self.stop)
-        self.watch = WatchLoss(steps.evaluation_steps, tokenizer)
+        may_leave_out = not (args.deepspeed or args.fsdp or args.fp16)
+        self.watch = WatchLoss(steps.evaluation_steps, tokenizer, loss_spike_threshold, may_leave_out)
         self.add_callback(self.watch)  # the last one: it has to know whether a checkpoint follows
 
     def compute_loss(
@@ -154,12 +157,20 @@ class FinetuneTrainer(Trainer):
         if self.teacher:
             with self.accelerator.autocast():
                 losses = self.teacher.blended(losses, outputs, inputs, self.training_objective)
-        self.watch.note(losses, inputs)
+        share = losses.sum() / num_items_in_batch
+        self.watch.note(self.state.global_step + 1, share, inputs)
         # DDP averages gradients over processes: multiplied here, the average is the sum.
-        loss = losses.sum() * self.accelerator.num_processes / num_items_in_batch
+        loss = share * self.accelerator.num_processes
         self.own_work.end_forward()
         pulse.reach()
         return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Return the share of this batch in the loss that is logged; 0 and no gradient in a step that is left out."""
+        if self.watch.leaves_out(self.state.global_step + 1):
+            return torch.zeros((), device=self.args.device)
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        return loss
 
     def get_batch_samples(self, *arguments: Any, **given: Any) -> Any:
         self.own_work.begin_loading()
@@ -189,6 +200,12 @@ class FinetuneTrainer(Trainer):
     def _clip_grad_norm(self, model: Any) -> Any:
         with gradients_set_aside(self.apart):
             return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+        if norm is not None and not self.args.fp16:  # which makes no step where its scaled gradient is too large
+            self.watch.note_norm(self.state.global_step + 1, torch.as_tensor(norm))
+        return norm
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
         return LengthGroupedSampler(window_lengths(self.train_dataset), self.global_batch, self.args.seed)
@@ -221,6 +238,8 @@ class FinetuneTrainer(Trainer):
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, EarlyStoppingCallback) and "EarlyStoppingCallback" in stored:
                 stored["EarlyStoppingCallback"]["args"] = callback.state()["args"]
+        if STORED in stored:
+            self.watch.record.resume(stored.pop(STORED))
         super()._load_callback_state()
 
     @pulse.within("save")
