@@ -2,9 +2,9 @@
 
 import os
 import re
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -58,11 +58,13 @@ def exit_code(error: BaseException) -> int:
 
 @pytest.mark.parametrize("words", [["finetune", "--help"], ["finetune.run", "--help"]], ids=" ".join)
 def test_help_is_instant(words: list[str]) -> None:
+    """In seconds of the processor, whatever else it does."""
     seconds = []
     for _ in range(3):
-        started = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         result = python("-m", *words)
-        seconds.append(time.perf_counter() - started)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert (result.returncode, result.stderr) == (0, "")
         assert result.stdout.startswith("usage: ")
     assert min(seconds) < 1

@@ -154,7 +154,7 @@ def test_the_folder(exported: Path, finished: dict[str, Any]) -> None:
     tokenizer = {"tokenizer.json", "tokenizer_config.json"}
     graphs = {"openvino_model.xml", "openvino_model.bin", "model.onnx", "model_int8.onnx"}
     own = {"backends.json", "backends.html", "config.json", "training.json", "written_by_finetune.json", "mlflow_model"}
-    assert names(exported) == tokenizer | graphs | own
+    assert names(exported) == tokenizer | graphs | own | {"SHA256SUMS"}
     stored = [read(folder, "config.json")["finetune"] for folder in (exported, finished["pytorch_model_folder"])]
     assert stored[0] == stored[1]
 

@@ -102,7 +102,7 @@ def test_safetensors_folder(tiny_model: Path, tmp_path: Path) -> None:
         ("qa_outputs.bias", "qa_outputs.weight"),
     )  # fmt: skip
     names = {path.name for path in SelectedModel.model_folder(tmp_path / "out").iterdir()}
-    assert names == {"config.json", "model.safetensors", *TOKENIZER_FILES}
+    assert names == {"config.json", "model.safetensors", "SHA256SUMS", *TOKENIZER_FILES}
 
 
 def _made(folder: Path) -> Path:

@@ -22,7 +22,7 @@ from finetune.data.folders import SPLITS, Preprocessed, Trained, read_rows
 from finetune.data.readers import read_table
 from finetune.data.table import Audit
 from finetune.distributed.settlement import Settled, check_model
-from finetune.models.stored import intact
+from finetune.models.stored import intact, sums
 from finetune.params.evaluation import EVALUATED
 from finetune.params.schema import non_default, outputs_of
 
@@ -127,6 +127,7 @@ def model_folder(params: Any) -> Path:
         mlflow = params.mlflow_model_folder
         folder: Path = intact.mlflow_weights(mlflow) if mlflow else params.pytorch_model_folder
         intact.refuse_broken(folder)
+        sums.refuse_damaged(folder)
         return folder
     from finetune.backends import runtimes
     from finetune.models.openvino import refuse_no_ir
@@ -134,6 +135,7 @@ def model_folder(params: Any) -> Path:
     runtimes.require(runtimes.OF_EXPORT, "--openvino_model_folder", "--pytorch_model_folder FOLDER")
     refuse_no_ir(openvino)
     intact.raise_all([*intact.config_faults(openvino), *intact.tokenizer_faults(openvino)])
+    sums.refuse_damaged(openvino)
     return openvino
 
 

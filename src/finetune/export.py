@@ -21,7 +21,7 @@ from finetune.core.types import Json
 from finetune.core.world import World
 from finetune.data.folders import Preprocessed, Trained, read_rows
 from finetune.distributed.settlement import settle
-from finetune.models.stored import intact
+from finetune.models.stored import intact, sums
 from finetune.params.export import ExportParams
 from finetune.params.finetune import OPENVINO_MODEL
 from finetune.params.schema import outputs_of
@@ -51,6 +51,7 @@ def export(params: ExportParams) -> None:
     folder = intact.mlflow_weights(mlflow) if mlflow else params.pytorch_model_folder
     assert folder is not None  # by the rules
     intact.refuse_broken(folder)
+    sums.refuse_damaged(folder)
 
     quiet_libraries()
     from finetune.backends import candidates, measured
@@ -199,6 +200,7 @@ def write_model(trial: "Trial", place: Path, onnx: Sequence[Path], out: Path) ->
     trial.model.config.save_pretrained(place)
     trial.tokenizer.save_pretrained(place)
     leave_out_places(place)
+    sums.write_sums(place)
     if (trial.folder / Trained.FILE).is_file():
         shutil.copyfile(trial.folder / Trained.FILE, place / Trained.FILE)
     (out / MLFLOW).mkdir()

@@ -6,19 +6,20 @@ python -m finetune.model_selector --task question_answering --pytorch_model_path
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.azure.vault import read_secret
 from finetune.cli import settle_task
 from finetune.core.console import quiet_libraries, say, start
-from finetune.core.errors import Fault, ModelError, first_line
+from finetune.core.errors import Fault, ModelError, UnsupportedError, first_line
 from finetune.core.outputs import claimed, clear
 from finetune.core.process import run_main
 from finetune.core.types import Json
+from finetune.core.world import World
 from finetune.data.folders import SelectedModel
-from finetune.models.stored import intact
+from finetune.models.stored import intact, sums
 from finetune.params.model_import import SELECTED, ModelImportParams
 from finetune.params.schema import outputs_of
 
@@ -52,6 +53,7 @@ def import_model(params: ModelImportParams, task_name: str) -> None:
         refuse_broken_source(Path(name))
 
     quiet_libraries()
+    from finetune.distributed import zero_engine
     from finetune.models.head import describe_new
     from finetune.models.loading import load_model
     from finetune.models.stored.configs import architecture, load_config
@@ -61,10 +63,13 @@ def import_model(params: ModelImportParams, task_name: str) -> None:
     task = load_task(task_name)
     folder = Path(name) if local else fetch(name, params)
     refuse_broken_source(folder)
+    sums.refuse_damaged(place_of_weights(folder))
     target = SelectedModel.model_folder(params.output_dir)
     clear(params.output_dir, SELECTED)
     if (folder / intact.ADAPTER_CONFIG).is_file():
         merge_adapter(folder, target)
+    elif zero_engine.shards_of(folder):
+        put_together(folder, target)
     else:
         copy_model(find_files(folder), target)
     load_tokenizer(target, task)
@@ -75,6 +80,7 @@ def import_model(params: ModelImportParams, task_name: str) -> None:
     say(f"{source} {name}: {config.model_type}, {model.num_parameters() / 1e6:.1f} million parameters, as {chosen}")
     for line in describe_new(model, new, config.architectures):
         say(line)
+    sums.write_sums(target)
     known_as = os.path.abspath(name) if local else name  # noqa: PTH100  (its own name, not that of a link's target)
     selected = SelectedModel(task_name, source, known_as, config.model_type, chosen, tuple(new))
     selected.write(params.output_dir)
@@ -100,6 +106,12 @@ def refuse_broken_source(folder: Path) -> None:
         elif path.suffix == ".safetensors":
             faults += intact.header_faults(path)
     intact.raise_all(faults)
+
+
+def place_of_weights(folder: Path) -> Path:
+    """Return the folder of the weights: a source that isn't broken, or one inside of it."""
+    adapter = (folder / intact.ADAPTER_CONFIG).is_file()
+    return folder if adapter else find_files(folder).weights[0].parent
 
 
 def fetch(huggingface_id: str, params: ModelImportParams, weights: bool = True) -> Path:
@@ -268,6 +280,29 @@ def merge_adapter(folder: Path, target: Path) -> None:
     }
     model.save_pretrained(target, state_dict={**rest, **dict(weights.values())})
     load_tokenizer(folder, load_task(name)).save_pretrained(target)
+
+
+def put_together(checkpoint: Path, target: Path) -> None:
+    """Write the weights of a checkpoint that DeepSpeed has sharded, for a run with any number of processes.
+
+    Raises: ModelError if it is damaged, UnsupportedError without DeepSpeed.
+    """
+    from safetensors.torch import save_file
+
+    from finetune.distributed import zero_engine
+    from finetune.training import checkpoints, resume
+
+    if not World.here().has_deepspeed():
+        why, fix = "its weights are shards of DeepSpeed, which is not installed", 'pip install ".[deepspeed]"'
+        raise UnsupportedError(Fault(f"{checkpoint} can't be put together", why=why, fix=fix))
+    if why := checkpoints.why_incomplete(checkpoint):
+        raise ModelError(Fault(f"{checkpoint} is incomplete", why=why, fix="give the checkpoint before it"))
+    with resume.reading_data_alone(checkpoint, of_deepspeed=True):
+        weights = zero_engine.put_together(checkpoint)
+    files = find_files(checkpoint)
+    copy_model(replace(files, weights=[]), target)
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    say(f"{checkpoint.name}: put together from DeepSpeed's shards, in 32 bits")
 
 
 def save_as_safetensors(pickled: list[Path], target: Path) -> None:

@@ -21,7 +21,7 @@ from finetune.data.mltable import read_mltable
 from finetune.data.readers import read_table
 from finetune.data.table import Audit, Row, StoredRows
 from finetune.data.values import hashes
-from finetune.models.stored import intact
+from finetune.models.stored import intact, sums
 from finetune.params.datapreprocess import PREPROCESSED, DataFiles
 from finetune.params.schema import outputs_of
 
@@ -49,6 +49,7 @@ def preprocess(params: Any, task_name: str) -> None:
     selected = SelectedModel.read(params.model_selector_output, task_name)
     model_folder = SelectedModel.model_folder(params.model_selector_output)
     intact.refuse_broken(model_folder)
+    sums.tell_changed(model_folder)
 
     quiet_libraries()
     from finetune.models.stored.tokenizers import imported

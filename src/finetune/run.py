@@ -26,7 +26,7 @@ from finetune.distributed.hangs import pulse
 from finetune.distributed.settlement import Settled, check_model
 from finetune.export import export
 from finetune.models.memory import keep_freed_memory
-from finetune.models.stored import intact
+from finetune.models.stored import intact, sums
 from finetune.params.export import ExportParams
 from finetune.params.finetune import MLFLOW_MODEL, PYTORCH_MODEL, EncoderParams, FinetuneParams
 from finetune.params.schema import non_default, outputs_of
@@ -70,10 +70,7 @@ def written_here(params: FinetuneParams) -> list[Output]:
 def finetune(task_name: str, settled: Settled[FinetuneParams]) -> None:
     """Read the folders, load the data and the model, train, save the best model and prove it; say how long it took."""
     params = settled.params
-    selected = SelectedModel.read(params.model_selector_output, task_name)
-    preprocessed = Preprocessed.read(params.preprocess_output, task_name)
-    refuse_other_model(selected, preprocessed)
-    intact.refuse_broken(SelectedModel.model_folder(params.model_selector_output))
+    selected, preprocessed = read_inputs(params, task_name)
     steps = schedule(params, preprocessed.splits["train"].windows, world_size())
     for line in (*settled.notes, *without_effect_here(params, steps)):
         say(f"note: {line}")
@@ -121,6 +118,18 @@ def finetune(task_name: str, settled: Settled[FinetuneParams]) -> None:
                 write_openvino(params)
                 parts.done("export")
             say(f"time: {parts}")
+
+
+def read_inputs(params: FinetuneParams, task_name: str) -> tuple[SelectedModel, Preprocessed]:
+    """Return what the folders of model import and preprocess hold. Raises: HandoffError or ModelError if they are of no
+    use."""
+    selected = SelectedModel.read(params.model_selector_output, task_name)
+    preprocessed = Preprocessed.read(params.preprocess_output, task_name)
+    refuse_other_model(selected, preprocessed)
+    folder = SelectedModel.model_folder(params.model_selector_output)
+    intact.refuse_broken(folder)
+    sums.refuse_damaged(folder)
+    return selected, preprocessed
 
 
 def refuse_other_model(selected: SelectedModel, preprocessed: Preprocessed) -> None:

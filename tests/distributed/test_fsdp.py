@@ -74,6 +74,19 @@ def on_the_cpu(self):
 state.PartialState._prepare_backend, state.PartialState.set_device = as_gpus, on_the_cpu
 World.has_gpu, World.gpus = lambda self: True, lambda self: 2
 """
+# As precision 16 has one on GPUs: losses are scaled before the backward pass, and gradients back.
+SCALED = """
+from accelerate import Accelerator
+from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+
+made = Accelerator.__init__
+
+def with_scaler(self, *arguments, **options):
+    made(self, *arguments, **options)
+    self.scaler = ShardedGradScaler(device="cpu")
+
+Accelerator.__init__ = with_scaler
+"""
 RUN = "from finetune import run\nfrom finetune.core import process\nprocess.run_main(run.main)"
 STEPS = {"max_steps": 6, "logging_strategy": "steps", "logging_steps": 1, "per_device_train_batch_size": 4}
 FSDP = {"apply_fsdp": "true"}
@@ -130,12 +143,13 @@ def test_a_run_is_that_of_ddp(given: dict[str, Any], prepared: Path, tmp_path: P
 @pytest.mark.slow
 @pytest.mark.thorough
 @pytest.mark.distributed
-def test_a_stopped_run_goes_on_bit_for_bit(prepared: Path, tmp_path: Path) -> None:
-    trained(prepared, tmp_path / "whole", AS_GPUS + RUN, **FSDP)
+@pytest.mark.parametrize("code", [AS_GPUS, AS_GPUS + SCALED], ids=["", "with a scaler"])
+def test_a_stopped_run_goes_on_bit_for_bit(code: str, prepared: Path, tmp_path: Path) -> None:
+    trained(prepared, tmp_path / "whole", code + RUN, **FSDP)
     words = finetune_words(prepared, tmp_path / "stopped", learning_rate=1e-3, **STEPS, **FSDP)
-    stopped = launch(tmp_path / "stopped", words, code=("-c", AS_GPUS + stopping(3)))
+    stopped = launch(tmp_path / "stopped", words, code=("-c", code + stopping(3)))
     assert set(stopped.codes(600)) == {9}, stopped.said()
-    trained(prepared, tmp_path / "stopped", AS_GPUS + RUN, **FSDP, resume_from_checkpoint="true")
+    trained(prepared, tmp_path / "stopped", code + RUN, **FSDP, resume_from_checkpoint="true")
     one, two = (tmp_path / name / "pytorch" / "model.safetensors" for name in ("whole", "stopped"))
     assert one.read_bytes() == two.read_bytes()
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +45,7 @@ def test_what_a_preset_and_a_config_make_of_the_words(tmp_path: Path) -> None:
 
 def test_all_faults_of_all_kinds_at_once(tmp_path: Path) -> None:
     """Of the config and of the rules, those that contradict and those that are not supported."""
+    pytest.importorskip("deepspeed")
     config = tmp_path / "zero.json"
     config.write_text(json.dumps({"zero_optimization": {"stage": 2}, "gradient_cliping": 1}))
     given = {"apply_deepspeed": "true", "deepspeed": config, "torch_compile": "true"}
@@ -59,6 +61,14 @@ def test_all_faults_of_all_kinds_at_once(tmp_path: Path) -> None:
     config.write_text(json.dumps({"zero_optimization": {"stage": 3}}))
     with pytest.raises(UnsupportedError, match="true with ZeRO-3"):
         settled(apply_deepspeed="true", deepspeed=config, auto_find_batch_size="true")
+
+
+def test_a_config_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "deepspeed", None)  # it can't be imported
+    monkeypatch.setattr(Machine, "has_deepspeed", lambda _: False)
+    (tmp_path / "zero.json").write_text("{}")
+    with pytest.raises(UnsupportedError, match="the package deepspeed is not installed"):
+        settled(apply_deepspeed="true", deepspeed=tmp_path / "zero.json")
 
 
 def test_the_model_is_asked_apart() -> None:

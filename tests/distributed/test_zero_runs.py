@@ -3,6 +3,8 @@
 import functools
 import json
 import os
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -126,10 +128,24 @@ def test_a_run_goes_on(
     other = launch(cut, alone, "alone", forks=forks)
     assert other.codes() == [ParameterError.exit_code]
     assert f"sharded by ZeRO stage {stage}, processes 2" in other.said() and "processes 1" in other.said()
+    weights_alone(forks, other.said(), tmp_path)
 
     assert "going on from checkpoint-" in ran(forks, cut, prepared, **given, resume_from_checkpoint="true").said()
     weights = [in_32_bits(folder / "pytorch" / "checkpoint-6") for folder in (unbroken, cut)]
     assert same(*weights)
+
+
+def weights_alone(forks: Forks, said: str, folder: Path) -> None:
+    """What is offered instead: the command puts the weights together, for any number of processes."""
+    command = re.search(r"`python (-m finetune.model_selector .*) --output_dir FOLDER`", said)
+    assert command is not None, said
+    module, name, *given = shlex.split(command[1])
+    out = folder / "from_shards"
+    imported = launch(out, [*given, "--output_dir", str(out)], "alone", code=(module, name), forks=forks)
+    assert imported.codes() == [0], imported.said()
+    checkpoint = Path(given[given.index("--pytorch_model_path") + 1])
+    assert same(load_file(out / "model" / "model.safetensors"), in_32_bits(checkpoint))
+    assert json.loads((out / "model_selector_args.json").read_text())["new_weights"] == []
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,11 @@ from transformers import (
 )
 
 from finetune import model_selector, preprocess, run
+from finetune.core.errors import StoppedError
 from finetune.data.sampler import LengthGroupedSampler, window_lengths
 from tests.conftest import ROOT, build_tiny_model, finetune_words, prepare
 from tests.forking import Forks
-from tests.launching import launch
+from tests.launching import launch, stopping
 
 pytestmark = pytest.mark.slow
 STEPS = 20
@@ -123,6 +124,28 @@ def test_cut_up_steps(
     furthest = max(float((cut.weights[name] - whole).abs().max()) for name, whole in whole_batch.weights.items())
     print(f"largest difference of a weight after {STEPS} steps: {furthest:.1e}")
     assert furthest < 1e-5
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("prepared", ["question_answering"], indirect=True)
+@pytest.mark.parametrize("processes", [(1, 2), (2, 1)])
+def test_another_number_of_processes(
+    forks: Forks, prepared: Path, tmp_path: Path, whole_batch: Trajectory, processes: tuple[int, int]
+) -> None:
+    """A run that is stopped half way and goes on with more processes, or fewer, that make the same steps."""
+    for count, code in zip(processes, [("-c", stopping(STEPS // 2)), ("-m", "finetune.run")], strict=True):
+        given = {"per_device_train_batch_size": 8 // count, "resume_from_checkpoint": "true"}
+        words = finetune_words(prepared, tmp_path, **SHARED, **given)
+        launched = launch(tmp_path, words, "alone" if count == 1 else "azure", count, code, forks=forks)
+        codes = set(launched.codes())
+        assert codes == {StoppedError.exit_code if "-c" in code else 0}, launched.said()
+    one, other = processes
+    assert f"going on from checkpoint-{STEPS // 2}\n" in launched.said()
+    assert f"was left by {one} processes, this run has {other}: dropout draws" in launched.said()
+    found = trajectory(tmp_path)
+    assert found.losses == pytest.approx(whole_batch.losses, abs=1e-5) and len(found.losses) == STEPS
+    assert found.norms == pytest.approx(whole_batch.norms, abs=1e-5)
+    assert all(float((found.weights[name] - whole).abs().max()) < 1e-5 for name, whole in whole_batch.weights.items())
 
 
 def test_plain_loop(prepared: Path, whole_batch: Trajectory) -> None:

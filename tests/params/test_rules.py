@@ -87,7 +87,7 @@ BEYOND = {
     "torch_compile", "attn_implementation", "throughput_warmup_steps", "save_steps", "lora_type", "finetune_in_4bit",
     "deepspeed_stage", "apply_fsdp", "class_weights", "teacher_model_path", "distillation_weight",
     "distillation_temperature", "apply_pruning", "pruning_ratio", "pruning_method", "apply_qat",
-    "quantization", "cpu_kernels", "hang_timeout",
+    "quantization", "cpu_kernels", "hang_timeout", "loss_spike_threshold",
 }  # fmt: skip
 OUTPUTS = {"pytorch_model_folder": "uri_folder", "mlflow_model_folder": "mlflow_model"}
 BESIDES = {task: {"openvino_model_folder": "uri_folder"} for task in ("question_answering", "token_classification")}
@@ -260,6 +260,7 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
     ),
     (tuned(**STEPS, eval_steps=-1), "--evaluation_strategy steps needs --eval_steps of at least 1, not -1"),
     (tuned(lr_scheduler_type="polynomial", learning_rate=0.0), "--lr_scheduler_type polynomial falls from"),
+    (tuned(loss_spike_threshold=0.5), "--loss_spike_threshold 0.5 takes every other step for a spike"),
     (tuned(Machine(2), apply_deepspeed=True, apply_fsdp=True), "--apply_deepspeed true and --apply_fsdp true are two"),
     (tuned(quantization="ptq"), "--quantization ptq has no folder to write to"),
     (tuned(quantization="qat", **OPENVINO), "--quantization qat has no ranges that were learnt"),
@@ -273,6 +274,7 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
     (tuned(Machine(2), apply_fsdp=True, auto_find_batch_size=True), "--auto_find_batch_size true with FSDP"),
     (tuned(Machine(2), apply_fsdp=True, **LORA_IN_4BIT), "--finetune_in_4bit true with FSDP"),
     (tuned(apply_deepspeed=True, teacher_model_path=Path("t")), "--teacher_model_path with DeepSpeed or FSDP"),
+    (tuned(loss_spike_threshold=5.0, apply_deepspeed=True), "--loss_spike_threshold with DeepSpeed, FSDP or"),
     (tuned(apply_pruning=True, apply_deepspeed=True), "--apply_pruning true with DeepSpeed or FSDP"),
     (tuned(apply_pruning=True, apply_lora=True), "--apply_pruning true with --apply_lora true"),
     (tuned(apply_pruning=True, precision="16"), "--apply_pruning true with --precision 16"),

@@ -438,6 +438,11 @@ FINETUNE = (
         elsewhere="tests/distributed/hangs/test_runs.py::test_sigstop_of_a_rank",
     ),
     Proof(
+        "loss_spike_threshold",
+        "a run with rows of a large loss ends with the weights, bit for bit, of one whose steps with them are left out",
+        elsewhere="tests/training/losses/test_runs.py::test_a_spike_is_left_out",
+    ),
+    Proof(
         "save_total_limit",
         "on disk are the best checkpoint, of any age, and the newest",
         elsewhere="tests/training/test_best_model.py::test_the_best_is_kept",

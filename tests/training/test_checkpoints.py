@@ -178,28 +178,77 @@ def test_the_marker_names_what_each_process_wrote(tmp_path: Path) -> None:
     assert marker["checksums"]["w.bin"] == xxhash.xxh3_128(b"x" * 7).hexdigest()
 
 
-def test_every_byte_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """1,000 bits that turned over in weights, optimizer and state files: each is noticed, and an older one is taken."""
+@pytest.fixture
+def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """An older and a newer checkpoint, both complete."""
     monkeypatch.setattr(checkpoints, "READ", 1000)  # files of several parts
+    older, newer = write(tmp_path, 5), tmp_path / "checkpoint-10"
+    checkpoints.begin(newer)
+    (newer / "global_step").mkdir()
     chance = random.Random(1)
-    checkpoint = tmp_path / "checkpoint-10"
-    checkpoints.begin(checkpoint)
-    sizes = {"model.safetensors": 5000, "optimizer.pt": 9000, "rng_state.pth": 300, "scheduler.pt": 100}
+    sizes = {"model.safetensors": 5000, "optimizer.pt": 9000, "rng_state.pth": 300, "global_step/shard.pt": 100}
     for name, size in sizes.items():
-        (checkpoint / name).write_bytes(chance.randbytes(size))
-    (checkpoint / checkpoints.STATE).write_text(json.dumps({"best_global_step": 10, "log_history": ["x" * 500]}))
-    checkpoints.finish(checkpoint, {}, checkpoints.flush(checkpoint, 0))
-    assert checkpoints.why_incomplete(checkpoint) == ""
-    for _ in range(1000):
-        path = checkpoint / chance.choice([*sizes, checkpoints.STATE])
-        content = bytearray(path.read_bytes())
-        place, bit = chance.randrange(len(content)), 1 << chance.randrange(8)
-        content[place] ^= bit
-        path.write_bytes(content)
-        assert checkpoints.why_incomplete(checkpoint).startswith(f"{path.name} is damaged: it has its size, but not")
-        content[place] ^= bit
-        path.write_bytes(content)
-    assert checkpoints.why_incomplete(checkpoint) == ""
+        (newer / name).write_bytes(chance.randbytes(size))
+    (newer / checkpoints.STATE).write_text(json.dumps({"best_global_step": 10, "log_history": ["x" * 500]}))
+    checkpoints.finish(newer, {"windows": 3, "data": "7f3a"}, checkpoints.flush(newer, 0))
+    assert checkpoints.newest_complete(tmp_path) == newer
+    return older, newer
+
+
+def changed(content: bytes, place: int, chance: random.Random) -> bytes:
+    """The content with another byte in that place."""
+    other = (content[place] + chance.randrange(1, 256)) % 256
+    return content[:place] + bytes([other]) + content[place + 1 :]
+
+
+def refuse_newer(older: Path, newer: Path) -> None:
+    """Let the run go on from the older checkpoint, and bring back the newer one, which it has moved aside."""
+    assert checkpoints.newest_complete(newer.parent) == older
+    (newer.parent / "skipped-1" / newer.name).rename(newer)
+    (newer.parent / "skipped-1").rmdir()
+
+
+def test_every_byte_counts(two: tuple[Path, Path]) -> None:
+    """1,000 bytes that changed, in all files: each is noticed, and the older checkpoint is taken."""
+    older, newer = two
+    chance = random.Random(2)
+    names = ["model.safetensors", "optimizer.pt", "rng_state.pth", "global_step/shard.pt", checkpoints.STATE]
+    there = {path.relative_to(newer).as_posix() for path in newer.rglob("*") if path.is_file()}
+    assert there == {*names, checkpoints.COMPLETE}
+    for turn in range(1000):
+        path = newer / names[turn % len(names)]
+        before = path.read_bytes()
+        path.write_bytes(changed(before, chance.randrange(len(before)), chance))
+        why = checkpoints.why_incomplete(newer)
+        assert why == f"{path.relative_to(newer)} is damaged: it has its size, but not the content that was written"
+        if turn % 20 == 0:
+            refuse_newer(older, newer)
+        path.write_bytes(before)
+    assert checkpoints.why_incomplete(newer) == ""
+
+
+def test_every_byte_of_the_marker_counts(two: tuple[Path, Path]) -> None:
+    """A damaged list of files vouches for nothing: not if a file's name, a checksum or the word "files" has changed."""
+    older, newer = two
+    chance = random.Random(3)
+    marker = newer / checkpoints.COMPLETE
+    before = marker.read_bytes()
+    reasons = set()
+    for place in range(len(before)):
+        for content in (
+            changed(before, place, chance),
+            before[:place] + bytes([before[place] ^ 1]) + before[place + 1 :],
+        ):
+            with contextlib.suppress(ValueError):
+                if json.loads(content) == json.loads(before):
+                    continue  # another white space
+            marker.write_bytes(content)
+            reasons.add(checkpoints.why_incomplete(newer))
+        if place % 40 == 0:
+            refuse_newer(older, newer)
+    assert reasons == {f"its {checkpoints.COMPLETE} can't be read", f"its {checkpoints.COMPLETE} is damaged"}
+    marker.write_bytes(before)
+    assert checkpoints.why_incomplete(newer) == ""
 
 
 def test_a_damaged_one_is_not_gone_on_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,8 +48,9 @@ def settle(
     if isinstance(params, FinetuneParams):
         params, given = with_preset(params, world.processes)
         try:
-            params, config, of_config = zero_config.merge(params, world.processes)
-            given += of_config
+            if params.deepspeed is None or world.has_deepspeed():  # its models read a config; without it a rule refuses
+                params, config, of_config = zero_config.merge(params, world.processes)
+                given += of_config
         except (ParameterError, UnsupportedError) as error:
             found.append(error)
         if params.apply_ort and (why := onnx_runtime.why_not(params, world)):

@@ -2,6 +2,7 @@
 
 import contextlib
 import copyreg
+import io
 import os
 import time
 from collections.abc import Callable
@@ -37,6 +38,24 @@ def gather(model: PreTrainedModel) -> dict[str, torch.Tensor]:
             if main:
                 found[name] = (parameter if whole is None else whole).detach().float().cpu().clone()
     return found
+
+
+def shards_of(folder: Path) -> bool:
+    """Return whether the folder is a checkpoint that ZeRO has sharded."""
+    return (folder / "latest").is_file() and any(folder.glob("global_step*/*_optim_states.pt"))
+
+
+def put_together(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Return the weights of a sharded checkpoint by name, in 32 bits, whatever number of processes wrote it.
+
+    Its own model.safetensors holds the 16 bits of the forward pass, which most updates of a small rate are lost in.
+    """
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    said = io.StringIO()  # a dozen lines about its shards
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        weights: dict[str, torch.Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint))
+    return {name: tensor.clone().contiguous() for name, tensor in weights.items()}  # tied ones share memory
 
 
 def classes_of_shards() -> list[Callable[..., object] | tuple[Callable[..., object], str]]:

@@ -12,7 +12,7 @@ from finetune.core.console import some
 from finetune.core.errors import Fault, ModelError
 from finetune.data.batches import Batch
 from finetune.models.loading import load_model
-from finetune.models.stored import intact
+from finetune.models.stored import intact, sums
 from finetune.models.stored.configs import load_config
 from finetune.models.stored.tokenizers import imported
 from finetune.params.finetune import Distillation
@@ -59,6 +59,7 @@ def load_teacher(
         return None
     folder = weights_of(params.teacher_model_path)
     refuse_misfit(folder, task, state, tokenizer)
+    sums.refuse_damaged(folder)
     model, new = load_model(folder, task, state)
     if new:
         what, fix = f"the teacher in {folder} was not trained for {task.name}", "give the pytorch_model_folder of a run"

@@ -18,7 +18,8 @@ PYTORCH_MODEL = (
     "base_model/",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
     "additional_chat_templates/", "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "spm.model",
-    "sentencepiece.bpe.model", "tokenizer.model", "source.spm", "target.spm", "target_vocab.json", "README.md", ".saving/",
+    "sentencepiece.bpe.model", "tokenizer.model", "source.spm", "target.spm", "target_vocab.json", "README.md", "SHA256SUMS",
+    ".saving/",
 )  # fmt: skip
 OPENVINO_MODEL = (
     "backends.json", "backends.html", "openvino_model.xml", "openvino_model.bin", "model.onnx", "model_int8.onnx", ".exporting/",
@@ -283,6 +284,18 @@ class Hangs:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Spikes:
+    """Loss spikes."""
+
+    loss_spike_threshold: float = param(
+        0.0,
+        "If positive: where the loss of a step is more than so many times the median of the 50 before, or a loss or gradient isn't finite, the run goes on from its newest checkpoint without the rows of that step and the one before. A fourth time is an error. 0: only what isn't finite is one.",
+        min=0,
+        max=1_000_000,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class EarlyStopping:
     """Early stopping."""
 
@@ -340,6 +353,7 @@ class FinetuneParams(
     Evaluation,
     Checkpoints,
     Hangs,
+    Spikes,
     EarlyStopping,
     Deepspeed,
     Fsdp,

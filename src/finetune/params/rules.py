@@ -250,6 +250,14 @@ RULES: tuple[Rule[Any], ...] = (
     ),
     Rule(
         FinetuneParams,
+        lambda case: 0 < case.params.loss_spike_threshold <= 1,
+        lambda case: f"--loss_spike_threshold {case.params.loss_spike_threshold} takes every other step for a spike",
+        "half of all losses are above their median",
+        "--loss_spike_threshold 5",
+        ParameterError,
+    ),
+    Rule(
+        FinetuneParams,
         lambda case: case.params.apply_deepspeed and case.params.apply_fsdp,
         "--apply_deepspeed true and --apply_fsdp true are two ways to shard the same model",
         fix="--apply_fsdp false, or --apply_deepspeed false",
@@ -318,6 +326,16 @@ RULES: tuple[Rule[Any], ...] = (
         "--teacher_model_path with DeepSpeed or FSDP",
         "it is not tried with them",
         "--apply_deepspeed false --apply_fsdp false",
+    ),
+    Rule(
+        FinetuneParams,
+        lambda case: (
+            case.params.loss_spike_threshold > 0
+            and (case.params.apply_deepspeed or case.params.apply_fsdp or case.params.precision == "16")
+        ),
+        "--loss_spike_threshold with DeepSpeed, FSDP or --precision 16",
+        "a step without its rows is one without a gradient, and there it has to have one",
+        "--loss_spike_threshold 0",
     ),
     Rule(
         EncoderParams,

@@ -19,6 +19,7 @@ from finetune.data.folders import Trained
 from finetune.models.stored.configs import STATE_KEY
 from finetune.models.stored.intact import BASE_MODEL
 from finetune.models.stored.places import leave_out_places, leave_out_remarks
+from finetune.models.stored.sums import SUMS, write_sums
 from finetune.results import card
 from finetune.results.limits import LIMITS
 from finetune.tasks.task import State, Task
@@ -48,7 +49,7 @@ def save_pytorch(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, fol
 def save_adapter(adapted: "PeftModel", base: Path, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Save an unmerged LoRA folder: the adapter and its head, and beside them the frozen model that it belongs to."""
     with _brought_into(folder) as staged:
-        shutil.copytree(base, staged / BASE_MODEL)
+        shutil.copytree(base, staged / BASE_MODEL, ignore=shutil.ignore_patterns(SUMS))
         for weights in (staged / BASE_MODEL).glob("*.safetensors"):
             leave_out_remarks(weights)
         for config in adapted.peft_config.values():
@@ -67,6 +68,7 @@ def _brought_into(folder: Path) -> Iterator[Path]:
     staged.mkdir(parents=True)
     yield staged
     leave_out_places(staged)
+    write_sums(staged)
     bring_in(staged, folder)
     staged.rmdir()
 

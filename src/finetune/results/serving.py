@@ -49,9 +49,11 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         """Load the model, once; `context.artifacts["model"]` is the folder of weights, config and tokenizer."""
         from finetune.models.openvino import IR
         from finetune.models.stored.configs import STATE_KEY
+        from finetune.models.stored.sums import refuse_damaged
         from finetune.tasks import load_task
 
         folder = Path(context.artifacts["model"])
+        refuse_damaged(folder)
         stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))[STATE_KEY]
         self.task = load_task(stored["task"])
         self.state = self.task.state(**stored["state"])

@@ -22,7 +22,7 @@ from finetune.core.types import Json
 from finetune.data.batches import collate, spread
 from finetune.data.folders import Preprocessed, SelectedModel, read_rows
 from finetune.data.sampler import window_lengths
-from finetune.distributed import onnx_runtime, zero_engine
+from finetune.distributed import onnx_runtime, process_group, zero_engine
 from finetune.distributed.hangs import pulse
 from finetune.distributed.preemption import noted
 from finetune.distributed.settlement import Settled
@@ -43,6 +43,8 @@ from finetune.tasks.task import State, Task
 from finetune.training import arguments, checkpoints, gathering, resume
 from finetune.training.batch_search import batch_that_fits
 from finetune.training.callbacks import Calibrate, Prune
+from finetune.training.losses.verdict import Record
+from finetune.training.losses.watch import Spiked
 from finetune.training.schedule import Schedule, schedule, with_smaller_batch
 from finetune.training.tracking import log_numbers
 from finetune.training.trainer import FinetuneTrainer
@@ -92,11 +94,16 @@ def train(
     if params.auto_find_batch_size and together and not checkpoint:
         tried = probed(params, task, preprocessed, data["train"])
     said: list[Derived] = []
+    record = Record()
     while True:
+        spike = ""
         attempt = build(tried, settled, task, preprocessed, data)
+        attempt.trainer.watch.record = replace(record)  # which it changes
         tell(attempt, said)
         try:
             speed = fit(attempt, checkpoint)
+        except Spiked as found:
+            record, spike = found.record, str(found)
         except (RuntimeError, MemoryError) as error:
             tried = next_try(tried, checkpoint, error)
         else:
@@ -108,8 +115,17 @@ def train(
         gc.collect()
         clear_device_cache()
         return_freed_memory()
+        if spike:
+            checkpoint = newest(params.pytorch_model_folder, spike)
         if not checkpoint and is_main_process():
             checkpoints.discard(params.pytorch_model_folder)
+
+
+def newest(folder: Path, spike: str) -> Path | None:
+    """Return the checkpoint that a run goes on from after a spike, and say so; None to begin with the first weights."""
+    found: Path | None = process_group.broadcast_from_main(lambda: checkpoints.newest_complete(folder))
+    say(f"loss spike: {spike}; going on from {found.name if found else 'the first weights'}")
+    return found
 
 
 def probed(params: FinetuneParams, task: Task[State], preprocessed: Preprocessed, train: Dataset) -> FinetuneParams:
@@ -209,6 +225,7 @@ def build(
         save_steps=params.save_steps,
         save_total_limit=params.save_total_limit,
         marker=resume.Marker.of(params, wanted, steps, len(data["train"]), gathering.sharding(params, deepspeed)),
+        loss_spike_threshold=params.loss_spike_threshold,
         throughput_warmup_steps=params.throughput_warmup_steps,
         forward_alone=not (params.torch_compile or params.apply_fsdp or stage(deepspeed or {}) == 3),
         callbacks=[
@@ -302,7 +319,7 @@ def fit(attempt: Attempt, checkpoint: Path | None) -> dict[str, float]:
     """
     params, steps, trainer = attempt.params, attempt.steps, attempt.trainer
     if checkpoint:
-        resume.refuse_other_run(checkpoint, trainer.marker)
+        resume.refuse_other_run(checkpoint, trainer.marker, trainer.task.name)
     with resume.reading_data_alone(checkpoint, params.apply_deepspeed):
         if checkpoint and (why := resume.why_over(checkpoint, params, steps)):
             say(f"nothing is left to train after {checkpoint.name}: {why}")

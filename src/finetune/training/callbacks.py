@@ -1,22 +1,17 @@
 """The callbacks between the steps of training: a run says that it moves, returns memory, saves, and obeys a stop."""
 
-import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import torch
-from torch import Tensor
 from transformers import (
     PreTrainedModel,
-    PreTrainedTokenizerFast,
     TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
 )
 
-from finetune.core.console import say, some
-from finetune.core.errors import Fault, ModelError, StoppedError
+from finetune.core.console import say
+from finetune.core.errors import Fault, StoppedError
 from finetune.data.batches import Batch
 from finetune.data.sampler import LengthGroupedSampler
 from finetune.distributed import preemption, process_group
@@ -25,7 +20,6 @@ from finetune.models.adapt import fake_quantisation, pruning
 from finetune.models.memory import return_freed_memory
 from finetune.models.ort import engine as ort
 
-WATCH_STEPS = 10  # between two looks at the losses: each waits for the device
 LOWER = "a lower --learning_rate, a positive --max_grad_norm, or --precision bf16"  # what mends a lost run
 RETURN_STEPS = 10  # at no cost that could be measured, 110 s for 112 s without
 
@@ -141,57 +135,6 @@ class SeedGraph(TrainerCallback):
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: object, **_: object) -> None:
         ort.seed(args.seed + state.global_step)
-
-
-class Lost(NamedTuple):
-    """The first batch whose loss is not finite."""
-
-    step: int
-    loss: float
-    texts: list[str]  # of its windows
-
-
-class WatchLoss(TrainerCallback):
-    """The callback that ends a run whose loss is not finite, before a checkpoint holds the weights that follow.
-
-    Losses stay on the device: they are read every few steps, and before a checkpoint or an evaluation. Of all
-    processes, the first batch counts: what comes after it has weights that are lost.
-    """
-
-    def __init__(self, evaluation_steps: int, tokenizer: PreTrainedTokenizerFast) -> None:
-        self.evaluation_steps = evaluation_steps
-        self.tokenizer = tokenizer
-        self.seen: list[tuple[Tensor, Tensor]] = []
-
-    def note(self, losses: Tensor, batch: Batch) -> None:
-        """Keep the summed loss of a batch, of losses (B,), and its tokens (B, L)."""
-        self.seen.append((losses.detach().sum(), batch["input_ids"]))
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        soon = control.should_save or evaluated_now(state, self.evaluation_steps)
-        if not soon and state.global_step % WATCH_STEPS:
-            return
-        found = process_group.gather_to_main(self._lost(state.global_step, args.gradient_accumulation_steps))
-        lost: Lost | None = process_group.broadcast_from_main(lambda: min(filter(None, found), default=None))
-        if lost:
-            raise diverged(lost)
-
-    def _lost(self, step: int, batches_of_a_step: int) -> Lost | None:
-        losses = torch.stack([loss for loss, _ in self.seen]).tolist() if self.seen else []
-        seen, self.seen = self.seen, []
-        for i, loss in enumerate(losses):
-            if not math.isfinite(loss):
-                later = (len(losses) - 1 - i) // batches_of_a_step
-                return Lost(step - later, loss, self.tokenizer.batch_decode(seen[i][1], skip_special_tokens=True))
-        return None
-
-
-def diverged(lost: Lost) -> ModelError:
-    """Return the error that names the step and the batch."""
-    what = f"training diverged: the loss of step {lost.step} is {lost.loss}"
-    where = f"the batch of {some([repr(text) for text in lost.texts])}"
-    why = "a loss or a gradient is larger than its numbers can hold; the checkpoints are from before"
-    return ModelError(Fault(what, where=where, why=why, fix=LOWER))
 
 
 class StopTogether(TrainerCallback):

@@ -36,6 +36,7 @@ class _Marker(TypedDict, total=False):
     run: Json
     files: dict[str, int]
     checksums: dict[str, str]
+    marker: str  # checksum of the rest; other versions have none
 
 
 class _TrainerState(TypedDict, total=False):
@@ -93,12 +94,17 @@ def _checksum(file: BinaryIO) -> str:
     return found.hexdigest()
 
 
+def _checksum_of(marker: Json) -> str:
+    return xxh3_128(json.dumps(marker, sort_keys=True).encode()).hexdigest()
+
+
 def finish(checkpoint: Path, run: Json, written: Mapping[str, Written]) -> None:
     """Mark the checkpoint as complete, once its files are on the disk. `run` is what a resumed run must agree with."""
     files = {name: file.size for name, file in written.items()}
     checksums = {name: file.checksum for name, file in written.items()}
+    marker: Json = {"run": run, "files": files, "checksums": checksums}
     with (checkpoint / COMPLETE).open("w", encoding="utf-8") as file:
-        json.dump({"run": run, "files": files, "checksums": checksums}, file)
+        json.dump({**marker, "marker": _checksum_of(marker)}, file)
         file.flush()
         os.fsync(file.fileno())
     (checkpoint / WRITING).unlink()
@@ -143,14 +149,25 @@ def _why_incomplete(checkpoint: Path) -> str:
     if not (checkpoint / COMPLETE).is_file():
         return "it was not written to its end"
     try:
-        marker = json_object(checkpoint / COMPLETE)
+        marker: Any = json_object(checkpoint / COMPLETE)
     except Unreadable:
         return f"its {COMPLETE} can't be read"
     if misfit(marker, _Marker, COMPLETE):
         return f"its {COMPLETE} can't be read"
+    if _is_damaged(marker):
+        return f"its {COMPLETE} is damaged"
     checksums = marker.get("checksums", {})  # other versions have none, or list no files
     wrong = (_wrong(checkpoint, name, size, checksums.get(name)) for name, size in marker.get("files", {}).items())
     return next(filter(None, wrong), "")
+
+
+def _is_damaged(marker: _Marker) -> bool:
+    """Return whether a marker is not as it was written. One without a checksum is of another version."""
+    known = _Marker.__annotations__.keys()
+    if marker.keys() & known and marker.keys() - known:
+        return True  # the name of an entry has changed, and with it what is looked up by that name
+    rest = {name: value for name, value in marker.items() if name != "marker"}
+    return marker.get("marker", _checksum_of(rest)) != _checksum_of(rest)
 
 
 def _wrong(checkpoint: Path, name: str, size: int, checksum: str | None) -> str:

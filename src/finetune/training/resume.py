@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -126,7 +127,7 @@ def with_found_batch(params: FinetuneParams, checkpoint: Path) -> FinetuneParams
     return replace(params, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation)
 
 
-def refuse_other_run(checkpoint: Path, now: Marker) -> None:
+def refuse_other_run(checkpoint: Path, now: Marker, task: str) -> None:
     """Raise ParameterError, with everything in which the run differs from the one that left the checkpoint."""
     was = Marker.read(checkpoint)
     faults = []
@@ -155,6 +156,12 @@ def refuse_other_run(checkpoint: Path, now: Marker) -> None:
         why = "what a checkpoint holds is sharded among the processes of its run"
         what = f"{checkpoint.name} was sharded by {_shown(was.engine)}, this run by {_shown(now.engine)}"
         fix = "give the same, or --resume_from_checkpoint false"
+        if "ZeRO stage" in was.engine and not was.parameters["apply_lora"]:  # of which a checkpoint has adapters alone
+            fix = (
+                f"give the same; or begin with its weights: `python -m finetune.model_selector --task {task} "
+                f"--pytorch_model_path {shlex.quote(str(checkpoint))} --output_dir FOLDER`, "
+                "and then --model_selector_output FOLDER --resume_from_checkpoint false"
+            )
         faults.append(Fault(what, why=why, fix=fix))
     for name, value in now.parameters.items():
         if was.parameters[name] != value:

@@ -41,17 +41,9 @@ from finetune.models.teacher import Teacher
 from finetune.tasks.answering import forward
 from finetune.tasks.task import Objective, Reduced, State, Task
 from finetune.training import checkpoints
-from finetune.training.callbacks import (
-    Heartbeat,
-    OrderOfEpoch,
-    Prune,
-    ReturnMemory,
-    SaveEvery,
-    SeedGraph,
-    StopTogether,
-    WatchLoss,
-)
+from finetune.training.callbacks import Heartbeat, OrderOfEpoch, Prune, ReturnMemory, SaveEvery, SeedGraph, StopTogether
 from finetune.training.checkpoints import STATE
+from finetune.training.losses.watch import STORED, WatchLoss
 from finetune.training.resume import Marker
 from finetune.training.schedule import Schedule
 from finetune.training.throughput import OwnWork, Throughput
@@ -101,6 +93,7 @@ class FinetuneTrainer(Trainer):
         save_steps: int,
         save_total_limit: int,
         marker: Marker,
+        loss_spike_threshold: float,
         throughput_warmup_steps: int,
         forward_alone: bool,
         callbacks: list[TrainerCallback],
@@ -149,7 +142,8 @@ class FinetuneTrainer(Trainer):
         self.add_callback(self.throughput)
         self.stop = StopTogether(steps.evaluation_steps)
         self.add_callback(self.stop)
-        self.watch = WatchLoss(steps.evaluation_steps, tokenizer)
+        may_leave_out = not (args.deepspeed or args.fsdp or args.fp16)
+        self.watch = WatchLoss(steps.evaluation_steps, tokenizer, loss_spike_threshold, may_leave_out)
         self.add_callback(self.watch)  # the last one: it has to know whether a checkpoint follows
 
     def compute_loss(
@@ -165,12 +159,20 @@ class FinetuneTrainer(Trainer):
         if self.teacher:
             with self.accelerator.autocast():
                 losses = self.teacher.blended(losses, outputs, inputs, self.training_objective)
-        self.watch.note(losses, inputs)
+        share = losses.sum() / num_items_in_batch
+        self.watch.note(self.state.global_step + 1, share, inputs)
         # DDP averages gradients over processes: multiplied here, the average is the sum.
-        loss = losses.sum() * self.accelerator.num_processes / num_items_in_batch
+        loss = share * self.accelerator.num_processes
         self.own_work.end_forward()
         pulse.reach()
         return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Return the share of this batch in the loss that is logged; 0 and no gradient in a step that is left out."""
+        if self.watch.leaves_out(self.state.global_step + 1):
+            return torch.zeros((), device=self.args.device)
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
+        return loss
 
     def get_batch_samples(self, *arguments: Any, **given: Any) -> Any:
         self.own_work.begin_loading()
@@ -201,6 +203,12 @@ class FinetuneTrainer(Trainer):
         with gradients_set_aside(self.apart):
             return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
 
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+        if norm is not None and not self.args.fp16:  # which makes no step where its scaled gradient is too large
+            self.watch.note_norm(self.state.global_step + 1, torch.as_tensor(norm))
+        return norm
+
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
         return self.sampler
 
@@ -212,6 +220,13 @@ class FinetuneTrainer(Trainer):
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> list[int]:  # type: ignore[override]  # any iterable will do
         return by_length(window_lengths(eval_dataset))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        scaler = self.accelerator.scaler
+        if checkpoint and scaler is not None:
+            # FSDP fills the optimizer by a step of zeros; without a scale, which is loaded afterwards, that step fails.
+            scaler.scale(torch.zeros((), device=self.args.device))
+        super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_callback_state(self) -> None:
         # Called when the state has just been read from a checkpoint: cadence, patience and folder are this run's.
@@ -225,6 +240,8 @@ class FinetuneTrainer(Trainer):
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, EarlyStoppingCallback) and "EarlyStoppingCallback" in stored:
                 stored["EarlyStoppingCallback"]["args"] = callback.state()["args"]
+        if STORED in stored:
+            self.watch.record.resume(stored.pop(STORED))
         super()._load_callback_state()
 
     @pulse.within("save")

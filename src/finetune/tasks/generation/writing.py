@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils.generic import ModelOutput
 
 from finetune.data.batches import Batch
 from finetune.distributed.process_group import in_step
 from finetune.tasks.answering import forward, with_loss
+from finetune.tasks.generation.judging import Greedy, Judgement
 from finetune.tasks.task import Answer, Objective, Reduced, State
 
 INPUTS = frozenset({"input_ids", "attention_mask", "decoder_input_ids"})
@@ -41,7 +42,8 @@ def generation_config(model: PreTrainedModel, state: WritingState, never_empty: 
         pad = ends[0] if isinstance(ends, list) else ends
     return GenerationConfig(
         max_new_tokens=state.max_target_length,
-        min_new_tokens=_first(state) + 1 if never_empty else None,
+        # With one beam the Judgement sees to it, which has to know the logits of an end.
+        min_new_tokens=_first(state) + 1 if never_empty and state.num_beams > 1 else None,
         num_beams=state.num_beams,
         do_sample=False,
         decoder_start_token_id=state.decoder_start_token_id,
@@ -63,71 +65,73 @@ def _first(state: WritingState) -> int:
 
 
 def by_generation(objective: Objective, never_empty: bool = False) -> Answer[Any]:
-    """Return the hook of a task whose model writes: tokens (B, T), NOTHING behind them, and what `judged` says of them.
+    """Return the hook of a task whose model writes: tokens (B, T), NOTHING behind them, and what a Judgement says.
 
     With `never_empty`, at least one token is written before the end.
     """
 
     def answer(model: PreTrainedModel, batch: Batch, state: WritingState) -> Reduced:
         config = generation_config(model, state, never_empty)
+        ids = batch["input_ids"]
+        ends = torch.as_tensor(config.eos_token_id, device=ids.device).flatten()
+        judgement = Judgement(len(ids), ends, _first(state), never_empty)
         if state.decoder_start_token_id is None:
             outputs = forward(model, batch, INPUTS) if objective.labels <= batch.keys() else ModelOutput()
-            written, logits = _go_on(model, batch, config)
+            written = _go_on(model, batch, config, judgement)
         else:
-            first = torch.full_like(batch["input_ids"][:, :1], state.decoder_start_token_id)
+            first = torch.full_like(ids[:, :1], state.decoder_start_token_id)
             # The whole model in one pass: what is set for its forward, as autocast is, holds for the encoder too.
             outputs = forward(model, {"decoder_input_ids": first, **batch}, INPUTS)
-            written, logits = _write(model, outputs["encoder_last_hidden_state"], batch, config)
-        tokens = until_the_end(written, config.eos_token_id)
-        judgement = judged(logits.float(), tokens, config.eos_token_id, _first(state), never_empty)
-        return with_loss({"row": batch["row"], "tokens": tokens, **judgement}, outputs, batch, objective)
+            written = _write(model, outputs["encoder_last_hidden_state"], batch, config, judgement)
+        tokens = until_the_end(written, ends)
+        return with_loss({"row": batch["row"], "tokens": tokens, **judgement.reduced()}, outputs, batch, objective)
 
     return answer
 
 
-def _generated(
-    model: PreTrainedModel, config: GenerationConfig, **inputs: Any
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return what the model writes, and with one beam the logits (B, T, V) that each token was chosen by.
+def _generated(model: PreTrainedModel, config: GenerationConfig, judgement: Judgement, **inputs: Any) -> torch.Tensor:
+    """Return what the model writes, and with one beam judge it on the way.
 
-    With several, the logits of all of them would have to be kept. A process whose texts have ended goes on for the
-    others where they depend on it.
+    A process whose texts have ended goes on for the others where they depend on it.
     """
     generate: Any = model.generate
-    found = generate(
-        **inputs,
-        generation_config=config,
-        synced_gpus=in_step(model),
-        return_dict_in_generate=True,
-        output_logits=config.num_beams == 1,
-    )
-    return found.sequences, torch.stack(found.logits, 1) if config.num_beams == 1 else None
+    if config.num_beams == 1:
+        inputs["logits_processor"] = LogitsProcessorList([Greedy(judgement)])
+    written: torch.Tensor = generate(**inputs, generation_config=config, synced_gpus=in_step(model))
+    return written
+
+
+def _judge_again(written: torch.Tensor, logits: torch.Tensor, judgement: Judgement) -> None:
+    """Judge tokens (B, T) by the logits (B, T, V) of one more pass: during a search, those of all beams are mixed."""
+    for place in range(written.shape[1]):
+        judgement.add(logits[:, place].float(), written[:, place])
 
 
 def _write(
-    model: PreTrainedModel, read: torch.Tensor, batch: Batch, config: GenerationConfig
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the tokens (B, T) that an encoder-decoder writes, and the logits (B, T, V) that each was chosen by."""
+    model: PreTrainedModel, read: torch.Tensor, batch: Batch, config: GenerationConfig, judgement: Judgement
+) -> torch.Tensor:
+    """Return the tokens (B, T) that an encoder-decoder writes."""
     mask = batch["attention_mask"]
     # It repeats in place what it is given for beams, hence an output of its own.
-    written, logits = _generated(model, config, encoder_outputs=BaseModelOutput(read), attention_mask=mask)
-    if logits is None:
+    written = _generated(model, config, judgement, encoder_outputs=BaseModelOutput(read), attention_mask=mask)
+    if config.num_beams > 1:
         again = model(encoder_outputs=BaseModelOutput(read), attention_mask=mask, decoder_input_ids=written[:, :-1])
-        logits = again["logits"]
-    return written[:, 1:], logits
+        _judge_again(written[:, 1:], again["logits"], judgement)
+    return written[:, 1:]
 
 
-def _go_on(model: PreTrainedModel, batch: Batch, config: GenerationConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the tokens (B, T) that a decoder writes behind its prompts, and the logits (B, T, V) as above."""
+def _go_on(model: PreTrainedModel, batch: Batch, config: GenerationConfig, judgement: Judgement) -> torch.Tensor:
+    """Return the tokens (B, T) that a decoder writes behind its prompts."""
     ids, mask = on_the_left(batch["input_ids"], batch["prompt_tokens"], config.pad_token_id)
-    written, logits = _generated(model, config, input_ids=ids, attention_mask=mask)
-    count = written.shape[1] - ids.shape[1]
-    if logits is None:
+    written = _generated(model, config, judgement, input_ids=ids, attention_mask=mask)
+    new = written[:, ids.shape[1] :]
+    if config.num_beams > 1:
+        count = new.shape[1]
         seen = torch.cat([mask, mask.new_ones(len(mask), count)], 1)
         places = (seen.cumsum(1) - 1).clamp(min=0)
         again = model(input_ids=written, attention_mask=seen, position_ids=places, logits_to_keep=count + 1)
-        logits = again["logits"][:, :-1]
-    return written[:, ids.shape[1] :], logits
+        _judge_again(new, again["logits"][:, :-1], judgement)
+    return new
 
 
 def on_the_left(ids: torch.Tensor, lengths: torch.Tensor, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -138,36 +142,11 @@ def on_the_left(ids: torch.Tensor, lengths: torch.Tensor, pad: int) -> tuple[tor
     return ids.gather(1, place.clamp(min=0)).masked_fill(mask == 0, pad), mask
 
 
-def until_the_end(tokens: torch.Tensor, ends: int | list[int]) -> torch.Tensor:
-    """Return tokens (B, T) with NOTHING behind the first that ends a text."""
-    ending = torch.isin(tokens, torch.tensor(ends, device=tokens.device))
+def until_the_end(tokens: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """Return tokens (B, T) with NOTHING behind the first of the `ends` (E,)."""
+    ending = torch.isin(tokens, ends)
     behind = ending.cumsum(1) - ending.long() > 0
     return tokens.masked_fill(behind, NOTHING)
-
-
-def judged(logits: torch.Tensor, tokens: torch.Tensor, ends: int | list[int], first: int, never_empty: bool) -> Reduced:
-    """Return what the logits (B, T, V) say of the tokens (B, T) that were chosen by them, from place `first` on.
-
-    Each is (B,): log_probability of all tokens together and score, its mean; empty, the log-probability of ending at
-    once; margin, by how much the logit of the least certain token beats the next one's.
-    """
-    chosen = tokens != NOTHING
-    chosen[:, :first] = False
-    place = tokens.clamp(min=0).unsqueeze(2)
-    own = logits.gather(2, place).squeeze(2)
-    total = logits.logsumexp(2)
-    ending = torch.as_tensor(ends, device=logits.device).flatten()
-    empty = logits[:, first, ending].logsumexp(1) - total[:, first]
-    others = logits.scatter(2, place, -torch.inf)
-    if never_empty:
-        others[:, first, ending] = -torch.inf
-    log_probability = ((own - total) * chosen).sum(1)
-    return {
-        "log_probability": log_probability,
-        "score": log_probability / chosen.sum(1).clamp(min=1),
-        "empty": empty,
-        "margin": (own - others.amax(2)).masked_fill(~chosen, torch.inf).amin(1),
-    }
 
 
 def count_written(reduced: Reduced) -> int:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -82,28 +83,26 @@ def decode(reduced: Reduced, rows: Sequence[Row], state: State) -> list[Predicti
     """
     row_of = reduced.get("row", np.empty(0, dtype=np.int64))  # window -> row
     order = np.argsort(row_of, kind="stable")
-    bounds = np.searchsorted(row_of[order], np.arange(len(rows) + 1))
-    return [_decode(reduced, order[bounds[i] : bounds[i + 1]], row["context"], state) for i, row in enumerate(rows)]
+    bounds = np.searchsorted(row_of[order], np.arange(len(rows) + 1)).tolist()
+    columns = [reduced[name][order].tolist() if len(order) else [] for name in ("start", "end", "score", "null_score")]
+    own = ([column[first:last] for column in columns] for first, last in pairwise(bounds))
+    return [_decode(windows, row["context"], state) for windows, row in zip(own, rows, strict=True)]
 
 
-def _decode(reduced: Reduced, windows: np.ndarray, context: str, state: State) -> Prediction:
+def _decode(windows: Sequence[Sequence[Any]], context: str, state: State) -> Prediction:
+    """Return the prediction of a row, of starts, ends, scores and null score of each of its windows."""
     nothing = {**_candidate(context, (NO_SPAN, NO_SPAN), 0.0), "span_text": "", "null_score": 0.0, "n_best": []}
-    if not len(windows):
-        return nothing
+    *candidates, null_scores = windows
     spans: dict[tuple[int, int], float] = {}
-    for start, end, score in zip(
-        reduced["start"][windows].ravel().tolist(),
-        reduced["end"][windows].ravel().tolist(),
-        reduced["score"][windows].ravel().tolist(),
-        strict=True,
-    ):
-        span = _trim(context, start, end)
-        if np.isfinite(score) and span[0] < span[1] and score > spans.get(span, -np.inf):
-            spans[span] = score
+    for start, end, score in zip(*map(chain.from_iterable, candidates), strict=True):
+        if math.isfinite(score):
+            span = _trim(context, start, end)
+            if span[0] < span[1] and score > spans.get(span, -math.inf):
+                spans[span] = score
     ranked = sorted(spans.items(), key=lambda item: (-item[1], item[0]))[: state.n_best_size]
     if not ranked:
         return nothing
-    null_score = float(reduced["null_score"][windows].min())
+    null_score = min(null_scores)
     if state.no_answer:
         ranked = sorted([*ranked, ((NO_SPAN, NO_SPAN), null_score)], key=lambda item: -item[1])
     weights = np.exp(np.array([score for _, score in ranked]) - ranked[0][1])
@@ -119,8 +118,11 @@ def _decode(reduced: Reduced, windows: np.ndarray, context: str, state: State) -
 
 def _trim(context: str, start: int, end: int) -> tuple[int, int]:
     # Some tokenizers count the space before a word as part of its token.
-    text = context[start:end]
-    return start + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip())
+    while start < end and context[start].isspace():
+        start += 1
+    while start < end and context[end - 1].isspace():
+        end -= 1
+    return start, end
 
 
 def _candidate(context: str, span: tuple[int, int], score: float) -> Prediction:

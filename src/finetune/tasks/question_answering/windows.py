@@ -94,12 +94,12 @@ def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, state: State
     columns["row"] = [fitting[i] for i in encoded["overflow_to_sample_mapping"]]
     columns["null_position"] = [_null_position(ids, tokenizer.cls_token_id) for ids in columns["input_ids"]]
     columns["offset_start"], columns["token_end"] = [], []
+    behind = np.full(len(closing), NO_SPAN, dtype=np.int32)
     for window, offsets in enumerate(encoded["offset_mapping"]):
         spans = np.asarray(offsets, dtype=np.int32)
         in_context = np.array([sequence == 1 for sequence in encoded.sequence_ids(window)])
         for name, side in (("offset_start", 0), ("token_end", 1)):
-            offsets_here = np.where(in_context, spans[:, side], NO_SPAN)
-            columns[name].append(np.pad(offsets_here, (0, len(closing)), constant_values=NO_SPAN))
+            columns[name].append(np.concatenate([np.where(in_context, spans[:, side], NO_SPAN), behind]))
     columns["offset_end"] = _answer_ends(rows, columns)
     return _padded(columns, state.max_seq_length, padding(tokenizer)) if state.pad_to_max_length else columns
 

@@ -1,0 +1,1 @@
+"""Losses that go wrong: which step it was, by what rows, and whether the run goes on without them."""
