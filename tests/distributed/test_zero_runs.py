@@ -135,7 +135,7 @@ def test_a_run_goes_on(
 @pytest.mark.parametrize(
     ("stage", "merge", "precision"),
     [
-        (3, "true", "bf16"),
+        pytest.param(3, "true", "bf16", marks=thorough),
         pytest.param(3, "false", "32", marks=thorough),
         pytest.param(2, "true", "32", marks=thorough),
         pytest.param(2, "true", "bf16", marks=thorough),
@@ -180,7 +180,8 @@ process.run_main(run.main)
 """
 
 
-@pytest.mark.parametrize("beams", [1, pytest.param(2, marks=thorough)])
+@thorough
+@pytest.mark.parametrize("beams", [1, 2])
 def test_processes_that_write_texts_of_other_lengths(
     forks: Forks, prepared_pairs: Path, tmp_path: Path, beams: int
 ) -> None:
@@ -200,7 +201,8 @@ def test_processes_that_write_texts_of_other_lengths(
     assert evaluation["eval_gen_len"] == 21  # half of the texts 2, half 40: nothing was cut off or missed
 
 
-@pytest.mark.parametrize("stage", [3, pytest.param(2, marks=thorough)])
+@thorough
+@pytest.mark.parametrize("stage", [2, 3])
 def test_translation_goes_on(forks: Forks, prepared_pairs: Path, tmp_path: Path, stage: int) -> None:
     """With an evaluation by generation every second step: the same as without an engine, and the same if it was cut."""
     given = {"deepspeed_stage": stage}

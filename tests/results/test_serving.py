@@ -55,7 +55,7 @@ print(json.dumps({**answers, "code": finetune.__file__, "loaded": loaded, "examp
 """
 
 
-@pytest.fixture(scope="module", params=["full", pytest.param("lora", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["full", pytest.param("lora", marks=[pytest.mark.slow, pytest.mark.thorough])])
 def trained(request: pytest.FixtureRequest, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on data with unanswerable questions: `pytorch/` and `mlflow/`."""
     folder = tmp_path_factory.mktemp("served")

@@ -17,6 +17,7 @@ from finetune.models.loading import load_model
 from finetune.models.stored.configs import stored_state
 from finetune.tasks import load_task
 from tests.conftest import finetune_words, sample_rows, write_jsonl
+from tests.forking import Forks
 from tests.results.test_card import execute, snippets
 from tests.results.test_report import Page
 
@@ -167,10 +168,10 @@ def test_class_weights_are_those_of_the_run_that_is_resumed(trained: Path, prepa
     assert used["used"]["O"] < 1 < used["used"]["B-PER"]
 
 
-def test_snippets_of_the_card_work(trained: Path) -> None:
+def test_snippets_of_the_card_work(forks: Forks, trained: Path) -> None:
     transformers, mlflow = snippets(trained / "pytorch")
-    assert [line.split()[0] for line in execute(transformers, trained).splitlines()] == [
+    assert [line.split()[0] for line in execute(forks, transformers, trained).splitlines()] == [
         "Ada", "Lovelace", "lived", "in", "London", ".",
     ]  # fmt: skip
-    assert "entities" in execute(mlflow, trained)
+    assert "entities" in execute(forks, mlflow, trained)
     assert "IOB2" in (trained / "pytorch" / "README.md").read_text()
