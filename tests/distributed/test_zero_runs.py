@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from tests.conftest import finetune_words
 from tests.forking import Forks
 from tests.launching import Launched, launch, stopping
 
-pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: make test-distributed")
-pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+# Only asked whether it is there: its import takes seconds of each worker.
+missing = pytest.mark.skipif(not find_spec("deepspeed"), reason="DeepSpeed is not installed: make test-distributed")
+pytestmark = [pytest.mark.slow, pytest.mark.distributed, missing]
 thorough = pytest.mark.thorough
 STEPS = {
     "per_device_train_batch_size": 4,
@@ -110,10 +112,8 @@ def test_the_best_is_saved_whole_and_in_32_bits(
     assert "nothing is left to train" in again.said() and same(load_file(folder / "model.safetensors"), saved)
 
 
-@pytest.mark.parametrize(
-    ("stage", "given"),
-    [(3, {"precision": "bf16"}), pytest.param(2, {}, marks=thorough), pytest.param(3, {}, marks=thorough)],
-)
+@thorough
+@pytest.mark.parametrize(("stage", "given"), [(3, {"precision": "bf16"}), (2, {}), (3, {})])
 def test_a_run_goes_on(
     forks: Forks, prepared: Path, tmp_path: Path, whole: Whole, stage: int, given: dict[str, Any]
 ) -> None:

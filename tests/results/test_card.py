@@ -25,7 +25,6 @@ MLFLOW_WEIGHTS = Path("mlflow", "artifacts", "model")
 
 
 def finetuned(prepared: Path, output: Path, **parameters: object) -> Path:
-    os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow leaves that of the run before in this process
     quick = {"per_device_train_batch_size": 16, "max_steps": 2, "learning_rate": 1e-3}
     run.main(finetune_words(prepared, output, **{**quick, **parameters}))
     return output

@@ -100,7 +100,7 @@ def test_parts_of_speech(tiny_model: Path, tmp_path: Path, capsys: pytest.Captur
     assert "Mean Accuracy by confidence" in (tmp_path / "scores" / "report.html").read_text()
 
 
-@pytest.mark.parametrize("merge", ["true", "false"])
+@pytest.mark.parametrize("merge", [pytest.param("true", marks=pytest.mark.thorough), "false"])
 def test_lora(prepared_tags: Path, tmp_path: Path, merge: str) -> None:
     """Head and class names come along; an unmerged folder can be imported again and finetuned further."""
     run.main(finetune_words(prepared_tags, tmp_path, **QUICK, apply_lora="true", merge_lora_weights=merge))
