@@ -93,8 +93,13 @@ class Forks:
     def __init__(self, folder: Path, variables: dict[str, str], libraries: Sequence[str] = QUIET) -> None:
         self.variables = variables
         self.codes: dict[int, int] = {}
+        place = folder / "socket"
+        self.listener = socket.socket(socket.AF_UNIX)  # what comes early waits for the imports
+        self.listener.bind(str(place))
+        self.listener.listen()
         self.server = subprocess.Popen(
-            [sys.executable, "-P", __file__, *libraries],
+            [sys.executable, "-P", __file__, str(self.listener.fileno()), *libraries],
+            pass_fds=[self.listener.fileno()],
             cwd=folder,
             env={**variables, "OMP_NUM_THREADS": "1"},  # other threads than the first are not forked
             stdin=subprocess.PIPE,
@@ -106,7 +111,7 @@ class Forks:
         self.started: list[int] = []
         self.python = folder / "bin" / "python"
         self.python.parent.mkdir()
-        self.python.write_text(PYTHON.format(real=sys.executable, place=str(folder / "socket")))
+        self.python.write_text(PYTHON.format(real=sys.executable, place=str(place)))
         self.python.chmod(0o755)
 
     def __enter__(self) -> "Forks":
@@ -116,6 +121,7 @@ class Forks:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.server.pid, signal.SIGKILL)
         self.server.wait()
+        self.listener.close()
 
     def start(self, command: Command) -> Fork:
         """Start one; the first waits for the imports."""
@@ -173,12 +179,10 @@ class Lines:
 class Server:
     """The process with the imports: it forks what it is told on its stdin, and what `Forks.python` hands on."""
 
-    def __init__(self, libraries: Sequence[str]) -> None:
+    def __init__(self, listener: socket.socket, libraries: Sequence[str]) -> None:
+        self.listener = listener
         self.answers, self.given = os.dup(1), set(os.environ)
         os.dup2(2, 1)  # what is printed is no answer
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind("socket")
-        self.listener.listen()
         self.python = str(Path("bin", "python").resolve())
         self.running: dict[int, socket.socket | None] = {}  # pid -> who handed it on
         for name in libraries:
@@ -210,7 +214,7 @@ class Server:
             text += connection.recv(2**20)
         words, variables, folder = json.loads(text)
         pid = self.fork(Command(words, variables, folder, "", ""), connection, streams)
-        connection.sendall(b"%d\n" % pid)
+        tell(connection, pid)
         for stream in streams:
             os.close(stream)
 
@@ -237,11 +241,16 @@ class Server:
                 break
             code = os.waitstatus_to_exitcode(status)
             if connection := self.running.pop(pid):
-                with contextlib.suppress(OSError):
-                    connection.sendall(b"%d\n" % code)
+                tell(connection, code)
                 connection.close()
             else:
                 os.write(self.answers, json.dumps([pid, code]).encode() + b"\n")
+
+
+def tell(connection: socket.socket, number: int) -> None:
+    """Whoever is gone is noticed elsewhere."""
+    with contextlib.suppress(OSError):
+        connection.sendall(b"%d\n" % number)
 
 
 def forget(package: str) -> None:
@@ -272,4 +281,4 @@ def become(command: Command, streams: Sequence[int]) -> NoReturn:
 
 
 if __name__ == "__main__":
-    Server(sys.argv[1:]).serve()
+    Server(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:]).serve()
