@@ -91,7 +91,14 @@ def test_the_rate_is_measured() -> None:
 
 @pytest.mark.parametrize("family", [*FAMILIES, *OTHERS])
 @pytest.mark.parametrize("task_name", ["question_answering", "token_classification"])
-@pytest.mark.parametrize("given", [{}, {"apply_lora": True}, {"apply_lora": True, "gradient_checkpointing": True}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        pytest.param({"apply_lora": True}, marks=pytest.mark.thorough),
+        {"apply_lora": True, "gradient_checkpointing": True},
+    ],
+)
 def test_every_family_can_be_counted(family: str, task_name: str, given: dict[str, Any]) -> None:
     config_class, _, _, values = {**FAMILIES, **OTHERS}[family]
     config = getattr(transformers, config_class)(vocab_size=100, pad_token_id=1, eos_token_id=2, **values)
