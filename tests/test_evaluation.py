@@ -151,6 +151,7 @@ def test_kept_batches_change_nothing(tiny_model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_memory_does_not_grow_with_rows(real_data: Path, tmp_path: Path) -> None:
     import pandas as pd
 
