@@ -16,7 +16,7 @@ from tests.conftest import finetune_words
 from tests.forking import Forks
 from tests.launching import Launched, fill, launch, one_thread
 
-pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+pytestmark = [pytest.mark.slow, pytest.mark.distributed, pytest.mark.thorough]
 STEPS = 90
 SETTINGS = {
     "per_device_eval_batch_size": 16,
@@ -31,8 +31,7 @@ SETTINGS = {
 }
 KINDS = ("SIGTERM", "SIGKILL", "killed in a save", "truncated file", "full disk")
 LAUNCHES = ("alone", "azure", "torchrun", "azure", "torchrun")
-CHAINS = [pytest.param("prepared", i, marks=[pytest.mark.thorough] if i else []) for i in range(len(LAUNCHES))]
-CHAINS += [pytest.param("prepared_pairs", i, marks=pytest.mark.thorough) for i in (0, 1)]
+CHAINS = [*(("prepared", i) for i in range(len(LAUNCHES))), ("prepared_pairs", 0), ("prepared_pairs", 1)]
 FAULTS = 6  # in each chain
 
 
