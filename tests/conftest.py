@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,20 @@ SAMPLES = ROOT / "examples"
 REAL_DATA = ROOT.parent / "shared" / "data"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def tracking_store() -> Iterator[str]:
+    """For all runs: to make a SQLite store takes a second, and each of its commits waits for a disk."""
+    shared = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=shared) as folder, pytest.MonkeyPatch.context() as patch:
+        uri = f"sqlite:///{folder}/mlflow.db"
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        yield uri
+
+
 @pytest.fixture(autouse=True)
-def one_tracking_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For all runs of tests: to make a SQLite store takes a second. Fixtures of modules make theirs."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path_factory.getbasetemp()}/mlflow.db")
+def one_tracking_store(tracking_store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow leaves that of the run before in this process."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking_store)
 
 
 @pytest.fixture(scope="session")
@@ -153,7 +164,11 @@ def prepare(
 
 
 def finetune_words(prepared: Path, output: Path, **parameters: Any) -> list[str]:
-    """The command line of finetune.run on the prepared folders, of the task that they were prepared for."""
+    """The command line of finetune.run on the prepared folders, of the task that they were prepared for.
+
+    By default an evaluation takes one window at a time; here all at once, where nothing else is given.
+    """
+    parameters = {"per_device_eval_batch_size": 16, **parameters}
     task = json.loads((prepared / "data" / "preprocess.json").read_text())["task"]
     words = ["--task", task, "--preprocess_output", str(prepared / "data")]
     words += ["--model_selector_output", str(prepared / "model")]

@@ -1,4 +1,8 @@
-"""Processes that are forked from one that has imported the libraries: the seconds of the imports are spent once."""
+"""Processes that are forked from one that has imported the libraries: the seconds of the imports are spent once.
+
+A process that tests start themselves is a `Command`. What is started by a program is forked where that takes
+`Forks.python` for Python: a program that hands on its words and streams, and ends as the fork does.
+"""
 
 import contextlib
 import gc
@@ -8,10 +12,11 @@ import os
 import runpy
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -20,6 +25,29 @@ QUIET = ("finetune", "torch", "datasets", "mlflow.pyfunc", "sklearn.metrics", "t
 # All that a run imports. Its tests look at what it says, not at whether a library says something too.
 ALL = (*QUIET, "transformers.trainer", "mlflow.store.tracking.sqlalchemy_store", "evaluate", "transformers.pipelines")
 ALL += ("finetune.training.attempts", "finetune.results.saving", "finetune.results.proof")
+
+
+# It is named `python`, in a folder that pipelines put first into the PATH of their steps.
+PYTHON = """#!{real} -IS
+import json, os, signal, socket, sys
+
+if sys.argv[1] == "-u":
+    del sys.argv[1]
+if sys.argv[1][:1] == "-" and sys.argv[1] not in ("-m", "-c"):
+    os.execv({real!r}, [{real!r}, *sys.argv[1:]])
+server = socket.socket(socket.AF_UNIX)
+server.connect({place!r})
+socket.send_fds(server, [json.dumps([sys.argv[1:], dict(os.environ), os.getcwd()]).encode() + b"\\n"], [0, 1, 2])
+answers = server.makefile()
+pid = int(answers.readline())
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, _: os.kill(pid, number))
+code = int(answers.readline())
+if code < 0:
+    signal.signal(-code, signal.SIG_DFL)
+    os.kill(os.getpid(), -code)
+os._exit(code)
+"""
 
 
 class Command(NamedTuple):
@@ -65,8 +93,13 @@ class Forks:
     def __init__(self, folder: Path, variables: dict[str, str], libraries: Sequence[str] = QUIET) -> None:
         self.variables = variables
         self.codes: dict[int, int] = {}
+        place = folder / "socket"
+        self.listener = socket.socket(socket.AF_UNIX)  # what comes early waits for the imports
+        self.listener.bind(str(place))
+        self.listener.listen()
         self.server = subprocess.Popen(
-            [sys.executable, "-P", __file__, *libraries],
+            [sys.executable, "-P", __file__, str(self.listener.fileno()), *libraries],
+            pass_fds=[self.listener.fileno()],
             cwd=folder,
             env={**variables, "OMP_NUM_THREADS": "1"},  # other threads than the first are not forked
             stdin=subprocess.PIPE,
@@ -76,6 +109,10 @@ class Forks:
         assert self.server.stdout is not None
         self.answers = Lines(self.server.stdout.fileno())
         self.started: list[int] = []
+        self.python = folder / "bin" / "python"
+        self.python.parent.mkdir()
+        self.python.write_text(PYTHON.format(real=sys.executable, place=str(place)))
+        self.python.chmod(0o755)
 
     def __enter__(self) -> "Forks":
         return self
@@ -84,6 +121,7 @@ class Forks:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.server.pid, signal.SIGKILL)
         self.server.wait()
+        self.listener.close()
 
     def start(self, command: Command) -> Fork:
         """Start one; the first waits for the imports."""
@@ -95,6 +133,15 @@ class Forks:
             assert self.server.poll() is None and time.monotonic() < until, f"the server of forks is gone: {command}"
             self.listen(1)
         return Fork(self, self.started.pop())
+
+    @contextlib.contextmanager
+    def taken_for_python(self) -> Iterator[None]:
+        """Let what this process starts as `sys.executable`, and the steps of its pipelines, be forked."""
+        real, sys.executable = sys.executable, str(self.python)
+        try:
+            yield
+        finally:
+            sys.executable = real
 
     def listen(self, seconds: float) -> None:
         """Read what the server says: [pid] of one that it has started, [pid, code] of one that has ended."""
@@ -129,50 +176,109 @@ class Lines:
         return whole
 
 
-def serve(libraries: Sequence[str]) -> None:
-    answers, given = os.dup(1), set(os.environ)
-    os.dup2(2, 1)  # what is printed is no answer
-    for name in libraries:
-        importlib.import_module(name)
-    gc.collect()
-    gc.freeze()  # a collection in a fork would copy every page of the libraries' objects
-    commands, running = Lines(os.dup(0)), 0
-    while commands.open:
-        for line in commands.read(0.02 if running else None):
-            if (pid := os.fork()) == 0:
-                os.close(answers)
-                os.close(commands.pipe)
-                command = Command(*json.loads(line))
-                for name in given - command.variables.keys():
-                    del os.environ[name]
-                become(command)
-            running += 1
-            os.write(answers, json.dumps([pid]).encode() + b"\n")
-        while running:
+class Server:
+    """The process with the imports: it forks what it is told on its stdin, and what `Forks.python` hands on."""
+
+    def __init__(self, listener: socket.socket, libraries: Sequence[str]) -> None:
+        self.listener = listener
+        self.answers, self.given = os.dup(1), set(os.environ)
+        os.dup2(2, 1)  # what is printed is no answer
+        self.python = str(Path("bin", "python").resolve())
+        self.running: dict[int, socket.socket | None] = {}  # pid -> who handed it on
+        for name in libraries:
+            importlib.import_module(name)
+        gc.collect()
+        gc.freeze()  # a collection in a fork would copy every page of the libraries' objects
+        self.commands = Lines(os.dup(0))
+
+    def serve(self) -> None:
+        while self.commands.open:
+            asking = [connection for connection in self.running.values() if connection]
+            watched = [self.commands.pipe, self.listener, *asking]
+            ready, _, _ = select.select(watched, [], [], 0.02 if self.running else None)
+            if self.commands.pipe in ready:
+                for line in self.commands.read(0):
+                    pid = self.fork(Command(*json.loads(line)), None)
+                    os.write(self.answers, json.dumps([pid]).encode() + b"\n")
+            if self.listener in ready:
+                self.hand_on()
+            for pid, connection in self.running.items():
+                if connection in ready:  # it says nothing more: it is gone
+                    os.kill(pid, signal.SIGKILL)
+            self.reap()
+
+    def hand_on(self) -> None:
+        connection, _ = self.listener.accept()
+        text, streams, _, _ = socket.recv_fds(connection, 2**20, 3)
+        while not text.endswith(b"\n"):
+            text += connection.recv(2**20)
+        words, variables, folder = json.loads(text)
+        pid = self.fork(Command(words, variables, folder, "", ""), connection, streams)
+        tell(connection, pid)
+        for stream in streams:
+            os.close(stream)
+
+    def fork(self, command: Command, connection: socket.socket | None, streams: Sequence[int] = ()) -> int:
+        if pid := os.fork():
+            self.running[pid] = connection
+            return pid
+        os.close(self.answers)
+        os.close(self.commands.pipe)
+        for held in (self.listener, connection, *self.running.values()):
+            if held:
+                held.close()
+        for name in self.given - command.variables.keys():
+            del os.environ[name]
+        sys.executable = self.python
+        if connection:
+            forget("finetune")  # it comes from where this process finds it
+        become(command, streams)
+
+    def reap(self) -> None:
+        while self.running:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 break
-            running -= 1
-            os.write(answers, json.dumps([pid, os.waitstatus_to_exitcode(status)]).encode() + b"\n")
+            code = os.waitstatus_to_exitcode(status)
+            if connection := self.running.pop(pid):
+                tell(connection, code)
+                connection.close()
+            else:
+                os.write(self.answers, json.dumps([pid, code]).encode() + b"\n")
 
 
-def become(command: Command) -> NoReturn:
+def tell(connection: socket.socket, number: int) -> None:
+    """Whoever is gone is noticed elsewhere."""
+    with contextlib.suppress(OSError):
+        connection.sendall(b"%d\n" % number)
+
+
+def forget(package: str) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        del sys.modules[name]
+
+
+def become(command: Command, streams: Sequence[int]) -> NoReturn:
     """Be the command. A folder that is called `gone` is removed once this process is in it."""
-    for number, path in enumerate((os.devnull, command.stdout, command.stderr)):
-        os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
+    paths = (os.devnull, command.stdout, command.stderr)
+    for number, stream in enumerate(streams or [os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND) for path in paths]):
+        os.dup2(stream, number)
     os.environ.update(command.variables, PWD=command.folder)
     os.chdir(command.folder)
     if Path(command.folder).name == "gone":
         Path(command.folder).rmdir()
-    kind, code, *words = command.words
-    sys.path.insert(0, command.folder)
+    kind, *words = command.words
+    code = words.pop(0) if kind in ("-m", "-c") else kind
+    sys.path[:0] = [command.folder, *filter(None, command.variables.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = [kind, *words]
     if kind == "-m":
         runpy.run_module(code, run_name="__main__", alter_sys=True)
-    else:
+    elif kind == "-c":
         exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        runpy.run_path(code, run_name="__main__")
     sys.exit()
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1:])
+    Server(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:]).serve()

@@ -223,6 +223,7 @@ def test_a_pipeline_begins_with_the_check(tiny_model: Path, tmp_path: Path, capf
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_fast_enough_for_100_000_rows(tiny_model: Path, tmp_path: Path) -> None:
     rows = sample_rows("train")
     many = [{**rows[i % len(rows)], "id": str(i)} for i in range(100_000)]

@@ -27,6 +27,7 @@ from finetune.models.stored.tokenizers import load_tokenizer
 from finetune.tasks import load_task
 from finetune.tasks.token_classification.schemes import detect, entities
 from tests.conftest import ROOT, finetune_words, sample_rows, write_jsonl
+from tests.forking import Command, Forks
 from tests.test_docs import LINK
 
 TASKS = ("question_answering", "generative_question_answering", "token_classification", "translation")
@@ -122,17 +123,18 @@ for text in (first, sys.argv[2], *others):
 
 
 @pytest.mark.slow
-def test_the_notebook_runs(tiny_model: Path, tmp_path: Path) -> None:
+def test_the_notebook_runs(forks: Forks, tiny_model: Path, tmp_path: Path) -> None:
     files = {split: str(write_jsonl(tmp_path / f"{split}.jsonl", sample_rows(split)[:12])) for split in SPLITS}
     small = {"max_seq_length": 96, "max_steps": 2, "logging_steps": 1}
     values = f"MODEL, OUT, FILES = Path({str(tiny_model)!r}), Path({str(tmp_path / 'out')!r}), {files}"
     words = [str(ROOT / "examples" / "finetune.ipynb"), f"{values}; SETTINGS |= {small}"]
     env = {**os.environ, "MPLBACKEND": "agg"}
-    command = [sys.executable, "-c", RUN_CELLS, *words]
-    done = subprocess.run(command, cwd=ROOT / "examples", env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "12 test rows: exact " in done.stdout
-    assert re.search(r"\n +answer +score +start +end\n0 ", done.stdout)
+    shown = tmp_path / "shown"
+    command = Command(["-c", RUN_CELLS, *words], env, str(ROOT / "examples"), str(shown), str(shown))
+    codes, said = forks.run([command]), shown.read_text()
+    assert codes == [0], said
+    assert "12 test rows: exact " in said
+    assert re.search(r"\n +answer +score +start +end\n0 ", said)
 
 
 def test_the_notebook_is_short_and_holds_no_output() -> None:

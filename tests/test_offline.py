@@ -9,6 +9,7 @@ import pytest
 
 from finetune.params.components import TASKS
 from tests.conftest import ROOT, sample_rows, write_jsonl
+from tests.forking import ALL, Command, Forks
 from tests.writers import build_writer
 
 pytestmark = pytest.mark.slow
@@ -55,18 +56,11 @@ def test_pipeline_reaches_nothing(tiny_model: Path, tmp_path: Path, task: str) -
     values = [f"train_file_path={data}", f"pytorch_model_path={model}", *OWN[task]]
     values += ["per_device_train_batch_size=16", "per_device_eval_batch_size=16", "max_steps=1"]
     pipeline = ROOT / "components" / task / "pipeline.yaml"
-    words = [
-        sys.executable,
-        "-m",
-        "finetune",
-        "pipeline",
-        str(pipeline),
-        "--output",
-        str(tmp_path / "out"),
-        "--set",
-        *values,
-    ]
-    ran = subprocess.run(words, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    words = ["-m", "finetune", "pipeline", str(pipeline), "--output", str(tmp_path / "out"), "--set", *values]
+    said = tmp_path / "said"
+    (tmp_path / "imported").mkdir()
+    with Forks(tmp_path / "imported", env, ALL) as forks:  # the steps are forked too, from where all is blocked
+        codes = forks.run([Command(words, env, str(tmp_path), str(said), str(said))])
+    assert codes == [0], said.read_text()
     assert not calls.is_file(), calls.read_text()
     assert (tmp_path / "out" / "evaluation_result" / "metrics.json").is_file()

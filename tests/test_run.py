@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 from finetune import evaluation, model_selector, preprocess, run
 from finetune.core.errors import HandoffError, ModelError, ParameterError, UnsupportedError
 from tests.conftest import finetune_words, sample_rows, write_jsonl
+from tests.forking import Forks
 
 pytestmark = pytest.mark.slow
 QUICK = {"per_device_train_batch_size": 16, "per_device_eval_batch_size": 16, "learning_rate": 1e-3}
@@ -271,10 +271,10 @@ run.main(sys.argv[1:])
 """
 
 
-def test_runs_without_being_installed(prepared: Path, tmp_path: Path) -> None:
+def test_runs_without_being_installed(forks: Forks, prepared: Path, tmp_path: Path) -> None:
     """On Azure ML the package is a folder of the snapshot, without metadata."""
     words = finetune_words(prepared, tmp_path, max_steps=1, per_device_train_batch_size=16)
-    command = [sys.executable, "-c", NOT_INSTALLED, *words]
+    command = [forks.python, "-c", NOT_INSTALLED, *words]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
 

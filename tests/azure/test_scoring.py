@@ -70,12 +70,14 @@ PARAMS = {  # which change nothing here
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=REQUESTS)
+WRITTEN = {task: [pytest.mark.thorough] for task in ("generative_question_answering", "translation")}
+
+
+@pytest.fixture(scope="module", params=[pytest.param(task, marks=WRITTEN.get(task, [])) for task in REQUESTS])
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """A task, and a run of it."""
     source = request.getfixturevalue(PREPARED[request.param])
     folder = tmp_path_factory.mktemp("scored")
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
     run.main(finetune_words(source, folder, max_steps=1, per_device_train_batch_size=8))
     return request.param, folder / "mlflow"
 

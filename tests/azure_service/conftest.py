@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from tests.azure_service.service import Service
+from tests.forking import Forks
 
 
 @pytest.fixture(scope="module")
-def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def azure(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The service, which a process finds through the variables that it sets: see `Service.environment`."""
-    with Service(tmp_path_factory.mktemp("azure")) as service, pytest.MonkeyPatch.context() as patch:
+    with Service(tmp_path_factory.mktemp("azure"), forks.python) as service, pytest.MonkeyPatch.context() as patch:
         for name, value in service.environment().items():
             patch.setenv(name, value)
         yield service

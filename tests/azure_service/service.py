@@ -11,7 +11,6 @@ import re
 import signal
 import ssl
 import subprocess
-import sys
 import threading
 import time
 from http.server import ThreadingHTTPServer
@@ -48,8 +47,9 @@ class Token(NamedTuple):
 class Service:
     """The service, listening while it is a context. `resources` has what was sent, by its path in the workspace."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, python: Path) -> None:
+        """`python` is what runs jobs and serves models."""
+        self.folder, self.python = folder, str(python)
         self.resources: dict[str, Json] = {}
         self.unknown: list[str] = []
         self.runners: dict[str, subprocess.Popen[bytes]] = {}
@@ -172,7 +172,7 @@ class Service:
         env = {key: value for key, value in os.environ.items() if key not in own and not key.startswith("MLFLOW_")}
         with (run / "runner.txt").open("wb") as log:
             self.runners[name] = subprocess.Popen(
-                [sys.executable, "-m", "tests.azure_service.executor", str(run)],
+                [self.python, "-m", "tests.azure_service.executor", str(run)],
                 env={**env, "MLFLOW_TRACKING_URI": self.tracking_uri, "PYTHONPATH": f"{CHECKOUT / 'src'}:{CHECKOUT}"},
                 cwd=CHECKOUT,
                 stdin=subprocess.DEVNULL,
@@ -284,7 +284,7 @@ class Service:
             words.append(str(self.local(code["codeId"]) / code["scoringScript"]))
         with self.deployment_log(path).open("w") as log:
             scorer = self.scorers[path] = subprocess.Popen(
-                [sys.executable, "-m", "tests.azure_service.scoring", *words],
+                [self.python, "-m", "tests.azure_service.scoring", *words],
                 env={**os.environ, "PYTHONPATH": str(CHECKOUT)},  # without src: a model brings its code along
                 cwd=CHECKOUT,
                 stdin=subprocess.PIPE,

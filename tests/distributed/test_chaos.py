@@ -26,7 +26,7 @@ from tests.conftest import ROOT, finetune_words
 from tests.forking import Forks
 from tests.launching import Launched, fill, is_running, launch
 
-pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+pytestmark = [pytest.mark.slow, pytest.mark.distributed, pytest.mark.thorough]
 PAGE = ROOT / "docs" / "faults.md"
 RECORD = "befell.json"  # of a chain, in the folder of its test
 STEPS = 90
@@ -47,7 +47,7 @@ HANG = {AZURE: 0.1, TORCHRUN: 0.5}  # minutes, where a process is stopped: torch
 LAUNCHES = ("alone", AZURE, "alone", AZURE, TORCHRUN, AZURE, "alone", AZURE, "alone", AZURE)
 TASKS = {"questions": "prepared", "tags": "prepared_tags", "translation": "prepared_pairs"}
 FAULTS, CHAINS = 6, 50  # faults of each chain
-ALWAYS, OFTEN = 1, 7  # chains that make test, and make test-all, run; the others are left to make test-chaos
+OFTEN = 7  # chains that make test-all runs; the others are left to make test-chaos
 
 
 @dataclass(frozen=True)
@@ -230,11 +230,9 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], check=False)
 
 
-def marks(chain: int) -> list[pytest.MarkDecorator]:
-    return [*([pytest.mark.thorough] if chain >= ALWAYS else []), *([pytest.mark.chaos] if chain >= OFTEN else [])]
-
-
-@pytest.mark.parametrize("chain", [pytest.param(i, marks=marks(i)) for i in range(CHAINS)])
+@pytest.mark.parametrize(
+    "chain", [*range(OFTEN), *(pytest.param(i, marks=pytest.mark.chaos) for i in range(OFTEN, CHAINS))]
+)
 def test_faults(
     request: pytest.FixtureRequest, forks: Forks, tmp_path: Path, unbroken: dict[str, Path], disk: Path, chain: int
 ) -> None:

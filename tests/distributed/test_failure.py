@@ -22,10 +22,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 PAUSE = 40  # seconds
 
 
-def test_an_error_of_all_is_said_once(prepared: Path, tmp_path: Path) -> None:
+def test_an_error_of_all_is_said_once(forks: Forks, prepared: Path, tmp_path: Path) -> None:
     words = finetune_words(prepared, tmp_path, max_steps=2)
     words[words.index("--preprocess_output") + 1] = str(tmp_path / "nothing")
-    run = launch(tmp_path, words, "torchrun")
+    run = launch(tmp_path, words, "torchrun", PYTHON_EXEC=forks.python)
     assert run.codes(60) == [1]
     said = run.said()
     ours, theirs = said.split("ChildFailedError", 1)
@@ -159,11 +159,13 @@ process.run_main(run.main)
         "process._end = later(process._end)",  # and after it
     ],
 )
-def test_an_error_is_said_once_though_others_come_later(prepared: Path, tmp_path: Path, where: str) -> None:
+def test_an_error_is_said_once_though_others_come_later(
+    forks: Forks, prepared: Path, tmp_path: Path, where: str
+) -> None:
     words = finetune_words(prepared, tmp_path, max_steps=2)
     words[words.index("--preprocess_output") + 1] = str(tmp_path / "nothing")
     (tmp_path / "late.py").write_text(LATE.replace("WHERE", where))
-    run = launch(tmp_path, words, "torchrun", code=(str(tmp_path / "late.py"),))
+    run = launch(tmp_path, words, "torchrun", code=(str(tmp_path / "late.py"),), PYTHON_EXEC=forks.python)
     assert run.codes(60) == [1]
     ours, theirs = run.said().split("ChildFailedError", 1)
     assert ours.count("\nhand-off error: ") == 1, run.said()
@@ -187,17 +189,19 @@ process.run_main(run.main)
 """
 
 
-def test_a_parameter_error_is_said_though_the_main_process_comes_later(prepared: Path, tmp_path: Path) -> None:
+def test_a_parameter_error_is_said_though_the_main_process_comes_later(
+    forks: Forks, prepared: Path, tmp_path: Path
+) -> None:
     (tmp_path / "slow.py").write_text(SLOW_START)
     words = finetune_words(prepared, tmp_path, max_steps="two")
-    run = launch(tmp_path, words, "torchrun", code=(str(tmp_path / "slow.py"),))
+    run = launch(tmp_path, words, "torchrun", code=(str(tmp_path / "slow.py"),), PYTHON_EXEC=forks.python)
     assert run.codes(60) == [1]
     ours, theirs = run.said().split("ChildFailedError", 1)
     assert ours.count("parameter error: ") == 1 and "exitcode  : 2" in theirs and "max_steps" in theirs
 
 
-def test_an_output_folder_that_no_process_can_write(prepared: Path, tmp_path: Path) -> None:
-    run = launch(tmp_path, finetune_words(prepared, Path("/sys/nowhere")), "torchrun")
+def test_an_output_folder_that_no_process_can_write(forks: Forks, prepared: Path, tmp_path: Path) -> None:
+    run = launch(tmp_path, finetune_words(prepared, Path("/sys/nowhere")), "torchrun", PYTHON_EXEC=forks.python)
     assert run.codes(60) == [1]
     ours, theirs = run.said().split("ChildFailedError", 1)
     assert ours.count("\nstorage error: ") == 1 and "exitcode  : 8" in theirs

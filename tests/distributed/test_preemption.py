@@ -94,7 +94,7 @@ def in_training(run: Launched) -> None:
     ("how", "ranks"),
     [
         ("azure", (1,)),
-        ("torchrun", (0, 1)),
+        pytest.param("torchrun", (0, 1), marks=pytest.mark.thorough),
         pytest.param("azure", (0,), marks=pytest.mark.thorough),
         pytest.param("mpirun", (1,), marks=pytest.mark.thorough),
         pytest.param("nodes", (1,), marks=pytest.mark.thorough),

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from finetune.params.case import Case
 from finetune.params.finetune import QuestionAnsweringParams
 from finetune.params.rules import notes
 
-pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: make test-distributed")
+pytestmark = pytest.mark.skipif(not find_spec("deepspeed"), reason="DeepSpeed is not installed: make test-distributed")
 ADAMS = {"lr", "betas", "eps", "weight_decay"}
 STEPS = {"warmup_num_steps", "total_num_steps"}
 FOLDERS = {f.name: Path() for f in fields(QuestionAnsweringParams) if f.name.endswith(("_output", "_folder"))}
@@ -87,6 +88,7 @@ def test_deepspeed_is_imported_for_a_config_of_ones_own_only(tmp_path: Path) -> 
     script = f"""
 import sys
 from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from finetune.distributed import zero_config
 from finetune.params.finetune import QuestionAnsweringParams

@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from tests.conftest import finetune_words
 from tests.forking import Forks
 from tests.launching import Launched, launch, stopping
 
-pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: make test-distributed")
-pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+# Only asked whether it is there: its import takes seconds of each worker.
+missing = pytest.mark.skipif(not find_spec("deepspeed"), reason="DeepSpeed is not installed: make test-distributed")
+pytestmark = [pytest.mark.slow, pytest.mark.distributed, missing]
 thorough = pytest.mark.thorough
 STEPS = {
     "per_device_train_batch_size": 4,
@@ -112,10 +114,8 @@ def test_the_best_is_saved_whole_and_in_32_bits(
     assert "nothing is left to train" in again.said() and same(load_file(folder / "model.safetensors"), saved)
 
 
-@pytest.mark.parametrize(
-    ("stage", "given"),
-    [(3, {"precision": "bf16"}), pytest.param(2, {}, marks=thorough), pytest.param(3, {}, marks=thorough)],
-)
+@thorough
+@pytest.mark.parametrize(("stage", "given"), [(3, {"precision": "bf16"}), (2, {}), (3, {})])
 def test_a_run_goes_on(
     forks: Forks, prepared: Path, tmp_path: Path, whole: Whole, stage: int, given: dict[str, Any]
 ) -> None:
@@ -151,7 +151,7 @@ def weights_alone(forks: Forks, said: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("stage", "merge", "precision"),
     [
-        (3, "true", "bf16"),
+        pytest.param(3, "true", "bf16", marks=thorough),
         pytest.param(3, "false", "32", marks=thorough),
         pytest.param(2, "true", "32", marks=thorough),
         pytest.param(2, "true", "bf16", marks=thorough),
@@ -196,7 +196,8 @@ process.run_main(run.main)
 """
 
 
-@pytest.mark.parametrize("beams", [1, pytest.param(2, marks=thorough)])
+@thorough
+@pytest.mark.parametrize("beams", [1, 2])
 def test_processes_that_write_texts_of_other_lengths(
     forks: Forks, prepared_pairs: Path, tmp_path: Path, beams: int
 ) -> None:
@@ -216,7 +217,8 @@ def test_processes_that_write_texts_of_other_lengths(
     assert evaluation["eval_gen_len"] == 21  # half of the texts 2, half 40: nothing was cut off or missed
 
 
-@pytest.mark.parametrize("stage", [3, pytest.param(2, marks=thorough)])
+@thorough
+@pytest.mark.parametrize("stage", [2, 3])
 def test_translation_goes_on(forks: Forks, prepared_pairs: Path, tmp_path: Path, stage: int) -> None:
     """With an evaluation by generation every second step: the same as without an engine, and the same if it was cut."""
     given = {"deepspeed_stage": stage}

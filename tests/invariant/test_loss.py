@@ -78,7 +78,7 @@ def whole_batch(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Tra
 @pytest.mark.parametrize(
     ("how", "batch", "accumulation", "stage"),
     [
-        ("alone", 4, 2, None),
+        pytest.param("alone", 4, 2, None, marks=pytest.mark.thorough),
         ("alone", 2, 4, None),
         pytest.param("azure", 4, 1, None, marks=[pytest.mark.distributed, pytest.mark.thorough]),
         pytest.param("azure", 2, 2, None, marks=pytest.mark.distributed),
@@ -88,7 +88,7 @@ def whole_batch(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Tra
         pytest.param("alone", 4, 2, 2, marks=[pytest.mark.distributed, pytest.mark.thorough]),
         pytest.param("torchrun", 4, 1, 1, marks=[pytest.mark.distributed, pytest.mark.thorough]),
         pytest.param("torchrun", 2, 2, 2, marks=[pytest.mark.distributed, pytest.mark.thorough]),
-        pytest.param("azure", 2, 2, 3, marks=pytest.mark.distributed),
+        pytest.param("azure", 2, 2, 3, marks=[pytest.mark.distributed, pytest.mark.thorough]),
     ],
 )
 def test_cut_up_steps(
@@ -155,16 +155,16 @@ def test_plain_loop(prepared: Path, whole_batch: Trajectory) -> None:
 @pytest.mark.parametrize("prepared", ["token_classification"], indirect=True)
 @pytest.mark.parametrize(
     ("how", "batch", "accumulation"),
-    [("alone", 8, 1), ("alone", 2, 4), pytest.param("torchrun", 2, 2, marks=pytest.mark.distributed)],
+    [("alone", 8, 1), ("alone", 2, 4), pytest.param("azure", 2, 2, marks=pytest.mark.distributed)],
 )
-def test_weighted_steps(prepared: Path, tmp_path: Path, how: str, batch: int, accumulation: int) -> None:
+def test_weighted_steps(forks: Forks, prepared: Path, tmp_path: Path, how: str, batch: int, accumulation: int) -> None:
     """Steps of 8 windows whose classes have weights, however they are cut up, against a plain loop."""
     given = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
     words = finetune_words(prepared, tmp_path, **SHARED, **given, class_weights="balanced")
     if how == "alone":
         run.main(words)
     else:
-        launched = launch(tmp_path, words, how)
+        launched = launch(tmp_path, words, how, forks=forks)
         assert set(launched.codes()) == {0}, launched.said()
     labels = torch.tensor([i for row in load_from_disk(prepared / "data" / "train" / "windows")["labels"] for i in row])
     counts = torch.bincount(labels[labels >= 0])

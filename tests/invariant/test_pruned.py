@@ -20,6 +20,8 @@ from tests.invariant.dividing import Whole, divided, trained_once, whole_and_div
 from tests.invariant.test_loss import OPTIONS, SHARED, STEPS
 
 pytestmark = pytest.mark.slow
+thorough = pytest.mark.thorough
+OTHERS = ("mpnet", "electra", "roberta")
 QA, TC = "question_answering", "token_classification"
 PRUNED = {**SHARED, "learning_rate": 3e-3, "apply_pruning": "true", "pruning_ratio": 0.5, "eval_steps": 5}
 PRUNED |= {"per_device_eval_batch_size": 13}
@@ -154,7 +156,7 @@ def test_nothing_to_cut_changes_nothing(prepared: Path, tmp_path: Path) -> None:
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("family", ["distilbert", "mpnet", "electra", "roberta"])
+@pytest.mark.parametrize("family", ["distilbert", *(pytest.param(name, marks=thorough) for name in OTHERS)])
 def test_families(family: str, tmp_path: Path) -> None:
     """With a teacher, bf16, and layers that are computed again."""
     (tmp_path / "tiny").mkdir()

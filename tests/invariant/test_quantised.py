@@ -20,6 +20,8 @@ from tests.invariant.dividing import Whole, divided, trained_once, whole_and_div
 from tests.invariant.test_loss import OPTIONS, SHARED, STEPS, trajectory
 
 pytestmark = pytest.mark.slow
+thorough = pytest.mark.thorough
+OTHERS = ("mpnet", "electra", "roberta")
 QA, TC = "question_answering", "token_classification"
 ROUNDED = {**SHARED, "learning_rate": 3e-3, "apply_qat": "true", "eval_steps": 10, "per_device_eval_batch_size": 13}
 
@@ -97,7 +99,7 @@ def test_what_is_saved(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert final["loss"] != rounded and math.isclose(final["loss"], rounded, rel_tol=0.1)
 
 
-@pytest.mark.parametrize("family", ["distilbert", "mpnet", "electra", "roberta"])
+@pytest.mark.parametrize("family", ["distilbert", *(pytest.param(name, marks=thorough) for name in OTHERS)])
 def test_families(family: str, tmp_path: Path) -> None:
     """With a teacher, bf16, and layers that are computed again; on a model that was pruned before."""
     (tmp_path / "tiny").mkdir()

@@ -27,7 +27,16 @@ from tests.launching import launch
 from tests.writers import WRITERS, build_writer
 
 pytestmark = pytest.mark.slow
+thorough = [pytest.mark.thorough]
 FAMILIES = ("t5", "bart", "marian", "llama")  # the last is asked questions
+# Each family is divided one way by default.
+DIVIDED = [
+    *(pytest.param(f, "alone", 2, 4, marks=thorough if f in ("t5", "llama") else []) for f in FAMILIES),
+    *(
+        pytest.param(f, "azure", 2, 2, marks=[pytest.mark.distributed, *(thorough if f in ("bart", "marian") else [])])
+        for f in FAMILIES
+    ),
+]
 IGNORED = -100
 GIVEN = {**SHARED, "per_device_eval_batch_size": 13}
 
@@ -60,10 +69,7 @@ def test_plain_loop(prepared: Path, whole_batch: Trajectory) -> None:
     assert whole_batch.losses == pytest.approx(plain_losses(prepared), abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("how", "batch", "accumulation"),
-    [("alone", 2, 4), pytest.param("azure", 2, 2, marks=pytest.mark.distributed)],
-)
+@pytest.mark.parametrize(("prepared", "how", "batch", "accumulation"), DIVIDED, indirect=["prepared"])
 def test_divided_steps(
     forks: Forks,
     prepared: Path,

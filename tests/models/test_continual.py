@@ -20,6 +20,7 @@ from tests.families import FAMILIES, build_family
 
 TAGS, QUESTIONS = "token_classification", "question_answering"
 STEPS = {"max_steps": 6, "per_device_train_batch_size": 16, "learning_rate": 5e-3}
+PORTS = ["pytorch_model_path", pytest.param("mlflow_model_path", marks=pytest.mark.thorough)]
 UNMERGED = {"apply_lora": "true", "merge_lora_weights": "false"}
 
 
@@ -68,7 +69,7 @@ def first_loss(output: Path) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("port", ["pytorch_model_path", "mlflow_model_path"])
+@pytest.mark.parametrize("port", PORTS)
 def test_it_goes_on_from_where_it_was(
     finished: Path, port: str, prepared_tags: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,7 +130,7 @@ def test_an_unmerged_tagger_still_has_the_decoder(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("port", ["pytorch_model_path", "mlflow_model_path"])
+@pytest.mark.parametrize("port", PORTS)
 def test_adapters_upon_adapters(prepared: Path, port: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An unmerged model of questions begins where it ended, with new adapters beside the old ones, merged."""
     given = {"apply_lora": "true", "merge_lora_weights": "false", "lora_r": 2, "learning_rate": 1e-12, "max_steps": 1}

@@ -52,7 +52,7 @@ def test_operations_are_those_of_a_real_forward_pass() -> None:
     assert found.parameters == found.trained == sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize(("layers", "again"), [(2, False), (6, True)])
+@pytest.mark.parametrize(("layers", "again"), [(2, False), pytest.param(6, True, marks=pytest.mark.thorough)])
 def test_memory_is_near_that_of_a_real_step(layers: int, again: bool) -> None:
     """A process of its own, whose peak is told by the system; at a size where activations are nearly all of it."""
     sizes = {"hidden_size": 256, "num_hidden_layers": layers, "num_attention_heads": 4, "intermediate_size": 1024}
@@ -91,7 +91,14 @@ def test_the_rate_is_measured() -> None:
 
 @pytest.mark.parametrize("family", [*FAMILIES, *OTHERS])
 @pytest.mark.parametrize("task_name", ["question_answering", "token_classification"])
-@pytest.mark.parametrize("given", [{}, {"apply_lora": True}, {"apply_lora": True, "gradient_checkpointing": True}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        pytest.param({"apply_lora": True}, marks=pytest.mark.thorough),
+        {"apply_lora": True, "gradient_checkpointing": True},
+    ],
+)
 def test_every_family_can_be_counted(family: str, task_name: str, given: dict[str, Any]) -> None:
     config_class, _, _, values = {**FAMILIES, **OTHERS}[family]
     config = getattr(transformers, config_class)(vocab_size=100, pad_token_id=1, eos_token_id=2, **values)

@@ -40,7 +40,7 @@ TASKS = {
     "question_answering": {"max_seq_length": 64, "doc_stride": 16},
     "token_classification": {"max_seq_length": 48},
 }
-WRITTEN = {"max_seq_length": 150, "max_target_length": 150, "target_key": "tav", "source_key": "en"}  # translation
+WRITTEN = {"target_key": "tav", "source_key": "en"}  # translation
 LORA = {"apply_lora": "true", "lora_r": 4, "lora_alpha": 16}
 WAYS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -60,10 +60,13 @@ ANSWERED = {"max_seq_length": 130, "doc_stride": 16, "max_answer_length": 45}  #
 READERS, DECODERS = ("bart", "mbart", "nllb", "t5"), ("gpt2", "llama", "mistral", "qwen2")
 CELLS += [(family, "generative_question_answering", way) for family in (*READERS, *DECODERS) for way in WAYS]
 
-# Of each family and task one cell by default, each in turn; the thorough tier has all.
+# Each family once by default, of the tasks and the ways one in turn; the thorough tier has all cells.
+DEFAULT = {(family, (*TASKS,)[i % 2], (*WAYS,)[i % 3]) for i, family in enumerate((*FAMILIES, *OTHERS))}
+DEFAULT |= {(family, "translation", (*WAYS,)[i % 3]) for i, family in enumerate(WRITERS)}
+DEFAULT |= {("gpt2", "generative_question_answering", "full"), ("t5", "generative_question_answering", "LoRA, merged")}
+DEFAULT |= {("llama", "generative_question_answering", "LoRA, unmerged")}
 IN_TURN = [
-    pytest.param(*cell, id="-".join(cell), marks=[] if (i // 3) % 3 == i % 3 else [pytest.mark.thorough])
-    for i, cell in enumerate(CELLS)
+    pytest.param(*cell, id="-".join(cell), marks=[] if cell in DEFAULT else [pytest.mark.thorough]) for cell in CELLS
 ]
 
 OWN_HEAD = {("bart", "token_classification"), ("mbart", "token_classification")}  # transformers has none
@@ -91,6 +94,7 @@ def prepared_for(tmp_path_factory: pytest.TempPathFactory) -> Any:
         (made / "tiny").mkdir()
         if task == "translation":
             given = WRITTEN | dict(zip(("source_lang", "target_lang"), WRITERS[family][2], strict=True))
+            given |= dict.fromkeys(("max_seq_length", "max_target_length"), 150 if family == "byt5" else 60)
             return prepare(made, build_writer(family, made / "tiny"), task, (24, 6, 6), **given)
         if task == "generative_question_answering":
             build = build_writer if family in READERS else build_family

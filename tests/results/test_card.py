@@ -4,7 +4,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from finetune.data.folders import Preprocessed, Trained
 from finetune.results import card
 from finetune.tasks import load_task
 from tests.conftest import finetune_words
+from tests.forking import Forks
 from tests.results.test_report import TRAINED
 
 TASK = "question_answering"
@@ -25,7 +25,6 @@ MLFLOW_WEIGHTS = Path("mlflow", "artifacts", "model")
 
 
 def finetuned(prepared: Path, output: Path, **parameters: object) -> Path:
-    os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow leaves that of the run before in this process
     quick = {"per_device_train_batch_size": 16, "max_steps": 2, "learning_rate": 1e-3}
     run.main(finetune_words(prepared, output, **{**quick, **parameters}))
     return output
@@ -46,25 +45,25 @@ def snippets(folder: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 
 
-def execute(code: str, output: Path) -> str:
+def execute(forks: Forks, code: str, output: Path) -> str:
     """What the snippet prints, in a process of its own beside the two model folders."""
     env = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     for port, folder in (("pytorch_model_folder", "pytorch"), ("mlflow_model_folder", "mlflow")):
         if not (output / port).exists():
             (output / port).symlink_to(output / folder)
-    ran = subprocess.run([sys.executable, "-c", code], cwd=output, env=env, capture_output=True, text=True, check=False)
+    ran = subprocess.run([forks.python, "-c", code], cwd=output, env=env, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout.strip()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("made", ["plain", "unmerged"])
-def test_snippets_work(made: str, request: pytest.FixtureRequest) -> None:
+def test_snippets_work(forks: Forks, made: str, request: pytest.FixtureRequest) -> None:
     output = request.getfixturevalue(made)
     transformers, mlflow = snippets(output / "pytorch")
     assert ("peft" in transformers) == (made == "unmerged")
-    assert execute(transformers + "print(model.training, 'READ')", output).endswith("False READ")
-    assert "answer" in execute(mlflow, output)
+    assert execute(forks, transformers + "print(model.training, 'READ')", output).endswith("False READ")
+    assert "answer" in execute(forks, mlflow, output)
 
 
 @pytest.mark.slow

@@ -28,6 +28,10 @@ KINDS = {
 }
 
 
+MADE = [f"question_answering {kind}" for kind in KINDS]
+MADE += [pytest.param(f"token_classification {kind}", marks=pytest.mark.thorough) for kind in KINDS]
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder of a user on a machine, both with names of their own; its configs were written by older libraries."""
@@ -62,7 +66,7 @@ def base(home: Path, tiny_model: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=[f"{task} {kind}" for task in TASKS for kind in KINDS])
+@pytest.fixture(scope="module", params=MADE)
 def made(request: pytest.FixtureRequest, home: Path, base: Path) -> Path:
     """The outputs of finetuning and evaluation: pytorch/, mlflow/ and evaluation/."""
     task, kind = request.param.split()

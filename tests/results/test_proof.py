@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from finetune.results import proof
 from finetune.results.limits import SERVED_ON
 from finetune.tasks import load_task
 from tests.conftest import finetune_words, sample_rows, write_jsonl
+from tests.forking import Forks
 
 QA, TAGS = "question_answering", "token_classification"
 
@@ -64,8 +64,8 @@ def prepared_ties(task: str, tiny_model: Path, folder: Path) -> Path:
     return folder
 
 
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+def command(forks: Forks, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([forks.python, *words], capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module", params=[QA, TAGS])
@@ -74,10 +74,10 @@ def ties(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pyt
 
 
 @pytest.mark.slow
-def test_ties_are_no_difference(ties: Path) -> None:
+def test_ties_are_no_difference(forks: Forks, ties: Path) -> None:
     """Trained with one attention, loaded with another: the answers differ, and are alike."""
     given = {"max_steps": 1, "learning_rate": 1e-9, "attn_implementation": "eager"}
-    ran = command("-m", "finetune.run", *finetune_words(ties, ties, **given))
+    ran = command(forks, "-m", "finetune.run", *finetune_words(ties, ties, **given))
     assert ran.returncode == 0, ran.stderr
     assert re.search(r"equal to the trained model on \d+ rows", ran.stdout + ran.stderr)
     task = load_task(TAGS if ties.name.startswith(TAGS) else QA)
@@ -167,9 +167,9 @@ run_main(run.main)
 
 
 @pytest.mark.slow
-def test_other_weights_are_found_and_all_is_kept(prepared: Path, tmp_path: Path) -> None:
+def test_other_weights_are_found_and_all_is_kept(forks: Forks, prepared: Path, tmp_path: Path) -> None:
     given = finetune_words(prepared, tmp_path, max_steps=2, eval_steps=1, evaluation_strategy="steps")
-    ran = command("-c", TAMPERED, *given)
+    ran = command(forks, "-c", TAMPERED, *given)
     assert ran.returncode == ModelError.exit_code
     faults = ran.stderr.split("model error: ")[1:]
     assert [fault.split(" is not the model that was trained; it is kept")[0] for fault in faults] == [
@@ -180,7 +180,7 @@ def test_other_weights_are_found_and_all_is_kept(prepared: Path, tmp_path: Path)
     assert (tmp_path / "pytorch" / "model.safetensors").is_file() and (tmp_path / "mlflow" / "MLmodel").is_file()
     assert len(list(tmp_path.glob("pytorch/checkpoint-*/complete"))) == 2
     assert all("fix: --resume_from_checkpoint true" in fault for fault in faults)
-    again = command("-m", "finetune.run", *given, "--resume_from_checkpoint", "true")
+    again = command(forks, "-m", "finetune.run", *given, "--resume_from_checkpoint", "true")
     assert again.returncode == 0, again.stderr
     assert "nothing is left to train" in again.stdout + again.stderr
 

@@ -55,7 +55,7 @@ print(json.dumps({**answers, "code": finetune.__file__, "loaded": loaded, "examp
 """
 
 
-@pytest.fixture(scope="module", params=["full", pytest.param("lora", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["full", pytest.param("lora", marks=[pytest.mark.slow, pytest.mark.thorough])])
 def trained(request: pytest.FixtureRequest, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on data with unanswerable questions: `pytorch/` and `mlflow/`."""
     folder = tmp_path_factory.mktemp("served")
@@ -67,7 +67,6 @@ def trained(request: pytest.FixtureRequest, prepared: Path, tmp_path_factory: py
         words += [f"--{split}_file_path", str(write_jsonl(folder / f"{split}.jsonl", rows))]
     preprocess.main([*words, "--max_seq_length", "64", "--doc_stride", "16"])
     shutil.copytree(prepared / "model", folder / "model")
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
     given = LORA if request.param == "lora" else {}
     run.main(finetune_words(folder, folder, max_steps=2, per_device_train_batch_size=16, **given))
     return folder

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,11 @@ from tests.forking import Forks
 from tests.launching import launch, one_thread
 
 pytestmark = pytest.mark.slow
-LIMITED = """
+ONE_ARENA = """
+import ctypes
+ctypes.CDLL(None).mallopt(-8, 1)  # M_ARENA_MAX: another thread would take room of its own
+"""
+LIMITED = f"""{ONE_ARENA}
 import os, resource, sys
 from finetune import run
 from finetune.training.trainer import FinetuneTrainer
@@ -38,7 +41,7 @@ def limited(*arguments):
 FinetuneTrainer.training_step = limited
 run.main(sys.argv[1:])
 """
-PROBED = """
+PROBED = f"""{ONE_ARENA}
 import os, resource, sys
 from finetune import run
 from finetune.core import launch
@@ -78,10 +81,10 @@ def two_steps(wide: Path, output: Path, **given: Any) -> list[str]:
     )
 
 
-def train_limited(words: list[str]) -> str:
+def train_limited(forks: Forks, words: list[str]) -> str:
     """What a run with little room says, in a process of its own."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1", "ROOM": str(ROOM)}
-    command = [sys.executable, "-c", LIMITED, *words]
+    env = {**os.environ, "ROOM": str(ROOM)}
+    command = [forks.python, "-c", LIMITED, *words]
     ran = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout
@@ -89,12 +92,12 @@ def train_limited(words: list[str]) -> str:
 
 @pytest.mark.parametrize("keep", ["true", pytest.param("false", marks=pytest.mark.thorough)])
 def test_batch_is_halved_where_memory_runs_out(
-    wide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], keep: str
+    forks: Forks, wide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], keep: str
 ) -> None:
     """The weights are those of a run that is begun with what was found: nothing of the failed tries is left in them."""
     given = {"per_device_train_batch_size": ASKED, "auto_find_batch_size": "true", "keep_global_batch_size": keep}
     words = two_steps(wide, tmp_path / "limited", **given)
-    said = train_limited(words)
+    said = train_limited(forks, words)
     tries = re.findall(r"^out of memory with per_device_train_batch_size (\d+); starting again with (\d+)", said, re.M)
     found = int(tries[-1][1])
     assert [int(size) for size, _ in tries] == [size for size in (8, 4, 2, 1) if size > found] and len(tries) > 1
@@ -140,7 +143,8 @@ def test_the_batch_is_found_before_processes_depend_on_one_another(
     steps = {"max_steps": 2, "evaluation_strategy": "steps", "eval_steps": 2, "per_device_eval_batch_size": 2}
     batch = {"per_device_train_batch_size": ASKED, "auto_find_batch_size": "true"}
     words = finetune_words(wide, tmp_path / "limited", **steps, **batch, **given)
-    limited = launch(tmp_path, words, "azure", processes, ("-c", PROBED), MALLOC_ARENA_MAX=1, ROOM=ROOM)
+    forks: Forks = request.getfixturevalue("forks_with_deepspeed" if given else "forks")
+    limited = launch(tmp_path, words, "azure", processes, ("-c", PROBED), forks=forks, ROOM=ROOM)
     assert set(limited.codes()) == {0}, limited.said()
     found = int(re.findall(r"^auto_find_batch_size: (\d+)", limited.said(), re.M)[0])
     assert found < ASKED and f"out of memory with {ASKED} windows at a time; trying {ASKED // 2}\n" in limited.said()
@@ -149,7 +153,6 @@ def test_the_batch_is_found_before_processes_depend_on_one_another(
 
     batch = {"per_device_train_batch_size": found, "gradient_accumulation_steps": accumulation}
     given = {name: value for name, value in given.items() if name == "apply_deepspeed"}
-    forks: Forks = request.getfixturevalue("forks_with_deepspeed" if given else "forks")
     words = finetune_words(wide, tmp_path / "told", **steps, **batch, **given)
     told = launch(tmp_path, words, "azure", processes, forks=forks)
     assert set(told.codes()) == {0}, told.said()

@@ -35,6 +35,7 @@ GIVEN = {
     "max_steps": LAST,
 }
 Train = Callable[..., str]
+Begin = Callable[..., None]
 
 
 @pytest.fixture
@@ -71,6 +72,26 @@ def train(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     return trained
 
 
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What was given to runs that have ended -> where they lie."""
+    return {}
+
+
+@pytest.fixture
+def begun(train: Train, tmp_path: Path, ended: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Begin:
+    """Leave a run with these values in the folder `run`, for another to go on from: a copy, but the first time."""
+
+    def begin(**given: Any) -> None:
+        if (key := json.dumps(given, sort_keys=True)) not in ended:
+            train("run", **given)
+            ended[key] = shutil.copytree(tmp_path / "run", tmp_path_factory.mktemp("ended") / "run")
+        else:
+            shutil.copytree(ended[key], tmp_path / "run")
+
+    return begin
+
+
 def checkpoints(folder: Path) -> list[int]:
     return sorted(int(path.name.removeprefix("checkpoint-")) for path in (folder / "pytorch").glob("checkpoint-*"))
 
@@ -94,10 +115,10 @@ def test_the_best_is_kept(train: Train, tmp_path: Path, metric: str) -> None:
     assert same(folder, folder / f"checkpoint-{BEST}")
     assert not any(same(folder, folder / f"checkpoint-{step}") for step in (1, LAST))
 
-    for limit, left in ((1, [BEST]), (2, [BEST, LAST])):
-        train(f"limit {limit}", metric_for_best_model=metric, save_total_limit=limit)
-        assert checkpoints(tmp_path / f"limit {limit}") == left
-        assert same(tmp_path / f"limit {limit}" / "pytorch", folder)
+    limit, left = {"loss": (1, [BEST]), "f1": (2, [BEST, LAST])}[metric]
+    train("limited", metric_for_best_model=metric, save_total_limit=limit)
+    assert checkpoints(tmp_path / "limited") == left
+    assert same(tmp_path / "limited" / "pytorch", folder)
 
 
 def test_a_run_that_is_cut_off_while_it_saves_trains_nothing_again(
@@ -164,8 +185,8 @@ def test_resumed_after_an_early_stop(train: Train, tmp_path: Path) -> None:
     assert steps_shown(said) == [5] and f"best at step {BEST}: " in said  # two without improvement: 4 and 5
 
 
-def test_resumed_after_the_last_step(train: Train, tmp_path: Path) -> None:
-    train("run")
+def test_resumed_after_the_last_step(train: Train, begun: Begin, tmp_path: Path) -> None:
+    begun()
     speed = json.loads((tmp_path / "run" / "pytorch" / "training.json").read_text())["speed"]
     assert speed["train_samples_per_second"] > 0
     said = train("run", resume_from_checkpoint="true")
@@ -175,9 +196,9 @@ def test_resumed_after_the_last_step(train: Train, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "pytorch" / "training.json").read_text())["speed"] == speed
 
 
-def test_resumed_with_the_best_of_before(train: Train, tmp_path: Path) -> None:
+def test_resumed_with_the_best_of_before(train: Train, begun: Begin, tmp_path: Path) -> None:
     """The best evaluation was before the checkpoint that is gone on from."""
-    train("run")
+    begun()
     for step in (5, 6):
         (tmp_path / "run" / "pytorch" / f"checkpoint-{step}").rename(tmp_path / f"{step}")
     said = train("run", resume_from_checkpoint="true")
@@ -201,8 +222,8 @@ CHANGED = {
 }
 
 
-def test_resume_that_would_mean_nothing_is_refused_with_the_list(train: Train) -> None:
-    train("run")
+def test_resume_that_would_mean_nothing_is_refused_with_the_list(train: Train, begun: Begin) -> None:
+    begun()
     with pytest.raises(ParameterError) as raised:
         train("run", **CHANGED, resume_from_checkpoint="true")
     told = "\n".join(fault.what for fault in raised.value.faults)
@@ -254,8 +275,8 @@ def test_a_checkpoint_is_not_whole_while_it_is_written_again(
     assert whole == [False]
 
 
-def test_checkpoint_of_another_version(train: Train, tmp_path: Path) -> None:
-    train("run", max_steps=1)
+def test_checkpoint_of_another_version(train: Train, begun: Begin, tmp_path: Path) -> None:
+    begun(max_steps=1)
     (tmp_path / "run" / "pytorch" / "checkpoint-1" / "complete").write_text('{"global_batch": 16, "windows": 113}')
     with pytest.raises(
         ParameterError, match=r"checkpoint-1 was left by another version[\s\S]*--resume_from_checkpoint false"
@@ -263,10 +284,10 @@ def test_checkpoint_of_another_version(train: Train, tmp_path: Path) -> None:
         train("run", resume_from_checkpoint="true")
 
 
-def test_resume_that_runs_out_of_memory(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_that_runs_out_of_memory(train: Train, begun: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     """A smaller batch would be another step: said, with what helps."""
     given = {"auto_find_batch_size": "true"}
-    train("run", **given, max_steps=3, lr_scheduler_type="constant")
+    begun(**given, max_steps=3, lr_scheduler_type="constant")
 
     def full(*arguments: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
@@ -297,16 +318,16 @@ def test_out_of_memory_after_some_checkpoints(train: Train, tmp_path: Path, monk
         assert same(tmp_path / "run" / "pytorch" / name, tmp_path / "told" / "pytorch" / name)
 
 
-def test_a_batch_that_is_typed_anew_is_not_replaced_by_the_one_found(train: Train) -> None:
+def test_a_batch_that_is_typed_anew_is_not_replaced_by_the_one_found(train: Train, begun: Begin) -> None:
     given = {"auto_find_batch_size": "true", "lr_scheduler_type": "constant"}
-    train("run", **given, max_steps=3)
+    begun(**given, max_steps=3)
     halves = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
     said = train("run", **given, **halves, resume_from_checkpoint="true")
     assert "auto_find_batch_size: 8 fits into memory" in said and "did not fit" not in said
 
 
-def test_resume_on_other_data_or_weights_is_refused(train: Train, prepared: Path, tmp_path: Path) -> None:
-    train("run")
+def test_resume_on_other_data_or_weights_is_refused(train: Train, begun: Begin, prepared: Path, tmp_path: Path) -> None:
+    begun()
     words = ["--task", "question_answering", "--model_selector_output", str(prepared / "model")]
     for split in ("train", "validation", "test"):
         rows = sample_rows("train")[1:49] if split == "train" else sample_rows("train")[:12]
@@ -324,8 +345,8 @@ def test_resume_on_other_data_or_weights_is_refused(train: Train, prepared: Path
         train("run", preprocess_output=tmp_path / "data", resume_from_checkpoint="true")
 
 
-def test_data_encoded_once_more_are_the_same(train: Train, prepared: Path, tmp_path: Path) -> None:
-    train("run", max_steps=3, lr_scheduler_type="constant")
+def test_data_encoded_once_more_are_the_same(train: Train, begun: Begin, prepared: Path, tmp_path: Path) -> None:
+    begun(max_steps=3, lr_scheduler_type="constant")
     made = prepare(
         tmp_path,
         Path(json.loads((prepared / "model" / "model_selector_args.json").read_text())["source_name"]),
@@ -347,15 +368,15 @@ def test_resume_of_a_run_of_more_processes(train: Train, tmp_path: Path) -> None
     assert "note: checkpoint-4 was left by 2 processes, this run has 1: dropout draws other numbers" in said
 
 
-def test_resume_with_another_cadence_is_taken(train: Train) -> None:
-    train("run")
+def test_resume_with_another_cadence_is_taken(train: Train, begun: Begin) -> None:
+    begun()
     free = {"save_total_limit": 2, "per_device_eval_batch_size": 3, "logging_strategy": "steps", "logging_steps": 1}
     train("run", **free, dataloader_num_workers=1, max_grad_norm=0.5, resume_from_checkpoint="true")
 
 
-def test_more_steps_at_a_constant_rate(train: Train) -> None:
+def test_more_steps_at_a_constant_rate(train: Train, begun: Begin) -> None:
     """No part of the schedule depends on how many there are."""
     constant = {"lr_scheduler_type": "constant"}
-    train("run", **constant, max_steps=3)
+    begun(**constant, max_steps=3)
     said = train("run", **constant, max_steps=5, resume_from_checkpoint="true")
     assert steps_shown(said) == [4, 5]

@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from torch._inductor.exc import InvalidCxxCompiler
 
 from finetune import run
 from tests.conftest import build_tiny_model, finetune_words, prepare
+from tests.forking import Forks
 
 COMPILED = """
 import sys
@@ -23,7 +23,7 @@ print("compiled", counters["stats"]["unique_graphs"])
 
 
 @pytest.mark.slow
-def test_compiled(tmp_path: Path) -> None:
+def test_compiled(forks: Forks, tmp_path: Path) -> None:
     """Without dropout, whose random numbers are others when compiled."""
     try:
         from torch._inductor.cpp_builder import get_cpp_compiler
@@ -38,7 +38,7 @@ def test_compiled(tmp_path: Path) -> None:
     given = {"max_steps": 3, "per_device_train_batch_size": 8, "logging_strategy": "steps", "logging_steps": 1}
     given |= {"learning_rate": 1e-3}
     words = {name: finetune_words(prepared, tmp_path / name, **given, torch_compile=name) for name in ("true", "false")}
-    ran = subprocess.run([sys.executable, "-c", COMPILED, *words["true"]], capture_output=True, text=True, check=False)
+    ran = subprocess.run([forks.python, "-c", COMPILED, *words["true"]], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     graphs = re.search(r"^compiled (\d+)", ran.stdout, re.MULTILINE)
     assert graphs and int(graphs[1]) > 0

@@ -113,7 +113,8 @@ def _served(folder: Path, rows: Sequence[Row], task: Task[State], device: torch.
 
     records = pd.DataFrame([task.serving.request(row) for row in rows])
     with _served_on(device):
-        model = mlflow.pyfunc.load_model(str(folder), model_config=UNLIMITED)
+        # What it is to be served with are the versions of this process: MLflow needn't compare them.
+        model = mlflow.pyfunc.load_model(str(folder), model_config=UNLIMITED, suppress_warnings=True)
     served: list[Json] = model.predict(records).to_dict("records")
     return served
 

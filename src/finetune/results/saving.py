@@ -110,14 +110,11 @@ def save_served(model: Path, task: Task[State], state: State, folder: Path, pack
     example = pd.DataFrame([task.serving.example])  # Azure ML's scoring script starts on no other
     with tempfile.TemporaryDirectory() as temporary:
         staged = Path(temporary) / "mlflow"
-        code = shutil.copytree(
-            PACKAGE, Path(temporary) / "code" / "finetune", ignore=shutil.ignore_patterns("__pycache__")
-        )
         mlflow.pyfunc.save_model(
             path=str(staged),
             python_model=str(Path(__file__).with_name("serving.py")),
             artifacts={"model": str(model)},
-            code_paths=[str(code)],
+            code_paths=[str(PACKAGE)],
             conda_env=conda_env(packages),
             model_config=LIMITS,
             signature=ModelSignature(

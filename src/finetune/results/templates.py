@@ -1,6 +1,7 @@
 """Fill in templates: those beside this file, and of other rooms."""
 
 import re
+from functools import cache
 from pathlib import Path
 
 import jinja2
@@ -22,7 +23,12 @@ def fill(template: str, folder: Path = Path(__file__).parent, **values: object) 
 
     A name without value is an error. `folder` is where the template lies.
     """
-    html = ".html" in template
+    return _pages(folder, ".html" in template).get_template(template).render(**values)
+
+
+@cache
+def _pages(folder: Path, html: bool) -> jinja2.Environment:
+    """Return what fills in the templates of a folder, each of which is compiled once."""
     pages = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder),
         autoescape=html,
@@ -33,7 +39,7 @@ def fill(template: str, folder: Path = Path(__file__).parent, **values: object) 
         keep_trailing_newline=True,
     )
     pages.filters |= {"number": number, "label": label, "plain": to_text}
-    return pages.get_template(template).render(**values)
+    return pages
 
 
 def markdown(value: object) -> str:

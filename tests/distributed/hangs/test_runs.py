@@ -11,6 +11,7 @@ import pytest
 from finetune.core.errors import PeerError
 from finetune.distributed.hangs.pulse import FACTORS
 from tests.conftest import finetune_words
+from tests.forking import Forks
 from tests.launching import Launched, is_running, launch
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
@@ -57,9 +58,9 @@ def launched(tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("stopped", [1, pytest.param(0, marks=pytest.mark.thorough)])
-def test_sigstop_of_a_rank(prepared: Path, tmp_path: Path, launched: Any, stopped: int) -> None:
+def test_sigstop_of_a_rank(forks: Forks, prepared: Path, tmp_path: Path, launched: Any, stopped: int) -> None:
     """Process 0 hears from all; if it is stopped itself, the others notice."""
-    run = launched(words(prepared, tmp_path))
+    run = launched(words(prepared, tmp_path), forks=forks)
     in_training(run)
     run.send(stopped, signal.SIGSTOP)
     began = time.monotonic()
@@ -147,6 +148,7 @@ def blocked(folder: Path, how: str = "time.sleep(3600)", slow: float = 0) -> tup
     return "-c", BLOCKED.replace("NOW", str(folder / "now")).replace("BLOCK", how).replace("SLOW", str(slow))
 
 
+@pytest.mark.thorough
 def test_a_rank_that_is_slow_and_then_blocks(prepared: Path, tmp_path: Path, launched: Any) -> None:
     """Both answer, and one waits for the other in a collective: the one whose data are missing is named."""
     run = launched(words(prepared, tmp_path), code=blocked(tmp_path, slow=0.3))
@@ -164,6 +166,7 @@ def test_a_rank_that_is_slow_and_then_blocks(prepared: Path, tmp_path: Path, lau
     assert run.said().count(named) == 1 and "process 0 is slow" not in run.said()
 
 
+@pytest.mark.thorough
 def test_a_worker_that_blocks(prepared: Path, tmp_path: Path, launched: Any) -> None:
     """Of one process alone. The stacks of the worker are shown, and nothing of it is left."""
     run = launched(words(prepared, tmp_path, dataloader_num_workers=1), "alone", code=blocked(tmp_path))

@@ -88,7 +88,7 @@ def test_the_frozen_layers_are_in_4_bits_and_come_back(family: str, tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("merge", ["true", "false"])
+@pytest.mark.parametrize("merge", ["true", pytest.param("false", marks=pytest.mark.thorough)])
 def test_a_run(
     merge: str, prepared: Path, tmp_path: Path, as_on_a_gpu: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

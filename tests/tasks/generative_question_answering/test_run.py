@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from finetune import evaluation, pipeline, run
 from tests.conftest import ROOT, finetune_words, prepare, sample_rows, write_jsonl
+from tests.forking import Forks
 from tests.tasks.generative_question_answering.conftest import build
 
 pytestmark = pytest.mark.slow
@@ -23,7 +24,7 @@ QUICK = {"num_train_epochs": 1, "per_device_train_batch_size": 8, "learning_rate
 
 
 @pytest.fixture(scope="module", params=["t5", "qwen2"])
-def output(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def output(request: pytest.FixtureRequest, forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the pipeline leaves, of an encoder-decoder, and its four steps by themselves, of a decoder."""
     folder = tmp_path_factory.mktemp(request.param)
     model = build(request.param, folder / "tiny")
@@ -35,7 +36,8 @@ def output(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     }
     values = {"pytorch_model_path": model, **files, **LENGTHS, **QUICK}
     words = {name: str(value) for name, value in values.items()}
-    pipeline.run(pipeline.Words(YAML, folder / "out", words, force=False))
+    with forks.taken_for_python():
+        pipeline.run(pipeline.Words(YAML, folder / "out", words, force=False))
     return folder / "out"
 
 
@@ -101,7 +103,7 @@ def test_resumed(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-@pytest.mark.parametrize("family", ["bart", "llama"])
+@pytest.mark.parametrize("family", ["bart", pytest.param("llama", marks=pytest.mark.thorough)])
 def test_unmerged_adapters(family: str, tmp_path: Path) -> None:
     prepared = prepare(tmp_path, build(family, tmp_path / "tiny"), TASK, (32, 8, 6), **LENGTHS)
     run.main(finetune_words(prepared, tmp_path, **QUICK, apply_lora="true", merge_lora_weights="false"))

@@ -17,6 +17,7 @@ from finetune.models.loading import load_model
 from finetune.models.stored.configs import stored_state
 from finetune.tasks import load_task
 from tests.conftest import finetune_words, sample_rows, write_jsonl
+from tests.forking import Forks
 from tests.results.test_card import execute, snippets
 from tests.results.test_report import Page
 
@@ -99,7 +100,7 @@ def test_parts_of_speech(tiny_model: Path, tmp_path: Path, capsys: pytest.Captur
     assert "Mean Accuracy by confidence" in (tmp_path / "scores" / "report.html").read_text()
 
 
-@pytest.mark.parametrize("merge", ["true", "false"])
+@pytest.mark.parametrize("merge", [pytest.param("true", marks=pytest.mark.thorough), "false"])
 def test_lora(prepared_tags: Path, tmp_path: Path, merge: str) -> None:
     """Head and class names come along; an unmerged folder can be imported again and finetuned further."""
     run.main(finetune_words(prepared_tags, tmp_path, **QUICK, apply_lora="true", merge_lora_weights=merge))
@@ -167,10 +168,10 @@ def test_class_weights_are_those_of_the_run_that_is_resumed(trained: Path, prepa
     assert used["used"]["O"] < 1 < used["used"]["B-PER"]
 
 
-def test_snippets_of_the_card_work(trained: Path) -> None:
+def test_snippets_of_the_card_work(forks: Forks, trained: Path) -> None:
     transformers, mlflow = snippets(trained / "pytorch")
-    assert [line.split()[0] for line in execute(transformers, trained).splitlines()] == [
+    assert [line.split()[0] for line in execute(forks, transformers, trained).splitlines()] == [
         "Ada", "Lovelace", "lived", "in", "London", ".",
     ]  # fmt: skip
-    assert "entities" in execute(mlflow, trained)
+    assert "entities" in execute(forks, mlflow, trained)
     assert "IOB2" in (trained / "pytorch" / "README.md").read_text()

@@ -1,7 +1,6 @@
 """The MLflow model gives the words, tags, spans and entities of the evaluation component."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +25,6 @@ KEYS = ("tags", "spans", "entities")
 @pytest.fixture(scope="module")
 def trained(prepared_tags: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("served_tags")
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
     long_enough = {"max_steps": 300, "evaluation_strategy": "steps", "eval_steps": 300, "learning_rate": 5e-3}
     run.main(finetune_words(prepared_tags, folder, **long_enough, per_device_train_batch_size=8))
     return folder

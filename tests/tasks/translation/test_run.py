@@ -16,6 +16,7 @@ from tqdm import tqdm
 from finetune import check, evaluation, pipeline, run
 from finetune.core.errors import ParameterError
 from tests.conftest import ROOT, finetune_words, prepare, write_jsonl
+from tests.forking import Forks
 from tests.writers import build_writer, pairs
 
 pytestmark = pytest.mark.slow
@@ -41,10 +42,11 @@ def values(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, s
 
 
 @pytest.fixture(scope="module")
-def output(values: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def output(values: dict[str, str], forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the pipeline leaves."""
     folder = tmp_path_factory.mktemp("out")
-    pipeline.run(pipeline.Words(YAML, folder, values, force=False))
+    with forks.taken_for_python():
+        pipeline.run(pipeline.Words(YAML, folder, values, force=False))
     return folder
 
 
@@ -77,7 +79,7 @@ def test_what_is_written_is_shown_as_it_goes(
 ) -> None:
     """Rows and tokens a second: batch by batch in the component, and in training where it takes long."""
     monkeypatch.setenv("FINETUNE_LIVE", "1")
-    monkeypatch.setattr("tqdm.tqdm", lambda **given: tqdm(**{**given, "mininterval": 0}))
+    monkeypatch.setattr("tqdm.tqdm", lambda *words, **given: tqdm(*words, **{**given, "mininterval": 0}))
     monkeypatch.setattr("finetune.core.console.BAR_AFTER", 0)
     words = ["--task", "translation", "--preprocess_output", str(prepared_pairs / "data")]
     words += ["--pytorch_model_folder", str(output / "pytorch_model_folder"), "--per_device_eval_batch_size", "2"]
