@@ -15,6 +15,7 @@ from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from finetune import evaluation, model_selector, preprocess, run
 from finetune.core.errors import HandoffError, ModelError, ParameterError, UnsupportedError
+from finetune.models.stored.sums import SUMS
 from tests.conftest import finetune_words, sample_rows, write_jsonl
 from tests.forking import Forks
 
@@ -246,7 +247,7 @@ def test_merged_run_over_an_unmerged_one(prepared: Path, tmp_path: Path) -> None
 def test_model_of_another_task_gets_a_head_of_its_own(prepared: Path, tmp_path: Path) -> None:
     from transformers import BertForTokenClassification
 
-    shutil.copytree(prepared / "model" / "model", tmp_path / "tagger")
+    shutil.copytree(prepared / "model" / "model", tmp_path / "tagger", ignore=shutil.ignore_patterns(SUMS))
     BertForTokenClassification.from_pretrained(tmp_path / "tagger", num_labels=9).save_pretrained(tmp_path / "tagger")
     words = ["--task", "question_answering", "--pytorch_model_path", str(tmp_path / "tagger")]
     model_selector.main([*words, "--output_dir", str(tmp_path / "model")])
@@ -382,6 +383,7 @@ def test_lora_on_a_body_with_random_weights_is_refused(prepared: Path, tmp_path:
     shutil.copytree(prepared, tmp_path / "prepared")
     file = tmp_path / "prepared" / "model" / "model" / "model.safetensors"
     lost = "encoder.layer.1.output.dense.weight"
+    (file.parent / SUMS).unlink()
     save_file({k: w for k, w in weights(file.parent).items() if not k.endswith(lost)}, file, metadata={"format": "pt"})
     with pytest.raises(ModelError, match=rf"{lost}[\s\S]*fix: --apply_lora false"):
         finetune(tmp_path / "prepared", tmp_path, apply_lora="true")
@@ -434,6 +436,7 @@ def test_mismatched_head_is_an_error_if_asked(prepared: Path, tmp_path: Path) ->
 
     shutil.copytree(prepared, tmp_path / "prepared")
     file = tmp_path / "prepared" / "model" / "model" / "model.safetensors"
+    (file.parent / SUMS).unlink()
     save_file(
         {**load_file(file), "qa_outputs.weight": torch.zeros(7, 32), "qa_outputs.bias": torch.zeros(7)},
         file,

@@ -157,6 +157,7 @@ prove = proof.prove
 def tampered(*arguments):
     for folder in arguments[-2:]:
         (file,) = folder.glob("model.safetensors") if folder.name == "pytorch" else folder.rglob("model.safetensors")
+        (file.parent / "SHA256SUMS").unlink()
         weights = load_file(file)
         save_file({**weights, "qa_outputs.weight": -weights["qa_outputs.weight"]}, file, {"format": "pt"})
     prove(*arguments)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from finetune import preprocess, run
 from finetune.core.errors import ModelError, ParameterError
+from finetune.models.stored.sums import SUMS
 from finetune.results import saving
 from finetune.training import checkpoints as checkpoint_files
 from finetune.training import trainer
@@ -336,6 +337,7 @@ def test_resume_on_other_data_or_weights_is_refused(train: Train, begun: Begin, 
     preprocess.main(words)
     shutil.copytree(prepared / "model", tmp_path / "model")
     file = tmp_path / "model" / "model" / "model.safetensors"
+    (file.parent / SUMS).unlink()
     save_file({name: tensor + 1 for name, tensor in load_file(file).items()}, file, {"format": "pt"})
     with pytest.raises(ParameterError, match="began with other weights than those of model_selector_output"):
         train("run", model_selector_output=tmp_path / "model", resume_from_checkpoint="true")
