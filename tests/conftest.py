@@ -21,6 +21,10 @@ SAMPLES = ROOT / "examples"
 REAL_DATA = ROOT.parent / "shared" / "data"
 
 
+TRAINED_TAGS = {"max_steps": 300, "evaluation_strategy": "steps", "eval_steps": 75, "learning_rate": 5e-3}
+TRAINED_TAGS |= {"per_device_train_batch_size": 8, "metric_for_best_model": "f1"}
+
+
 @pytest.fixture(scope="session", autouse=True)
 def tracking_store() -> Iterator[str]:
     """For all runs: to make a SQLite store takes a second, and each of its commits waits for a disk."""
@@ -121,6 +125,16 @@ def prepared(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def prepared_tags(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """240, 40 and 40 rows of the sample of token classification, from which even the tiny model learns a little."""
     return prepare(tmp_path_factory.mktemp("prepared_tags"), tiny_model, "token_classification", (240, 40, 40))
+
+
+@pytest.fixture(scope="session")
+def trained_tags(prepared_tags: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`pytorch/` and `mlflow/` of a run whose model, evaluated four times, finds some entities. Not to be changed."""
+    from finetune import run
+
+    folder = tmp_path_factory.mktemp("trained_tags")
+    run.main(finetune_words(prepared_tags, folder, **TRAINED_TAGS))
+    return folder
 
 
 @pytest.fixture(scope="session")

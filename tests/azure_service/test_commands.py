@@ -16,7 +16,7 @@ import pytest
 from finetune import deploy, register, run, submit
 from finetune.azure.declare import ROOT
 from finetune.azure.service.connection import WORKSPACE as OPTIONS
-from finetune.azure.service.release import find_release
+from finetune.azure.service.release import Release, find_release
 from finetune.core.errors import ModelError, ParameterError, StepError
 from finetune.params.components import TASKS
 from finetune.results.limits import UNLIMITED
@@ -51,18 +51,30 @@ def contents(folder: Path) -> dict[str, bytes]:
 # register
 
 
-def test_register_twice(azure: Service, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture(params=[["token_classification"], pytest.param([*TASKS], marks=pytest.mark.thorough)])
+def release(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Release:
+    """What `finetune register` finds: the environments, and the components of some tasks."""
+    whole = find_release(ROOT)
+    parts = [a for a in whole.assets if a.kind == "environment" or a.path.parent.name in request.param]
+    found = replace(whole, assets=tuple(parts))
+    monkeypatch.setattr(register, "find_release", lambda root: found)
+    return found
+
+
+def pipelines(release: Release) -> list[str]:
+    return [asset.name for asset in release.assets if asset.name.endswith("_pipeline")]
+
+
+def test_register_twice(azure: Service, capsys: pytest.CaptureFixture[str], release: Release) -> None:
     """All is new, with its code uploaded once; then all is there, and nothing is sent."""
-    release = find_release(ROOT)
     register.main(PLACE)
     rows = [line.split() for line in capsys.readouterr().out.split("--- done\n")[1].splitlines()]
     assert rows == [[asset.kind, asset.name, release.version, "new"] for asset in release.assets]
     assert {f"{asset.kind}s/{asset.name}/versions/{release.version}" for asset in release.assets} < set(azure.resources)
     assert len([path for path in azure.resources if path.startswith("codes/")]) == 1
-    for task in TASKS:
-        jobs = azure.resources[f"components/{task}_pipeline/versions/{release.version}"]["properties"]["componentSpec"][
-            "jobs"
-        ]
+    for name in pipelines(release):
+        made = azure.resources[f"components/{name}/versions/{release.version}"]["properties"]
+        jobs = made["componentSpec"]["jobs"]
         assert {job["componentId"].partition("/components/")[2] for job in jobs.values()} == {
             f"{job}/versions/{release.version}" for job in jobs
         }
@@ -74,15 +86,8 @@ def test_register_twice(azure: Service, capsys: pytest.CaptureFixture[str]) -> N
     assert (json.dumps(azure.resources), azure.blobs.uploads) == (before, uploads)
 
 
-@pytest.mark.parametrize("tasks", [["token_classification"], pytest.param([*TASKS], marks=pytest.mark.thorough)])
-def test_register_in_a_registry_twice(
-    azure: Service, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tasks: list[str]
-) -> None:
+def test_register_in_a_registry_twice(azure: Service, capsys: pytest.CaptureFixture[str], release: Release) -> None:
     """All names what it needs by its place in the registry, where its code is too; then nothing is sent."""
-    release = find_release(ROOT)
-    parts = [asset for asset in release.assets if asset.kind == "environment" or asset.path.parent.name in tasks]
-    release = replace(release, assets=tuple(parts))
-    monkeypatch.setattr(register, "find_release", lambda root: release)
     words = ["--registry", REGISTRY]
     register.main(words)
     rows = [line.split() for line in capsys.readouterr().out.split("--- done\n")[1].splitlines()]
@@ -100,7 +105,7 @@ def test_register_in_a_registry_twice(
         needs = [job["componentId"] for job in (spec.get("jobs") or {}).values()] or [spec["environment"]]
         assert len(needs) == (4 if name.endswith("_pipeline") else 1) and set(needs) < made
     codes = [spec["code"] for spec in specs.values() if "code" in spec]
-    assert len(codes) == len(specs) - len(tasks) and set(codes) == {one for one in ids if "/codes/" in one}
+    assert len(codes) == len(specs) - len(pipelines(release)) and set(codes) == {one for one in ids if "/codes/" in one}
     folder = azure.local(azure.resources[codes[0].removeprefix("azureml://")]["properties"]["codeUri"])
     assert (folder / "finetune" / "run.py").read_bytes() == (ROOT / "src" / "finetune" / "run.py").read_bytes()
     before, uploads = json.dumps(azure.resources), azure.blobs.uploads

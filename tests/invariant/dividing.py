@@ -15,7 +15,10 @@ from tests.launching import launch
 
 divided = pytest.mark.parametrize(
     ("how", "batch", "accumulation"),
-    [("alone", 2, 4), pytest.param("azure", 2, 2, marks=pytest.mark.distributed)],
+    [
+        pytest.param("alone", 2, 4, marks=pytest.mark.thorough),
+        pytest.param("azure", 2, 2, marks=pytest.mark.distributed),
+    ],
 )
 
 

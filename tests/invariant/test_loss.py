@@ -79,7 +79,7 @@ def whole_batch(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Tra
     ("how", "batch", "accumulation", "stage"),
     [
         pytest.param("alone", 4, 2, None, marks=pytest.mark.thorough),
-        ("alone", 2, 4, None),
+        pytest.param("alone", 2, 4, None, marks=pytest.mark.thorough),
         pytest.param("azure", 4, 1, None, marks=[pytest.mark.distributed, pytest.mark.thorough]),
         pytest.param("azure", 2, 2, None, marks=pytest.mark.distributed),
         pytest.param("torchrun", 2, 2, None, marks=[pytest.mark.distributed, pytest.mark.thorough]),
@@ -128,7 +128,7 @@ def test_cut_up_steps(
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("prepared", ["question_answering"], indirect=True)
-@pytest.mark.parametrize("processes", [(1, 2), (2, 1)])
+@pytest.mark.parametrize("processes", [(2, 1), pytest.param((1, 2), marks=pytest.mark.thorough)])
 def test_another_number_of_processes(
     forks: Forks, prepared: Path, tmp_path: Path, whole_batch: Trajectory, processes: tuple[int, int]
 ) -> None:
@@ -155,7 +155,11 @@ def test_plain_loop(prepared: Path, whole_batch: Trajectory) -> None:
 @pytest.mark.parametrize("prepared", ["token_classification"], indirect=True)
 @pytest.mark.parametrize(
     ("how", "batch", "accumulation"),
-    [("alone", 8, 1), ("alone", 2, 4), pytest.param("azure", 2, 2, marks=pytest.mark.distributed)],
+    [
+        ("alone", 8, 1),
+        pytest.param("alone", 2, 4, marks=pytest.mark.thorough),
+        pytest.param("azure", 2, 2, marks=pytest.mark.distributed),
+    ],
 )
 def test_weighted_steps(forks: Forks, prepared: Path, tmp_path: Path, how: str, batch: int, accumulation: int) -> None:
     """Steps of 8 windows whose classes have weights, however they are cut up, against a plain loop."""

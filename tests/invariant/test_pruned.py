@@ -21,6 +21,7 @@ from tests.invariant.test_loss import OPTIONS, SHARED, STEPS
 
 pytestmark = pytest.mark.slow
 thorough = pytest.mark.thorough
+METHODS = ["gates", pytest.param("taylor", marks=thorough)]
 OTHERS = ("mpnet", "electra", "roberta")
 QA, TC = "question_answering", "token_classification"
 PRUNED = {**SHARED, "learning_rate": 3e-3, "apply_pruning": "true", "pruning_ratio": 0.5, "eval_steps": 5}
@@ -50,7 +51,7 @@ def weights(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
     return load_file(folder / "pytorch" / f"checkpoint-{step}" / "model.safetensors")
 
 
-@pytest.mark.parametrize("method", ["gates", "taylor"])
+@pytest.mark.parametrize("method", METHODS)
 @divided
 @pytest.mark.parametrize("prepared", [QA], indirect=True)
 def test_divided_steps(
@@ -72,7 +73,7 @@ def test_divided_steps(
         assert all_at_once[name].abs().max() > 0, name
 
 
-@pytest.mark.parametrize("method", ["gates", "taylor"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("step", [5, 10])  # while gates close; 10 has closed some
 @pytest.mark.parametrize("prepared", [QA], indirect=True)
 def test_a_run_goes_on(

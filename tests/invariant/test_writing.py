@@ -31,7 +31,7 @@ thorough = [pytest.mark.thorough]
 FAMILIES = ("t5", "bart", "marian", "llama")  # the last is asked questions
 # Each family is divided one way by default.
 DIVIDED = [
-    *(pytest.param(f, "alone", 2, 4, marks=thorough if f in ("t5", "llama") else []) for f in FAMILIES),
+    *(pytest.param(f, "alone", 2, 4, marks=thorough) for f in FAMILIES),
     *(
         pytest.param(f, "azure", 2, 2, marks=[pytest.mark.distributed, *(thorough if f in ("bart", "marian") else [])])
         for f in FAMILIES

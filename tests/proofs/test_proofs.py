@@ -18,7 +18,8 @@ RUN_HERE = [row for row in ROWS if not row[2].elsewhere]
 
 def cheapest(component: str, task: str, proof: Proof) -> ParameterSet:
     """The task whose runs take least runs a row by default; the thorough tier runs it in all."""
-    marks = [] if task == min(proof.tasks, key=COST.index) else [pytest.mark.thorough]
+    dear = proof.thorough or task != min(proof.tasks, key=COST.index)
+    marks = [pytest.mark.thorough] if dear else []
     return pytest.param(component, task, proof, id=proof.name(component, task), marks=marks)
 
 

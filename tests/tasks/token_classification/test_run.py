@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from finetune.data.folders import SPLITS
 from finetune.models.loading import load_model
 from finetune.models.stored.configs import stored_state
 from finetune.tasks import load_task
-from tests.conftest import finetune_words, sample_rows, write_jsonl
+from tests.conftest import TRAINED_TAGS, finetune_words, sample_rows, write_jsonl
 from tests.forking import Forks
 from tests.results.test_card import execute, snippets
 from tests.results.test_report import Page
@@ -24,15 +25,13 @@ from tests.results.test_report import Page
 pytestmark = pytest.mark.slow
 TASK = load_task("token_classification")
 WORDS = ["--task", TASK.name]
-STEPS = {"max_steps": 300, "evaluation_strategy": "steps", "eval_steps": 75, "learning_rate": 5e-3}
-QUICK = {**STEPS, "per_device_train_batch_size": 8, "metric_for_best_model": "f1"}
+QUICK = {"max_steps": 75, "learning_rate": 5e-3, "per_device_train_batch_size": 8}
+EVALUATED = {"evaluation_strategy": "steps", "eval_steps": 75, "metric_for_best_model": "accuracy"}
 
 
 @pytest.fixture(scope="module")
-def trained(prepared_tags: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained_tags")
-    run.main(finetune_words(prepared_tags, folder, **QUICK))
-    return folder
+def trained(trained_tags: Path) -> Path:
+    return trained_tags
 
 
 def evaluated(model: Path, output: Path, **given: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -90,7 +89,7 @@ def test_parts_of_speech(tiny_model: Path, tmp_path: Path, capsys: pytest.Captur
     model_selector.main([*WORDS, "--pytorch_model_path", str(tiny_model), "--output_dir", str(tmp_path / "model")])
     words = [*WORDS, "--train_file_path", str(file), "--tag_key", "pos", "--output_dir", str(tmp_path / "data")]
     preprocess.main([*words, "--model_selector_output", str(tmp_path / "model")])
-    run.main(finetune_words(tmp_path, tmp_path, **{**QUICK, "max_steps": 75, "metric_for_best_model": "accuracy"}))
+    run.main(finetune_words(tmp_path, tmp_path, **QUICK, **EVALUATED))
     metrics, predictions = evaluated(tmp_path / "pytorch", tmp_path / "scores", preprocess_output=tmp_path / "data")
     said = capsys.readouterr().out
     assert "scheme: none, the tags mark no entities; scored by accuracy and macro F1" in said
@@ -118,8 +117,6 @@ def test_lora(prepared_tags: Path, tmp_path: Path, merge: str) -> None:
 
 def test_a_model_from_elsewhere_is_scored_by_its_own_class_names(trained: Path, tmp_path: Path) -> None:
     """The config without our entry, its classes under other names: its answers are in those names."""
-    import shutil
-
     folder = shutil.copytree(trained / "pytorch", tmp_path / "theirs", ignore=shutil.ignore_patterns("checkpoint-*"))
     (folder / "training.json").unlink()
     config = json.loads((folder / "config.json").read_text())
@@ -159,11 +156,13 @@ def test_words_that_are_not_annotated(prepared_tags: Path, tmp_path: Path, capsy
     assert counted == sum(tag not in ("-", "B_LOC") for given in rows for tag in given["ner_tags"])
 
 
-def test_class_weights_are_those_of_the_run_that_is_resumed(trained: Path, prepared_tags: Path) -> None:
-    words = finetune_words(prepared_tags, trained, **QUICK, class_weights="sqrt", resume_from_checkpoint="true")
+def test_class_weights_are_those_of_the_run_that_is_resumed(trained: Path, prepared_tags: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    given = {**TRAINED_TAGS, "class_weights": "sqrt", "resume_from_checkpoint": "true"}
+    words = finetune_words(prepared_tags, tmp_path, **given)
     with pytest.raises(ParameterError, match="was made with class_weights none, not sqrt"):
         run.main(words)
-    used = yaml.safe_load((trained / "pytorch" / "resolved_config.yaml").read_text())["class_weights"]
+    used = yaml.safe_load((tmp_path / "pytorch" / "resolved_config.yaml").read_text())["class_weights"]
     assert used["value"] == "sqrt" and used["origin"].startswith("derived: sqrt, of ")
     assert used["used"]["O"] < 1 < used["used"]["B-PER"]
 

@@ -9,10 +9,10 @@ from typing import Any
 import mlflow
 import pytest
 
-from finetune import evaluation, run
+from finetune import evaluation
 from finetune.results import serving
 from finetune.tasks.token_classification.rows import WORD
-from tests.conftest import finetune_words, sample_rows, write_jsonl
+from tests.conftest import sample_rows, write_jsonl
 from tests.results.test_serving import ASK
 
 TEXT = "Ada  met Émile 🙂 in Oslo\u00a0(Norway)."
@@ -23,22 +23,20 @@ KEYS = ("tags", "spans", "entities")
 
 
 @pytest.fixture(scope="module")
-def trained(prepared_tags: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("served_tags")
-    long_enough = {"max_steps": 300, "evaluation_strategy": "steps", "eval_steps": 300, "learning_rate": 5e-3}
-    run.main(finetune_words(prepared_tags, folder, **long_enough, per_device_train_batch_size=8))
-    return folder
+def trained(trained_tags: Path) -> Path:
+    return trained_tags
 
 
 @pytest.fixture(scope="module")
-def expected(trained: Path) -> list[dict[str, Any]]:
+def expected(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What the evaluation component answers to ROWS, and to TEXT cut into words."""
-    rows = write_jsonl(trained / "rows.jsonl", [{"tokens": tokens} for tokens in (*ROWS, WORD.findall(TEXT))])
+    folder = tmp_path_factory.mktemp("asked")
+    rows = write_jsonl(folder / "rows.jsonl", [{"tokens": tokens} for tokens in (*ROWS, WORD.findall(TEXT))])
     words = ["--task", "token_classification", "--test_data", str(rows)]
-    words += ["--pytorch_model_folder", str(trained / "pytorch"), "--evaluation_result", str(trained / "scores")]
+    words += ["--pytorch_model_folder", str(trained / "pytorch"), "--evaluation_result", str(folder / "scores")]
     evaluation.main(words)
-    assert not (trained / "scores" / "metrics.json").exists()
-    found = [json.loads(line) for line in (trained / "scores" / "predictions.jsonl").read_text().splitlines()]
+    assert not (folder / "scores" / "metrics.json").exists()
+    found = [json.loads(line) for line in (folder / "scores" / "predictions.jsonl").read_text().splitlines()]
     assert 0 < sum(len(p["entities"]) for p in found) < sum(len(p["tokens"]) for p in found)
     return found
 
