@@ -432,8 +432,8 @@ FINETUNE = (
     ),
     Proof(
         "resume_from_checkpoint",
-        "after a kill, the weights are bit for bit those of the unbroken run",
-        elsewhere="tests/training/test_resume.py::test_killed_in_mid_epoch",
+        "a finished run whose last checkpoints are gone goes on from the one before, to the same weights bit for bit",
+        elsewhere="tests/training/test_best_model.py::test_resumed_with_the_best_of_before",
     ),
     Proof(
         "hang_timeout",
