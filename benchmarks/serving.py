@@ -130,10 +130,7 @@ def latencies(servers: Sequence[Server], rows: Sequence[dict[str, str]]) -> list
                 "p95_ms": 1e3 * statistics.median(one[18] for one in quantiles),
                 "requests_per_second": statistics.median(len(times) / SECONDS for times in measured),
             }
-            print(
-                "{model:12} {clients:7} {p50_ms:8.1f} {p95_ms:8.1f} {requests_per_second:10.1f}".format(**row),
-                flush=True,
-            )
+            print(LINE.format(**row), flush=True)
             found.append(row)
     return found
 

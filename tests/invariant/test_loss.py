@@ -116,6 +116,8 @@ def test_cut_up_steps(
         forks: Forks = request.getfixturevalue("forks_with_deepspeed" if stage else "forks")
         launched = launch(tmp_path, words, how, forks=forks)
         assert set(launched.codes()) == {0}, launched.said()
+    shards = list((tmp_path / "pytorch").glob("checkpoint-*/global_step*/*optim_states.pt"))
+    assert len(shards) == ((1 if how == "alone" else 2) if stage else 0)
     cut = trajectory(tmp_path)
     assert cut.losses == pytest.approx(whole_batch.losses, abs=1e-5)
     assert cut.norms == pytest.approx(whole_batch.norms, abs=1e-5)

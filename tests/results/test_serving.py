@@ -8,6 +8,7 @@ import subprocess
 import sys
 import venv
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,23 @@ def test_what_is_too_much(served: dict[str, Any]) -> None:
     said = "the request has 1,000,004 characters, where max_request_characters is 1,000,000; send less at a time, or "
     assert served["too long"].startswith(said)
     assert served["many rows"].startswith("the request has 10,001 rows, where max_request_rows is 10,000; send less")
+
+
+def test_many_ask_at_once(trained: Path, expected: dict[str, Any]) -> None:
+    """What waits is computed together; each has its own answers, with the threshold that it asked for."""
+    import mlflow
+
+    model = mlflow.pyfunc.load_model(str(trained / "mlflow"))
+    named = [(name, i) for i in range(40) for name in ("stored", "other")]
+
+    def ask(name: str, i: int) -> dict[str, Any]:
+        params = {"null_threshold": expected["threshold"]} if name == "other" else None
+        (answer,) = model.predict(ROWS[i : i + 1], params=params).to_dict("records")
+        return dict(answer)
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(ask, *zip(*named, strict=True)))
+    assert_same(answers, [expected[name][i] for name, i in named])
 
 
 def test_limits_are_saved_with_the_model_and_set_by_who_serves_it(trained: Path) -> None:

@@ -28,7 +28,7 @@ def too_much(records: Sequence[Json], limits: Mapping[str, int]) -> str:
     """Return what is too much of a request, its limit, and what to do; "" if nothing is."""
     counts = {
         "max_request_rows": len(records),
-        "max_request_characters": sum(size(value) for record in records for value in record.values()),
+        "max_request_characters": characters(records),
     }
     found = [
         f"{count:,} {name.removeprefix('max_request_')}, where {name} is {limits[name]:,}"
@@ -37,6 +37,11 @@ def too_much(records: Sequence[Json], limits: Mapping[str, int]) -> str:
     ]
     fix = f"send less at a time, or serve the model with {SERVING_CONFIG}='{json.dumps(counts)}'"
     return f"the request has {' and '.join(found)}; {fix}" if found else ""
+
+
+def characters(records: Sequence[Json]) -> int:
+    """Return the characters of all values."""
+    return sum(size(value) for record in records for value in record.values())
 
 
 def size(value: object) -> int:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from finetune.tasks.task import Prediction, Serving, State, Task
 
 BATCH_SIZE = 8
+TOGETHER = 32_000  # characters of requests that are computed together: some batches of windows
 SHOWN = 5  # faulty values in an error
 
 
@@ -36,6 +37,7 @@ class Loaded(NamedTuple):
     config: "PreTrainedConfig"
     tokenizer: "PreTrainedTokenizerFast"
     predict: Callable[[Sequence[Row], "State"], list["Prediction"]]
+    lanes: int = 1  # calls of `predict` that may run at the same time
 
 
 class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
@@ -47,6 +49,7 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     def load_context(self, context: Any) -> None:
         """Load the model, once; `context.artifacts["model"]` is the folder of weights, config and tokenizer."""
+        from finetune.models.micro_batches import MicroBatches
         from finetune.models.openvino import IR
         from finetune.models.stored.configs import STATE_KEY
         from finetune.models.stored.sums import refuse_damaged
@@ -60,6 +63,11 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.limits = {**limits.LIMITS, **(context.model_config or {}), **limits.of_environment()}
         load = in_openvino if (folder / IR).is_file() else in_pytorch
         self.loaded = load(folder, self.task, self.state)
+        self.predictions: MicroBatches[State, Prediction] = MicroBatches(
+            lambda records, state: self.loaded.predict(self.task.serving.rows(records), state),
+            self.loaded.lanes,
+            TOGETHER,
+        )
 
     def asked(self, given: Json) -> "State":
         """Return the state that a request asks for. Raises: MlflowException if the model has no use for a value."""
@@ -76,6 +84,7 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     def predict(self, context: object, model_input: pd.DataFrame, params: Json | None = None) -> pd.DataFrame:
         """Return the predictions. `params` override fields of the stored state; None leaves a field as it is.
 
+        A server calls it from several threads; what is asked at once is computed in micro-batches.
         Raises: MlflowException if there is a value that the task doesn't accept, TooLarge if there is too much.
         """
         others = self.task.serving.others(self.state)
@@ -84,7 +93,7 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
             raise TooLarge(what, error_code=BAD_REQUEST)
         records = values_of(given, self.task.serving, others)
         state = self.asked({name: value for name, value in (params or {}).items() if value is not None})
-        predictions = self.loaded.predict(self.task.serving.rows(records), state)
+        predictions = self.predictions(records, state, limits.characters(records))
         return pd.DataFrame(
             [self.task.serving.present(p) for p in predictions], columns=list(self.task.serving.outputs)
         )
@@ -101,8 +110,12 @@ def in_pytorch(folder: Path, task: "Task[State]", state: "State") -> Loaded:
     tokenizer = load_tokenizer(folder, task)
     model, _ = load_model(folder, task, state)
     model.to(device(torch.cuda.is_available()))
+    lanes = 1 if model.device.type == "cuda" else max(1, len(os.sched_getaffinity(0)) // torch.get_num_threads())
     return Loaded(
-        model.config, tokenizer, lambda rows, asked: predict_rows(model, tokenizer, rows, task, asked, BATCH_SIZE)
+        model.config,
+        tokenizer,
+        lambda rows, asked: predict_rows(model, tokenizer, rows, task, asked, BATCH_SIZE),
+        lanes,
     )
 
 
