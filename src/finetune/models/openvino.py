@@ -6,7 +6,6 @@ An IR is a graph in an .xml file and its weights in the .bin beside it, on the C
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +26,10 @@ ALL_CORES = 0
 
 @dataclass(frozen=True)
 class Opened:
-    """A model that computes logits: (B, L) integers by name of the input -> arrays by name of the output, B first."""
+    """A model that computes logits: (B, L) integers by name of the input -> arrays by name of the output, B first.
+
+    It is one thread's at a time.
+    """
 
     inputs: tuple[str, ...]
     compute: Callable[[Arrays], Arrays]
@@ -49,12 +51,10 @@ def open_openvino(model: Path, threads: int, precision: str = "32") -> Opened:
         fix = "run finetune export again"
         raise ModelError(Fault(f"{model} can't be loaded", why=first_line(error), fix=fix)) from None
     request = compiled.create_infer_request()
-    one_at_a_time = Lock()  # a server calls from several threads, and a request is one computation
 
     def compute(given: Arrays) -> Arrays:
-        with one_at_a_time:
-            found = request.infer(given, share_inputs=True)
-            return {name: np.array(found[name]) for name in names[1]}  # a copy: the next computation writes there
+        found = request.infer(given, share_inputs=True)
+        return {name: np.array(found[name]) for name in names[1]}  # a copy: the next computation writes there
 
     return Opened(tuple(names[0]), compute)
 
