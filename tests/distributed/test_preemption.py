@@ -121,6 +121,7 @@ def test_sigterm_on_any_rank(
     assert weights(tmp_path) == unbroken
 
 
+@pytest.mark.thorough
 def test_sigterm_to_the_launcher(forks: Forks, prepared: Path, tmp_path: Path, unbroken: bytes) -> None:
     """As platforms send it: torchrun passes it on to whole groups of processes, those that prepare batches too."""
     run = launch(tmp_path, words(prepared, tmp_path, dataloader_num_workers=2), "torchrun")

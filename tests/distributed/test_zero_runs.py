@@ -82,15 +82,16 @@ def whole(forks: Forks, prepared: Path, tmp_path_factory: pytest.TempPathFactory
     return lambda stage, given: made(stage, json.dumps(given))
 
 
+@thorough
 @pytest.mark.parametrize(
     ("stage", "given"),
     [
         (3, {"precision": "bf16"}),
-        pytest.param(2, {"precision": "bf16"}, marks=thorough),
-        pytest.param(2, {}, marks=thorough),
-        pytest.param(3, {"optim": "adafactor"}, marks=thorough),
-        pytest.param(2, {"gradient_checkpointing": "true"}, marks=thorough),
-        pytest.param(3, {"gradient_checkpointing": "true"}, marks=thorough),
+        (2, {"precision": "bf16"}),
+        (2, {}),
+        (3, {"optim": "adafactor"}),
+        (2, {"gradient_checkpointing": "true"}),
+        (3, {"gradient_checkpointing": "true"}),
     ],
 )
 def test_the_best_is_saved_whole_and_in_32_bits(

@@ -127,12 +127,13 @@ def test_batch_is_halved_where_memory_runs_out(
 
 
 @pytest.mark.distributed
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("processes", "given"),
     [
         (2, {}),
-        pytest.param(1, {"apply_deepspeed": "true"}, marks=pytest.mark.thorough),
-        pytest.param(2, {"apply_deepspeed": "true", "keep_global_batch_size": "true"}, marks=pytest.mark.thorough),
+        (1, {"apply_deepspeed": "true"}),
+        (2, {"apply_deepspeed": "true", "keep_global_batch_size": "true"}),
     ],
 )
 def test_the_batch_is_found_before_processes_depend_on_one_another(

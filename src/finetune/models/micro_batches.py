@@ -45,8 +45,7 @@ class MicroBatches(Generic[H, A]):
         with self.changed:
             self.waiting.append(mine)
             self.changed.wait_for(lambda: mine.ended or (self.free_lanes and mine in self.waiting))
-            together = [] if mine.ended else self._take(mine)
-            self.free_lanes -= bool(together)
+            together = None if mine.ended else self._take(mine)
         if together:
             self._answer(together)
         if mine.error:
@@ -54,7 +53,8 @@ class MicroBatches(Generic[H, A]):
         return mine.answers
 
     def _take(self, mine: _Request[H, A]) -> list[_Request[H, A]]:
-        """Take this request, and those that may come along, from the ones that wait."""
+        """Take a lane, and for it this request and those that may come along from the ones that wait."""
+        self.free_lanes -= 1
         taken, room = [mine], self.limit - mine.size
         for other in self.waiting:
             if other is not mine and other.how == mine.how and other.size <= room:

@@ -53,6 +53,7 @@ def assert_same(answers: list[dict[str, Any]], predictions: list[dict[str, Any]]
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_where_finetune_is_not_installed(trained: Path, expected: list[dict[str, Any]]) -> None:
     frame = {"columns": ["input_string"], "data": [[words] for words in ROWS]}
     asked = {
