@@ -132,7 +132,7 @@ def test_fast() -> None:
 
 
 def run_tests(*words: str, where: Path = VENV) -> None:
-    """One more at a time than there are cores, as some wait; neighbours, which share fixtures, by one where they can."""
+    """Run one more at a time than there are cores, as some wait; neighbours share fixtures where they can."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes import the same
     call(
