@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import finetune
-from finetune import cli
+from finetune.__main__ import COMMANDS
 from finetune.core.errors import (
     DataError,
     Fault,
@@ -26,7 +26,7 @@ from finetune.core.errors import (
     UnsupportedError,
 )
 from finetune.core.process import run_main
-from finetune.distributed.settlement import Settled
+from finetune.distributed.settlement import Settled, settle_task
 from finetune.params.evaluation import QuestionAnsweringEvaluationParams
 from finetune.params.finetune import QuestionAnsweringParams
 from finetune.params.schema import params_of
@@ -70,7 +70,7 @@ def test_help_is_instant(words: list[str]) -> None:
     assert min(seconds) < 1
 
 
-@pytest.mark.parametrize("module", ["finetune", *(module for module, _ in cli.COMMANDS.values())])
+@pytest.mark.parametrize("module", ["finetune", *(module for module, _ in COMMANDS.values())])
 def test_help_imports_nothing_heavy(module: str) -> None:
     result = python("-X", "importtime", "-m", module, "--help")
     assert result.returncode == 0
@@ -83,7 +83,7 @@ def test_help_lists_every_command() -> None:
     for words in ([], ["-h"]):
         result = python("-m", "finetune", *words)
         assert result.returncode == 0
-        assert re.findall(r"^  (\w+) ", result.stdout, flags=re.MULTILINE) == list(cli.COMMANDS)
+        assert re.findall(r"^  (\w+) ", result.stdout, flags=re.MULTILINE) == list(COMMANDS)
 
 
 def test_help_of_run_names_every_parameter() -> None:
@@ -231,10 +231,10 @@ def test_task_may_stand_anywhere(words: list[str], tmp_path: Path, monkeypatch: 
     given = {name: Path(name) for name in ("test_data", "pytorch_model_folder")}
     words += [word for name in given for word in (f"--{name}", name)]
     expected = QuestionAnsweringEvaluationParams(seed=7, evaluation_result=Path("out"), **given)
-    task, settled = cli.settle_task(words, "evaluation", "finetune.evaluation")
+    task, settled = settle_task(words, "evaluation", "finetune.evaluation")
     assert (task, settled) == ("question_answering", Settled(expected, expected, (), None, ()))
 
 
 def test_a_task_without_its_name_is_missing() -> None:
     with pytest.raises(ParameterError, match="--task is missing"):
-        cli.settle_task(["--seed", "7", "--task"], "evaluation", "finetune.evaluation")
+        settle_task(["--seed", "7", "--task"], "evaluation", "finetune.evaluation")

@@ -2,13 +2,14 @@
 
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from finetune.cli import COMMANDS
+from finetune.__main__ import COMMANDS
 from tests.conftest import ROOT
 
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
@@ -103,3 +104,9 @@ def test_rooms_are_those_of_the_import_contract() -> None:
     rooms = {name.strip() for layer in layers[1:] for name in re.split(r"[|:]", layer)}
     rows = re.findall(r"^\| `(\w+)/` \|", (ROOT / "docs" / "design.md").read_text("utf-8"), re.MULTILINE)
     assert set(rows) == rooms
+
+
+def test_a_folder_of_the_package_has_at_most_twelve_files() -> None:
+    """Rooms that are seen at a glance; the entry points are counted too."""
+    files = [path for path in (ROOT / "src" / "finetune").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    assert {folder: n for folder, n in Counter(path.parent for path in files).items() if n > 12} == {}

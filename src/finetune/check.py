@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from finetune.azure import plan
 from finetune.azure.declare import COMPONENTS
 from finetune.azure.pipeline_yaml import load_pipeline, unfit_for_azure
-from finetune.cli import settle_task
 from finetune.core.console import quiet_libraries, say, start
 from finetune.core.errors import Fault, ParameterError, UnsupportedError
 from finetune.core.process import run_main
 from finetune.core.world import World
-from finetune.distributed.settlement import Settled, check_model, raise_together
+from finetune.distributed.settlement import Settled, check_model, raise_together, settle_task
 from finetune.params.finetune import FinetuneParams
 from finetune.params.model_import import ModelImportParams
 from finetune.params.schema import non_default, to_text

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.cli import settle_task
 from finetune.core.console import progress, quiet_libraries, say, some, start
 from finetune.core.errors import DataError, Fault, ModelError
 from finetune.core.outputs import claimed, clear
@@ -21,7 +20,7 @@ from finetune.core.world import World
 from finetune.data.folders import SPLITS, Preprocessed, Trained, read_rows
 from finetune.data.readers import read_table
 from finetune.data.table import Audit
-from finetune.distributed.settlement import Settled, check_model
+from finetune.distributed.settlement import Settled, check_model, settle_task
 from finetune.models.stored import intact, sums
 from finetune.params.evaluation import EVALUATED
 from finetune.params.schema import non_default, outputs_of

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune.azure.vault import read_secret
-from finetune.cli import settle_task
 from finetune.core.console import quiet_libraries, say, start
 from finetune.core.errors import Fault, ModelError, UnsupportedError, first_line
 from finetune.core.outputs import claimed, clear
@@ -19,6 +18,7 @@ from finetune.core.process import run_main
 from finetune.core.types import Json
 from finetune.core.world import World
 from finetune.data.folders import SelectedModel
+from finetune.distributed.settlement import settle_task
 from finetune.models.stored import intact, sums
 from finetune.params.model_import import SELECTED, ModelImportParams
 from finetune.params.schema import outputs_of

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from finetune.cli import settle_task
 from finetune.core.console import progress, quiet_libraries, say, start
 from finetune.core.errors import DataError, Fault
 from finetune.core.outputs import claimed, clear
@@ -21,6 +20,7 @@ from finetune.data.mltable import read_mltable
 from finetune.data.readers import read_table
 from finetune.data.table import Audit, Row, StoredRows
 from finetune.data.values import hashes
+from finetune.distributed.settlement import settle_task
 from finetune.models.stored import intact, sums
 from finetune.params.datapreprocess import PREPROCESSED, DataFiles
 from finetune.params.schema import outputs_of

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeGuard
 
 from finetune import __version__
-from finetune.cli import settle_task
 from finetune.core.console import quiet_libraries, say, start
 from finetune.core.errors import Fault, HandoffError
 from finetune.core.launch import adopt_launcher, found_group_of_one, is_main_process, world_size
@@ -23,7 +22,7 @@ from finetune.data.folders import Preprocessed, SelectedModel, Trained
 from finetune.distributed import preemption
 from finetune.distributed.failure import joined
 from finetune.distributed.hangs import pulse
-from finetune.distributed.settlement import Settled, check_model
+from finetune.distributed.settlement import Settled, check_model, settle_task
 from finetune.export import export
 from finetune.models.memory import keep_freed_memory
 from finetune.models.stored import intact, sums

@@ -1,4 +1,4 @@
-"""Settle what a command line means: parse it, take in its preset and DeepSpeed config, and ask every rule.
+"""Settle what a command line means: its task, its words, its preset and DeepSpeed config, and what every rule says.
 
 This is the one place where that is decided: for a component that runs, for `finetune check` and `finetune pipeline`.
 """
@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
-from finetune.core.errors import ParameterError, UnsupportedError
+from finetune.core.errors import Fault, ParameterError, UnsupportedError
 from finetune.core.types import Json
 from finetune.core.world import World
 from finetune.distributed import onnx_runtime, zero_config, zero_schema
 from finetune.params.case import Case, ModelFacts
+from finetune.params.components import TASKS
 from finetune.params.finetune import FinetuneParams
 from finetune.params.presets import with_preset
 from finetune.params.provenance import Derived
 from finetune.params.rules import errors, notes
-from finetune.params.schema import missing_of, overlaps_of, parse
+from finetune.params.schema import did_you_mean, missing_of, overlaps_of, parse
 
 P = TypeVar("P")
 
@@ -30,6 +31,34 @@ class Settled(Generic[P]):
     given: tuple[Derived, ...]  # by a preset, a DeepSpeed config, or for lack of an engine
     deepspeed: Json | None  # the config; None without DeepSpeed
     notes: tuple[str, ...]  # what has no effect
+
+
+def settle_task(argv: list[str], component: str, module: str, world: World | None = None) -> tuple[str, Settled[Any]]:
+    """Take `--task NAME` out of the words and settle the rest as the command line of that task's component.
+
+    The world is this one where none is given: the component begins now, and its inputs have to be there. Without
+    --task, --help shows the first task. Raises: ParameterError or UnsupportedError.
+    """
+    begins_now = world is None
+    world = world or World.here()
+    words = [word for pair in argv for word in (pair.split("=", 1) if pair.startswith("--task=") else [pair])]
+    task, rest = None, words
+    if "--task" in words[:-1]:
+        at = words.index("--task")
+        task, rest = words[at + 1], words[:at] + words[at + 2 :]
+    if task in TASKS:
+        return task, _settle(task, rest, component, module, world, begins_now)
+    first = next(iter(TASKS))
+    faults = [Fault("--task is missing" if task is None else f"unknown task {task!r}{did_you_mean(task, list(TASKS))}")]
+    try:
+        _settle(first, rest, component, module, world, begins_now)
+    except (ParameterError, UnsupportedError) as error:
+        faults += error.faults
+    raise ParameterError(Fault(faults[0].what, fix=f"--task {' | '.join(TASKS)}"), *faults[1:])
+
+
+def _settle(task: str, words: list[str], component: str, module: str, world: World, begins_now: bool) -> Settled[Any]:
+    return settle(vars(TASKS[task])[component], words, world, f"python -m {module} --task {task}", begins_now)
 
 
 def settle(

@@ -4,7 +4,7 @@ from transformers import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING, AutoModelForTok
 
 from finetune.tasks.answering import by_forward
 from finetune.tasks.task import Card, Data, Decoding, Model, Published, Report, Scoring, Serving, Task
-from finetune.tasks.token_classification import rows, tags, weights, windows
+from finetune.tasks.token_classification import objective, rows, tags, windows
 
 if is_torch_available():  # a model in OpenVINO is served without
     from finetune.tasks.token_classification import heads
@@ -23,7 +23,7 @@ for token, word in enumerate(inputs.word_ids(0)):
 WORDS, NUMBERS = {"type": "array", "items": {"type": "string"}}, {"type": "array", "items": {"type": "double"}}
 
 INPUTS = frozenset({"input_ids", "attention_mask", "token_type_ids"})
-OBJECTIVE = weights.objective()
+OBJECTIVE = objective.objective()
 
 TASK = Task(
     name="token_classification",
@@ -57,7 +57,7 @@ TASK = Task(
         adopt=windows.adopt,
     ),
     objective=OBJECTIVE,
-    weigh=weights.weigh,
+    weigh=objective.weigh,
     answer=by_forward(INPUTS, OBJECTIVE, tags.reduce),
     reduce=tags.reduce,
     decoding=Decoding(

@@ -6,7 +6,7 @@ import torch
 from datasets import Dataset, concatenate_datasets
 
 from finetune.params.finetune import TokenClassificationParams
-from finetune.tasks.token_classification import weights as tc_weights
+from finetune.tasks.token_classification import objective as tc_objective
 from finetune.tasks.token_classification.windows import IGNORED
 from tests.tasks.token_classification.conftest import state
 
@@ -24,17 +24,17 @@ def params(value: str) -> TokenClassificationParams:
 
 
 def test_words_are_counted_by_class() -> None:
-    assert tc_weights.class_counts(windows(), 4).tolist() == [1, 0, 5, 0]
+    assert tc_objective.class_counts(windows(), 4).tolist() == [1, 0, 5, 0]
 
 
 def test_balanced_weights_make_classes_count_alike() -> None:
-    weights = tc_weights.balanced(np.array([1, 0, 5, 0]))
+    weights = tc_objective.balanced(np.array([1, 0, 5, 0]))
     assert weights.tolist() == pytest.approx([6 / (2 * 1), 1, 6 / (2 * 5), 1])
 
 
 @pytest.mark.parametrize(("value", "power"), [("balanced", 1.0), ("sqrt", 0.5)])
 def test_weighed(value: str, power: float) -> None:
-    objective, (derived,) = tc_weights.weigh(params(value), state(), windows())
+    objective, (derived,) = tc_objective.weigh(params(value), state(), windows())
     batch = {"labels": torch.tensor(LABELS[1])[None]}
     assert objective.items(batch).tolist() == pytest.approx([2 * 0.6**power + 3**power])
     assert derived.name == "class_weights"
@@ -43,5 +43,5 @@ def test_weighed(value: str, power: float) -> None:
 
 
 def test_none_by_default() -> None:
-    objective, derived = tc_weights.weigh(params("none"), state(), windows())
+    objective, derived = tc_objective.weigh(params("none"), state(), windows())
     assert derived == [] and objective.items({"labels": torch.tensor(LABELS[1])[None]}).tolist() == [3]
