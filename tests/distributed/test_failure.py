@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from torch.distributed import PrefixStore, TCPStore
 
+from finetune.core import timing
 from finetune.core.errors import HandoffError, PeerError
 from finetune.distributed import channel
+from finetune.distributed.failure import keep_watch
 from tests.conftest import finetune_words
 from tests.forking import Forks
 from tests.launching import Launched, launch, port
@@ -252,3 +254,12 @@ def test_a_port_that_is_taken(prepared: Path, tmp_path: Path) -> None:
         run = launch(tmp_path, finetune_words(prepared, tmp_path), "alone", **variables)
         assert run.codes(60) == [PeerError.exit_code]
     assert f"127.0.0.1:{taken}" in run.said() and "Traceback" not in run.said()
+
+
+def test_a_machine_that_is_gone_is_noticed_while_progress_is_sent() -> None:
+    """The kernel's probes are for quiet connections: test_machines.py cuts a wire, this holds the arguments."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as connection:
+        keep_watch(connection)
+        unacknowledged = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) / 1000
+        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    assert 0 < timing.PULSE + unacknowledged <= 25

@@ -62,16 +62,16 @@ def limited(*arguments):
 batch_search.fits = limited
 run.main(sys.argv[1:])
 """
-ROOM = 250  # MiB. Going backward, a window takes up to five activations of 16: 160 for two windows, 320 for four
+ROOM = 500  # MiB. Going backward, a window takes up to five activations of 32: 320 for two windows, 640 for four
 ASKED = 8
 
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of which one activation takes 16 MiB for each window, and data for it."""
+    """A model of which one activation takes 32 MiB for each window, and data for it."""
     folder = tmp_path_factory.mktemp("wide")
     (folder / "tiny").mkdir()
-    model = build_tiny_model(folder / "tiny", num_hidden_layers=1, intermediate_size=2**15)
+    model = build_tiny_model(folder / "tiny", num_hidden_layers=1, intermediate_size=2**16)
     return prepare(folder, model, counts=(24, 3, 3), max_seq_length=128, doc_stride=32)
 
 

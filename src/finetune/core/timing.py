@@ -11,7 +11,8 @@ SEEN_POLL = 0.5  # between two looks at that folder: each is a request over the 
 # How its processes end together (distributed/failure.py)
 CONNECT = 30.0  # for a connection to the main process, which is listening before it says where, and for its welcome
 GREETING = 10.0  # for whoever connects to the main process to show that it is of the run: one packet, sent at once
-KEEPALIVE = (10, 5, 3)  # quiet before the kernel probes, between probes, number of probes: lost after 10 + 5 x 3 = 25
+KEEPALIVE = (10, 5, 3)  # quiet before the kernel probes, between probes, number of probes
+ACKNOWLEDGED = 15.0  # for the other machine's kernel to take what was sent: a PULSE later lost, so after 10 + 15 = 25
 KNOWN = 2.5  # for word of a lost process: a collective may fail before it is known whom it has lost
 HURRIED = 0.5  # for word of what a SIGTERM follows from: launchers end all processes when one has failed
 LEAVE = 5.0  # for a process to end by itself once another is lost; 25 + 5 keep to the 30 that are promised

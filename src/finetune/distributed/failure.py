@@ -172,11 +172,7 @@ class Peers:
 
     def _follow(self, peer: Channel, other: int, host: str) -> None:
         """Follow the other process until it says that it is done, tells of an ending, or is lost."""
-        peer.connection.settimeout(None)
-        peer.connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a machine without power closes nothing
-        options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
-        for option, value in zip(options, timing.KEEPALIVE, strict=True):
-            peer.connection.setsockopt(socket.IPPROTO_TCP, option, value)
+        keep_watch(peer.connection)
         self.hosts[other] = host
         self.told.setdefault(other, replace(pulse.state(), rank=other))  # it is here; it may never say a word
         ending = Ending(other, host)
@@ -229,6 +225,19 @@ class Peers:
     def _send(peer: Channel, message: bytes) -> None:
         with contextlib.suppress(OSError):
             peer.send(message)
+
+
+def keep_watch(connection: socket.socket) -> None:
+    """Let the kernel close a connection to a machine that is gone, which closes nothing.
+
+    Its probes go out where nothing is sent; where something is, as progress is all the time, it waits for that to be
+    taken, by its own default for a quarter of an hour.
+    """
+    connection.settimeout(None)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
+    for option, value in zip(options, (*timing.KEEPALIVE, int(1000 * timing.ACKNOWLEDGED)), strict=True):
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 @contextmanager
