@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -112,7 +113,7 @@ def _served(folder: Path, rows: Sequence[Row], task: Task[State], device: torch.
     import pandas as pd
 
     records = pd.DataFrame([task.serving.request(row) for row in rows])
-    with _served_on(device):
+    with _served_on(device), _no_byte_code():
         # What it is to be served with are the versions of this process: MLflow needn't compare them.
         model = mlflow.pyfunc.load_model(str(folder), model_config=UNLIMITED, suppress_warnings=True)
     served: list[Json] = model.predict(records).to_dict("records")
@@ -130,6 +131,16 @@ def _served_on(device: torch.device) -> Iterator[None]:
         os.environ.pop(SERVED_ON)
         if asked is not None:
             os.environ[SERVED_ON] = asked
+
+
+@contextmanager
+def _no_byte_code() -> Iterator[None]:
+    """Let the code of a model be imported without a trace: byte code in its folder would name this machine's paths."""
+    wanted, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = wanted
 
 
 def differences(
