@@ -108,7 +108,7 @@ def watched_forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     ("task", "kind", "watched"),
     [
         ("question_answering", "read-only", False),
-        ("token_classification", "gone", False),
+        pytest.param("token_classification", "gone", False, marks=pytest.mark.thorough),
         ("token_classification", "clean", True),
         pytest.param("question_answering", "clean", True, marks=pytest.mark.thorough),
     ],

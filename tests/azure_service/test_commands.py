@@ -86,6 +86,7 @@ def test_register_twice(azure: Service, capsys: pytest.CaptureFixture[str], rele
     assert (json.dumps(azure.resources), azure.blobs.uploads) == (before, uploads)
 
 
+@pytest.mark.thorough
 def test_register_in_a_registry_twice(azure: Service, capsys: pytest.CaptureFixture[str], release: Release) -> None:
     """All names what it needs by its place in the registry, where its code is too; then nothing is sent."""
     words = ["--registry", REGISTRY]

@@ -78,6 +78,7 @@ def test_spread(count: int, most: int, found: list[int]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_memory_of_a_process_that_has_nothing_else(tmp_path: Path) -> None:
     """A model with 100 MB more of weights takes about that much more."""
     from transformers import BertConfig, BertForQuestionAnswering

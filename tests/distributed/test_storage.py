@@ -90,6 +90,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_save(
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
+@pytest.mark.thorough
 def test_a_mounted_folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes whose output folder has no locks, no links, no renames from or to the outside, and takes nothing
     from the second one. It has a checkpoint of an earlier run."""

@@ -33,12 +33,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 TASKS = ("question_answering", "token_classification")
-# How a setting draws its numbers has nothing to do with what the rows are: those of few windows are enough.
-CELLS = [
-    pytest.param(task, name, marks=[] if task == "token_classification" or name == "again" else [pytest.mark.thorough])
-    for task in TASKS
-    for name in SETTINGS
-]
+TWO_AT_ONCE = {"evaluated after every step by workers", "one checkpoint kept", "deterministic with two workers"}
+TWO_AT_ONCE |= {"deterministic, evaluated after every step", "evaluated after every other step"}
+
+
+def marks(task: str, name: str) -> list[pytest.MarkDecorator]:
+    """How a setting draws its numbers has nothing to do with what the rows are: those of few windows are enough."""
+    usual = name == "again" or (task == "token_classification" and name not in TWO_AT_ONCE)
+    return [] if usual else [pytest.mark.thorough]
+
+
+CELLS = [pytest.param(task, name, marks=marks(task, name)) for task in TASKS for name in SETTINGS]
 
 
 @pytest.fixture(scope="module", params=TASKS)

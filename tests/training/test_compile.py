@@ -23,6 +23,7 @@ print("compiled", counters["stats"]["unique_graphs"])
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_compiled(forks: Forks, tmp_path: Path) -> None:
     """Without dropout, whose random numbers are others when compiled."""
     try:
