@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -34,17 +35,11 @@ def names(*of: str) -> list[dict[str, str]]:
 
 
 def waiting(batches: MicroBatches[str, str], count: int) -> None:
-    with batches.changed:
-        assert batches.changed.wait_for(lambda: len(batches.waiting) == count, 0) or _polled(batches, count)
-
-
-def _polled(batches: MicroBatches[str, str], count: int) -> bool:
-    """A request that comes tells nobody, so that its waiting is looked for."""
-    for _ in range(100 * SECONDS):
-        if len(batches.waiting) == count:
-            return True
-        batches.changed.wait(0.01)
-    return False
+    """Return once so many requests wait. One that comes tells nobody, so that it is looked for."""
+    until = time.monotonic() + SECONDS
+    while len(batches.waiting) != count:
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_those_that_wait_are_computed_together() -> None:
