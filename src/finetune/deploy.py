@@ -8,7 +8,7 @@ are both, of ours.
 """
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING
 
 from finetune.azure.service import batch, connection, deployment
 from finetune.azure.words import Line, read_line
@@ -16,6 +16,9 @@ from finetune.core.console import say, start
 from finetune.core.errors import Fault, ParameterError
 from finetune.core.process import run_main
 from finetune.core.types import Json
+
+if TYPE_CHECKING:
+    from azure.ai.ml import MLClient
 
 USAGE = f"""usage: finetune deploy MODEL --endpoint NAME [--cpu-image | --batch] [--name NAME] [--dry-run]
 
@@ -67,7 +70,7 @@ def main(argv: list[str]) -> None:
         serve_requests(client, planned, place, request)
 
 
-def serve_files(client: Any, planned: deployment.Deployment, place: connection.Place, request: Json) -> None:
+def serve_files(client: "MLClient", planned: deployment.Deployment, place: connection.Place, request: Json) -> None:
     """Make the batch endpoint and its deployment, and say how it is used."""
     from finetune.results.limits import SERVING_CONFIG, UNLIMITED
 
@@ -80,7 +83,7 @@ def serve_files(client: Any, planned: deployment.Deployment, place: connection.P
         say(command)
 
 
-def serve_requests(client: Any, planned: deployment.Deployment, place: connection.Place, request: Json) -> None:
+def serve_requests(client: "MLClient", planned: deployment.Deployment, place: connection.Place, request: Json) -> None:
     """Make the endpoint and its deployment, and ask it."""
     say(f"endpoint {planned.endpoint}: {state(deployment.make_endpoint(client, planned))}")
     say(f"deployment {planned.name}: {state(deployment.make_deployment(client, planned))}")

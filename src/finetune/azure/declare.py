@@ -7,7 +7,6 @@ finetune declare --check    fail if one of them is not what the parameters say
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from finetune import __version__
 from finetune.azure import environments
@@ -205,7 +204,7 @@ def dump(value: Json) -> str:
     class Dumper(yaml.SafeDumper):
         pass
 
-    def scalar(dumper: Any, text: str) -> Any:
+    def scalar(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
         return dumper.represent_scalar(
             "tag:yaml.org,2002:str", text, style=">" if text.startswith("python -m ") else None
         )

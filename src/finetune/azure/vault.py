@@ -2,13 +2,16 @@
 
 import logging
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from finetune.azure.service.connection import attempts
 from finetune.core import timing
 from finetune.core.errors import Fault, ServiceError, UnsupportedError, first_line
 from finetune.core.types import Json
+
+if TYPE_CHECKING:
+    from azure.core.rest import HttpResponse
 
 API_VERSION = "7.4"
 RETRIES = 3  # where nothing answers, or an error of the vault's own: some seconds in all
@@ -63,7 +66,7 @@ def read_secret(address: str) -> str:
     return token
 
 
-def _ask(address: str) -> Any:
+def _ask(address: str) -> "HttpResponse":
     """Return the vault's answer. Raises: AzureError."""
     from azure.core import PipelineClient
     from azure.core.pipeline.policies import BearerTokenCredentialPolicy, RetryPolicy
@@ -86,7 +89,7 @@ def _object(value: object) -> Json:
     return value if isinstance(value, dict) else {}
 
 
-def _answer(response: Any) -> Json:
+def _answer(response: "HttpResponse") -> Json:
     try:
         return _object(response.json())
     except ValueError:

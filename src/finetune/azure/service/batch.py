@@ -1,18 +1,21 @@
 """A finetuned model as a batch endpoint of Azure ML: jobs that answer each row of the CSV files of a folder."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from finetune.azure.service.connection import Place, explained
 from finetune.azure.service.deployment import Deployment, put_endpoint, wait
 from finetune.core import timing
 from finetune.core.errors import Fault, StepError
 
+if TYPE_CHECKING:
+    from azure.ai.ml import MLClient
+
 FILES_AT_A_TIME = 10  # mini_batch_size, as in the public examples
 PREDICTIONS = "predictions.csv"
 
 
-def make_endpoint(client: Any, planned: Deployment) -> bool:
+def make_endpoint(client: "MLClient", planned: Deployment) -> bool:
     """Make the endpoint unless it is there; return whether it is new."""
     from azure.ai.ml.entities import BatchEndpoint
     from azure.core.exceptions import ResourceNotFoundError
@@ -26,7 +29,7 @@ def make_endpoint(client: Any, planned: Deployment) -> bool:
             return True
 
 
-def make_deployment(client: Any, planned: Deployment, variables: Mapping[str, str]) -> bool:
+def make_deployment(client: "MLClient", planned: Deployment, variables: Mapping[str, str]) -> bool:
     """Deploy the model, in an environment with the variables, unless that is done; return whether it is new.
 
     Raises: StepError if it fails.
@@ -66,7 +69,7 @@ def make_deployment(client: Any, planned: Deployment, variables: Mapping[str, st
     return True
 
 
-def make_default(client: Any, planned: Deployment) -> None:
+def make_default(client: "MLClient", planned: Deployment) -> None:
     """Let the deployment answer what is sent to the endpoint."""
     with explained(f"batch endpoint {planned.endpoint}"):
         endpoint = client.batch_endpoints.get(planned.endpoint)

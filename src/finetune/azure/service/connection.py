@@ -8,10 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from textwrap import shorten
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from finetune.core.errors import Fault, ParameterError, ServiceError, UnsupportedError, first_line
 from finetune.params.schema import did_you_mean
+
+if TYPE_CHECKING:
+    from azure.ai.ml import MLClient
+    from azure.core.credentials import TokenCredential
 
 # option -> the variable that Azure ML sets on its own machines
 WORKSPACE = {
@@ -64,7 +68,7 @@ def find_place(options: Mapping[str, str]) -> tuple[Place, list[Fault]]:
     return Place(*values.values()), []
 
 
-def connect(place: Place) -> tuple[Any, Place]:
+def connect(place: Place) -> tuple["MLClient", Place]:
     """Return azure-ai-ml's client of the place, and the place.
 
     Raises: UnsupportedError without azure-ai-ml, ParameterError without a workspace or registry of that name,
@@ -108,7 +112,7 @@ def require_azure() -> None:
     warnings.filterwarnings("ignore", module=r"azure\.|marshmallow\.")
 
 
-def _client_of_config(credential: object) -> Any:
+def _client_of_config(credential: "TokenCredential") -> "MLClient":
     """Return the client of the workspace in the config.json that azure-ai-ml finds. Raises: ParameterError."""
     from azure.ai.ml import MLClient
     from azure.ai.ml.exceptions import ValidationException
@@ -120,7 +124,7 @@ def _client_of_config(credential: object) -> Any:
         raise ParameterError(Fault("no workspace is given", why=first_line(error), fix=fix)) from None
 
 
-def require_compute(client: Any, name: str) -> None:
+def require_compute(client: "MLClient", name: str) -> None:
     """Raise ParameterError if the workspace has no compute of that name."""
     require("compute", name, lambda: client.compute.get(name), lambda: [each.name for each in client.compute.list()])
 

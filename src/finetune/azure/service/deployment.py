@@ -11,7 +11,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -23,6 +23,12 @@ from finetune.core.console import say
 from finetune.core.errors import Fault, ModelError, ParameterError, StepError
 from finetune.core.types import Json
 from finetune.params.schema import did_you_mean
+
+if TYPE_CHECKING:
+    from azure.ai.ml import MLClient
+    from azure.ai.ml.entities import BatchEndpoint, OnlineEndpoint
+    from azure.ai.ml.operations import BatchEndpointOperations, OnlineEndpointOperations
+    from azure.core.polling import LROPoller
 
 # Job, output, and a folder of it. A name ends at a "/" and nowhere else, so that a wrong one is refused at once.
 OF_A_RUN = re.compile(r"azureml://jobs/([\w-]+)/outputs/(\w+)(?:/paths(?:/(\w[\w.-]*(?:/\w[\w.-]*)*)?/?)?)?")
@@ -105,7 +111,7 @@ def refuse_other_folder(folder: Path) -> None:
         raise ModelError(Fault(f"{folder} can't be served and asked", why=why, fix=fix))
 
 
-def find_request(client: Any, planned: Deployment) -> Json:
+def find_request(client: "MLClient", planned: Deployment) -> Json:
     """Return the model's own example, in the form that Azure ML's scoring script takes.
 
     Raises: ParameterError if the run or its output isn't there, ModelError if that is not a model with an example.
@@ -122,7 +128,7 @@ def find_request(client: Any, planned: Deployment) -> Json:
         return request_of(Path(folder) / REQUEST)
 
 
-def _fetch(client: Any, job: str, output: str, file: str, folder: str) -> None:
+def _fetch(client: "MLClient", job: str, output: str, file: str, folder: str) -> None:
     """Download one file of an output: jobs.download would bring the weights too."""
     from azure.ai.ml._artifacts._artifact_utilities import download_artifact_from_aml_uri
 
@@ -139,7 +145,7 @@ def request_of(example: Path) -> Json:
     return {"input_data": json.loads(example.read_text(encoding="utf-8"))["dataframe_split"]}
 
 
-def register_model(client: Any, planned: Deployment) -> bool:
+def register_model(client: "MLClient", planned: Deployment) -> bool:
     """Register the model unless it is there; return whether it is new."""
     from azure.ai.ml.entities import Model
     from azure.core.exceptions import ResourceNotFoundError
@@ -156,7 +162,7 @@ def register_model(client: Any, planned: Deployment) -> bool:
             return True
 
 
-def make_endpoint(client: Any, planned: Deployment) -> bool:
+def make_endpoint(client: "MLClient", planned: Deployment) -> bool:
     """Make the endpoint unless it is there; return whether it is new."""
     from azure.ai.ml.entities import ManagedOnlineEndpoint
     from azure.core.exceptions import ResourceNotFoundError
@@ -170,14 +176,16 @@ def make_endpoint(client: Any, planned: Deployment) -> bool:
             return True
 
 
-def put_endpoint(operations: Any, endpoint: Any) -> None:
+def put_endpoint(
+    operations: "OnlineEndpointOperations | BatchEndpointOperations", endpoint: "OnlineEndpoint | BatchEndpoint"
+) -> None:
     """Make or change an endpoint, by azure-ai-ml's operations of its kind. Raises: StepError if that fails."""
     what = f"endpoint {endpoint.name}"
     if failed := wait(operations.begin_create_or_update(endpoint), what):
         raise StepError(Fault(f"{what} failed", why="\n".join(failed)))
 
 
-def make_deployment(client: Any, planned: Deployment) -> bool:
+def make_deployment(client: "MLClient", planned: Deployment) -> bool:
     """Deploy the model unless that is done; return whether it is new. Raises: StepError, with its log, if it fails."""
     from azure.ai.ml.entities import DefaultScaleSettings, ManagedOnlineDeployment
     from azure.core.exceptions import ResourceNotFoundError
@@ -222,7 +230,7 @@ def own_image(planned: Deployment) -> Json:
     }
 
 
-def wait(poller: Any, what: str) -> list[str]:
+def wait(poller: "LROPoller[object]", what: str) -> list[str]:
     """Wait for what the service makes, with a sign of life now and then; return why it was not made."""
     from azure.core.exceptions import HttpResponseError
 
@@ -237,7 +245,7 @@ def wait(poller: Any, what: str) -> list[str]:
     return []
 
 
-def _log(client: Any, planned: Deployment) -> list[str]:
+def _log(client: "MLClient", planned: Deployment) -> list[str]:
     """Return the end of a deployment's log; nothing where its container never started."""
     from azure.core.exceptions import AzureError
 
@@ -248,7 +256,7 @@ def _log(client: Any, planned: Deployment) -> list[str]:
     return ["the end of its log:", *(f"    {line}" for line in log.splitlines()[-LOG_LINES_SHOWN:])]
 
 
-def give_traffic(client: Any, planned: Deployment) -> None:
+def give_traffic(client: "MLClient", planned: Deployment) -> None:
     """Send every request to the endpoint to the deployment."""
     with explained(f"endpoint {planned.endpoint}"):
         endpoint = client.online_endpoints.get(planned.endpoint)
@@ -257,14 +265,14 @@ def give_traffic(client: Any, planned: Deployment) -> None:
             put_endpoint(client.online_endpoints, endpoint)
 
 
-def others(client: Any, planned: Deployment) -> list[str]:
+def others(client: "MLClient", planned: Deployment) -> list[str]:
     """Return the names of the endpoint's other deployments, of earlier models."""
     with explained(f"endpoint {planned.endpoint}"):
         names = [each.name for each in client.online_deployments.list(planned.endpoint)]
     return [name for name in names if name != planned.name]
 
 
-def ask(client: Any, planned: Deployment, request: Json) -> str:
+def ask(client: "MLClient", planned: Deployment, request: Json) -> str:
     """Send a request to the deployment, and return its answer."""
     with tempfile.TemporaryDirectory() as folder, explained(f"a request to {planned.endpoint}"):
         file = Path(folder) / "request.json"

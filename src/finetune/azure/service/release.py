@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import yaml
 
@@ -14,6 +14,10 @@ from finetune.azure import snapshot
 from finetune.azure.service.connection import explained
 from finetune.core.errors import Fault, ParameterError
 from finetune.core.types import Json
+
+if TYPE_CHECKING:
+    from azure.ai.ml import MLClient
+    from azure.ai.ml.entities import Component, Environment
 
 DIGITS = 12
 ENVIRONMENT = "environment.yaml"  # in a folder with its Dockerfile; it has no name, since components take it inline
@@ -96,7 +100,7 @@ def _digest(root: Path, paths: list[Path]) -> str:
     return content.hexdigest()
 
 
-def register(client: Any, release: Release, registry: str = "") -> Iterator[tuple[Asset, bool]]:
+def register(client: "MLClient", release: Release, registry: str = "") -> Iterator[tuple[Asset, bool]]:
     """Register what isn't there, and yield each asset with whether it is new. Raises: ServiceError."""
     from azure.core.exceptions import ResourceNotFoundError
 
@@ -112,7 +116,7 @@ def register(client: Any, release: Release, registry: str = "") -> Iterator[tupl
         yield asset, new
 
 
-def _entity(asset: Asset, release: Release, registry: str) -> Any:
+def _entity(asset: Asset, release: Release, registry: str) -> "Component | Environment":
     """Return azure-ai-ml's object of the asset, in whose YAML what it needs stands by its registered name."""
     from azure.ai.ml import load_component, load_environment
 

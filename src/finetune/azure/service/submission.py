@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from finetune.azure.pipeline_yaml import Pipeline, unfit_for_azure
 from finetune.azure.plan import pipeline_inputs
@@ -18,6 +18,10 @@ from finetune.core.console import say
 from finetune.core.errors import Fault, ParameterError, StepError
 from finetune.core.outputs import Output, bring_in, clear
 from finetune.params.schema import LOCAL_OR_HUB, to_text
+
+if TYPE_CHECKING:
+    from azure.ai.ml import MLClient
+    from azure.ai.ml.entities import Job, PipelineJob
 
 ELSEWHERE = ("azureml:", "https://", "wasbs://", "abfss://")  # addresses that Azure ML reads itself
 SERVERLESS = "serverless"
@@ -45,7 +49,9 @@ def settle_inputs(pipeline: Pipeline, values: Mapping[str, str], compute: str = 
 _FILES = {"huggingface_id": "--set pytorch_model_path=FOLDER", "dataset_name": "--set train_file_path=FILE"}
 
 
-def build(pipeline: Pipeline, inputs: Mapping[str, str], compute: str = SERVERLESS, experiment: str = "") -> Any:
+def build(
+    pipeline: Pipeline, inputs: Mapping[str, str], compute: str = SERVERLESS, experiment: str = ""
+) -> "PipelineJob":
     """Return azure-ai-ml's job of the pipeline; nothing is sent. `inputs` are those of settle_inputs."""
     require_azure()
     from azure.ai.ml import Input, dsl, load_component
@@ -74,7 +80,7 @@ def build(pipeline: Pipeline, inputs: Mapping[str, str], compute: str = SERVERLE
     return built
 
 
-def send(client: Any, job: Any, inputs: Mapping[str, str]) -> Any:
+def send(client: "MLClient", job: "PipelineJob", inputs: Mapping[str, str]) -> "Job":
     """Send the job, and return what Azure ML calls it. Raises: ParameterError for a compute that isn't there."""
     computes = {text for name, text in inputs.items() if name.startswith("compute_")} | {job.settings.default_compute}
     for name in sorted({text.removeprefix("azureml:") for text in computes} - {SERVERLESS}):
@@ -83,7 +89,7 @@ def send(client: Any, job: Any, inputs: Mapping[str, str]) -> Any:
         return client.jobs.create_or_update(job)
 
 
-def follow(client: Any, name: str) -> None:
+def follow(client: "MLClient", name: str) -> None:
     """Show the run until it has ended. Raises: StepError, with the end of each failed step's log, if it has failed."""
     from azure.ai.ml.exceptions import JobException
 
@@ -105,7 +111,7 @@ def follow(client: Any, name: str) -> None:
     raise StepError(*failed, Fault(f"the run {name} {str.lower(job.status)}", str(job.studio_url), why, fix))
 
 
-def _ended(client: Any, name: str) -> Any:
+def _ended(client: "MLClient", name: str) -> "Job":
     """Return the job once Azure ML says that it has ended, which its log can be ahead of."""
     until = time.monotonic() + timing.JOB_SETTLED
     job = client.jobs.get(name)
@@ -124,7 +130,7 @@ def _message(text: str) -> str:
         return text
 
 
-def _failed_steps(client: Any, name: str) -> list[Any]:
+def _failed_steps(client: "MLClient", name: str) -> list["Job"]:
     """Return the steps that failed; of a pipeline in the pipeline those in it."""
     from azure.core.exceptions import ResourceNotFoundError
 
@@ -136,7 +142,7 @@ def _failed_steps(client: Any, name: str) -> list[Any]:
     return [step for child in failed for step in _failed_steps(client, child.name) or [child]]
 
 
-def _step_fault(client: Any, child: Any) -> Fault:
+def _step_fault(client: "MLClient", child: "Job") -> Fault:
     from azure.core.exceptions import AzureError
 
     why = ""
@@ -148,7 +154,7 @@ def _step_fault(client: Any, child: Any) -> Fault:
     return Fault(f"{child.display_name or child.name} failed", str(child.studio_url), why)
 
 
-def download(client: Any, name: str, output: Output) -> None:
+def download(client: "MLClient", name: str, output: Output) -> None:
     """Bring a run's outputs into a claimed folder, in place of what an earlier download left there."""
     with tempfile.TemporaryDirectory(prefix=".download-", dir=output.folder) as staged, explained("downloading"):
         for pattern in output.names:
