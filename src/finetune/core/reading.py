@@ -20,7 +20,7 @@ T = typing.TypeVar("T")
 JSON_BYTES, YAML_BYTES = 2**28, 2**18  # of a file; a second reads 50 MB of JSON, and 0.1 MB of YAML
 YAML_NODES = 100_000  # values, each counted wherever an alias repeats it
 WHOLE = 2**63  # a whole number is smaller
-_KINDS: dict[Any, tuple[type | UnionType, str]] = {
+_KINDS: dict[object, tuple[type | UnionType, str]] = {
     str: (str, "text"),
     bool: (bool, "true or false"),
     int: (int, "a whole number"),
@@ -58,7 +58,7 @@ def plain_text(path: Path, most: int = JSON_BYTES) -> str:
         raise Unreadable(first_line(error)) from None
 
 
-def each_once(pairs: list[tuple[str, Any]]) -> Json:
+def each_once(pairs: list[tuple[str, object]]) -> Json:
     """Return the object of these keys and values. Raises: ValueError if a key is there twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -68,12 +68,12 @@ def each_once(pairs: list[tuple[str, Any]]) -> Json:
     return found
 
 
-def json_object(path: Path, of_pairs: Callable[[list[tuple[str, Any]]], Json] = each_once) -> Json:
+def json_object(path: Path, of_pairs: Callable[[list[tuple[str, object]]], Json] = each_once) -> Json:
     """Return the object of a JSON file. Raises: Unreadable."""
     return object_of(plain_text(path), of_pairs)
 
 
-def object_of(text: str, of_pairs: Callable[[list[tuple[str, Any]]], Json] = each_once) -> Json:
+def object_of(text: str, of_pairs: Callable[[list[tuple[str, object]]], Json] = each_once) -> Json:
     """Return the object that JSON text is. Raises: Unreadable."""
     try:
         value = json.loads(text, object_pairs_hook=of_pairs)
@@ -147,7 +147,7 @@ def _other_keys(value: object) -> Iterator[tuple[object]]:
         yield from _other_keys(part)
 
 
-def misfit(value: object, kind: Any, name: str) -> str:
+def misfit(value: object, kind: object, name: str) -> str:
     """Return what is wrong with a value of a file that should be of this type; "" if nothing is.
 
     Types are those of JSON, lists, dicts, unions, dataclasses, which know all of their keys, and TypedDicts, which may
@@ -182,7 +182,7 @@ def made(record: Callable[..., T], values: object, name: str) -> T:
         raise Unreadable(f"{name}: {error}") from None
 
 
-def _misfit_scalar(value: object, kind: Any, name: str) -> str:
+def _misfit_scalar(value: object, kind: object, name: str) -> str:
     if kind is Any:
         return ""
     wanted, text = _KINDS[kind]

@@ -5,7 +5,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict
+from typing import TYPE_CHECKING, BinaryIO, TypedDict
 
 from finetune.core.errors import DataError, Fault, first_line
 from finetune.core.reading import misfit
@@ -90,7 +90,7 @@ def _class_names(features: Json) -> dict[str, list[str]]:
 def _with_names(row: Row, names: dict[str, list[str]]) -> Row:
     """Return the row with its classes by name; -1 is datasets' word for none."""
 
-    def named(value: Any, of: list[str]) -> Any:
+    def named(value: object, of: list[str]) -> object:
         if isinstance(value, list):
             return [named(one, of) for one in value]
         if not isinstance(value, int):

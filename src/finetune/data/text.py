@@ -143,7 +143,7 @@ def _articles(row: Row) -> list[Row]:
     return articles if found and isinstance(articles, list) else []
 
 
-def _json(text: str, path: Path, line: int) -> Any:
+def _json(text: str, path: Path, line: int) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

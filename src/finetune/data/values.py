@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from math import isnan
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finetune.core.console import progress
 from finetune.core.reading import WHOLE
@@ -103,7 +103,7 @@ def clean(text: str, repairs: list[str]) -> str:
     return cleaned
 
 
-def parsed(text: str, what: str) -> Any:
+def parsed(text: str, what: str) -> object:
     """Return the value of JSON, or of the repr that pandas writes into a CSV: {'text': array(['a'], dtype=object), …}.
 
     Raises: Unusable if it is neither, or has an ellipsis for what was left out.

@@ -60,7 +60,7 @@ def read(path: Path) -> Json:
     """
     from deepspeed.runtime.config_utils import dict_raise_error_on_duplicate_keys
 
-    def block(pairs: list[tuple[str, Any]]) -> Json:
+    def block(pairs: list[tuple[str, object]]) -> Json:
         return {key: value for key, value in dict_raise_error_on_duplicate_keys(pairs).items() if value is not None}
 
     try:
@@ -103,7 +103,7 @@ def _faults(block: Json, model: "type[BaseModel]", path: tuple[str, ...] = ()) -
     return found
 
 
-def _faults_of_value(value: Any, field: "FieldInfo", path: tuple[str, ...]) -> list[Fault]:
+def _faults_of_value(value: object, field: "FieldInfo", path: tuple[str, ...]) -> list[Fault]:
     """Return the faults of a value, strictly: "3" is not a number. But 5e8 is an integer."""
     from pydantic import TypeAdapter
 
@@ -120,7 +120,7 @@ def _faults_of_value(value: Any, field: "FieldInfo", path: tuple[str, ...]) -> l
     return _said_by(partial(TypeAdapter(kind).validate_json, text, strict=True), path)
 
 
-def _said_by(validate: Callable[[], Any], path: tuple[str, ...]) -> list[Fault]:
+def _said_by(validate: Callable[[], object], path: tuple[str, ...]) -> list[Fault]:
     """Return what pydantic says of a value or a block."""
     from pydantic import ValidationError
 
@@ -138,7 +138,7 @@ def _said_by(validate: Callable[[], Any], path: tuple[str, ...]) -> list[Fault]:
     return found
 
 
-def _new_name(field: "FieldInfo", value: Any) -> str:
+def _new_name(field: "FieldInfo", value: object) -> str:
     """Return what to write in place of a field that DeepSpeed calls deprecated; "" where it does not."""
     said = field.json_schema_extra
     if not isinstance(said, dict) or not said.get("deprecated"):
@@ -211,7 +211,7 @@ class _Asked(UserDict[str, Any]):
         return key in self.data
 
 
-def _kind(default: Any) -> Any:
+def _kind(default: object) -> Any:
     """Return the type of the values that may replace a default, as far as the default tells it."""
     from pydantic import conlist
 
@@ -225,7 +225,7 @@ def _kind(default: Any) -> Any:
     return Any
 
 
-def type_of(block: str, given: Any) -> str | None:
+def type_of(block: str, given: object) -> str | None:
     """Return the type of an optimizer or scheduler block as TYPES spells it; DeepSpeed takes its own in any case."""
     name = str(given.get("type")) if isinstance(given, dict) else ""
     return next((kind for kind in TYPES[block] if kind.lower() == name.lower()), None)

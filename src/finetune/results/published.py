@@ -1,9 +1,8 @@
 """The metrics by the names of Azure's published evaluation component, as its evaluation_config asks for them."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from finetune.core.console import say
 from finetune.core.errors import Fault, ParameterError
@@ -11,7 +10,7 @@ from finetune.core.reading import Unreadable, json_object, misfit, object_of
 from finetune.core.types import Json
 from finetune.params.evaluation import EvaluationParams
 from finetune.params.schema import did_you_mean
-from finetune.tasks.task import Published
+from finetune.tasks.task import Published, S
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Asked:
     options: Json
 
 
-def asked(params: EvaluationParams, published: Published[Any]) -> Asked:
+def asked(params: EvaluationParams, published: Published[S]) -> Asked:
     """Return what evaluation_config and evaluation_config_params ask for, and print what has no effect.
 
     Raises: ParameterError.
@@ -42,7 +41,7 @@ def asked(params: EvaluationParams, published: Published[Any]) -> Asked:
 def _given(params: EvaluationParams) -> Json:
     """Return what the file and the text say, the text last. Raises: ParameterError."""
     file, text = params.evaluation_config, params.evaluation_config_params
-    where, given = f"--evaluation_config {file}", dict[str, Any]()
+    where, given = f"--evaluation_config {file}", Json()
     try:
         given |= json_object(file) if file is not None else {}
         where = f"--evaluation_config_params {text}"
@@ -51,7 +50,7 @@ def _given(params: EvaluationParams) -> Json:
         raise ParameterError(Fault(f"{where} can't be read", why=str(why), fix='{"metrics": ["NAME"]}')) from None
 
 
-def _misfit(given: Json, key: str, kind: Any) -> str:
+def _misfit(given: Json, key: str, kind: object) -> str:
     """Return what is wrong with a value of the config; "" if nothing is."""
     if key not in given or (why := misfit(given[key], kind, key)):
         return "" if key not in given else why
@@ -63,7 +62,7 @@ def _misfit(given: Json, key: str, kind: Any) -> str:
     return ""
 
 
-def _unknown(given: Json, names: Any, published: Published[Any]) -> Iterator[str]:
+def _unknown(given: Json, names: Iterable[str], published: Published[S]) -> Iterator[str]:
     known = ("metrics", *published.options)
     yield from (f"{key!r:.80}{did_you_mean(key, known)}" for key in given if key not in known)
     yield from (

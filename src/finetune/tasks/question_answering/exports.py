@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import TypeGuard
 
 from finetune.core.errors import DataError, Fault
 from finetune.data.table import Audit, Row, Table
@@ -98,7 +98,7 @@ def _holds_spans(table: Table, column: str) -> bool:
     return _is_spans(_value(next((row[column] for row in table.rows if row.get(column)), None)))
 
 
-def _is_spans(value: Any) -> bool:
+def _is_spans(value: object) -> TypeGuard[list[Row]]:
     of = value if isinstance(value, list) else []
     return bool(of) and all(isinstance(span, dict) and {"start", "end", "text"} <= span.keys() for span in of)
 
@@ -111,7 +111,7 @@ def _of_spans(table: Table, column: str, columns: Columns) -> Table:
     cells = [_value(row.get(column)) for row in table.rows]
     label = _label(table.name, [span for cell in cells if _is_spans(cell) for span in cell])
 
-    def answers(cell: Any, row: Row) -> Any:
+    def answers(cell: object, row: Row) -> object:
         if missing(cell):
             return None if missing(row.get("annotator")) else []
         if not _is_spans(cell):
@@ -181,7 +181,7 @@ def _other_column(table: Table, columns: Columns) -> str | None:
 def _of_text(table: Table, column: str, why: str, columns: Columns, as_lists: bool) -> Table:
     """Return the rows with the text of a column as answers, and the offsets of another; empty text at -1 is none."""
 
-    def answers(row: Row) -> Any:
+    def answers(row: Row) -> object:
         text, start = row.get(column), _value(row.get(columns.answer_start_key))
         if missing(text):
             return [] if str(start) in ("-1", "-1.0") else None
@@ -199,7 +199,7 @@ def _of_text(table: Table, column: str, why: str, columns: Columns, as_lists: bo
     return _noted(_of_rows(table, rows, table.numbers), note)
 
 
-def _value(cell: Any) -> Any:
+def _value(cell: object) -> object:
     """Return the object or list that a cell is, or is the text of; other cells as they are."""
     if not (isinstance(cell, str) and cell.lstrip().startswith(_STRUCTURES)):
         return list(cell) if isinstance(cell, tuple) else cell
@@ -209,19 +209,19 @@ def _value(cell: Any) -> Any:
         return cell
 
 
-def _is_object(cell: Any) -> bool:
+def _is_object(cell: object) -> bool:
     value = _value(cell)
     return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(part, dict) for part in value))
 
 
-def _is_plain(cell: Any) -> bool:
+def _is_plain(cell: object) -> bool:
     """Return whether a cell can't be anything but text, or is a list of texts."""
     value = _value(cell)
     texts = value if isinstance(value, list) else [value]
     return any(isinstance(text, str) and not text.lstrip().startswith(_STRUCTURES) for text in texts)
 
 
-def _listed(value: Any) -> list[Any]:
+def _listed(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from finetune.core.reading import misfit
 from finetune.data.table import Audit, Row, StoredRows, Table
@@ -98,14 +98,14 @@ def _text(value: object, reason: str, repairs: list[str]) -> str:
     return clean(value, repairs)
 
 
-def _answers(value: Any, columns: QuestionAnsweringColumns, offsets: bool) -> Answers | None:
+def _answers(value: object, columns: QuestionAnsweringColumns, offsets: bool) -> Answers | None:
     """Return (text, offset) of each answer of {"text": …, "answer_start": …}, a list of such, or text of either."""
     if missing(value):
         return None
     if isinstance(value, str):
         value = parsed(value, "answers")
     keys = columns.answer_text_key, columns.answer_start_key
-    found: list[tuple[Any, Any]] = []
+    found: list[tuple[object, object]] = []
     for part in value if isinstance(value, list) else [value]:
         if not isinstance(part, dict) or keys[0] not in part or (offsets and keys[1] not in part):
             raise Unusable(f"answers are not an object with {keys[0]!r}" + (f" and {keys[1]!r}" if offsets else ""))
@@ -129,7 +129,7 @@ def _is_empty(text: object) -> bool:
     return not bare(text) if isinstance(text, str) else missing(text)
 
 
-def _listed(value: Any) -> list[Any]:
+def _listed(value: object) -> list[object]:
     return list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
 
 

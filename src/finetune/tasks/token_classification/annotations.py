@@ -6,9 +6,10 @@ doccano, Prodigy, spaCy, Label Studio and Dataturks differ in where text and spa
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from finetune.core.errors import DataError, Fault
+from finetune.core.types import Json
 from finetune.data.table import Row, Table
 from finetune.data.values import Kept, Unusable, clean, missing, parsed
 from finetune.params.datapreprocess import TokenClassificationColumns
@@ -68,7 +69,7 @@ def _spans_column(table: Table) -> str | None:
     return next(iter(found or empty), None)
 
 
-def _has_spans(value: Any, row: Row) -> bool | None:
+def _has_spans(value: object, row: Row) -> bool | None:
     """Return whether a cell holds a list of spans that isn't empty; None if it is something else."""
     if isinstance(value, str) and not value.lstrip().startswith(("[", "{")):
         return None
@@ -119,7 +120,7 @@ def _text(row: Row, source: Source, repairs: list[str]) -> str:
     return clean(text, repairs)
 
 
-def _listed(value: Any, is_task: bool, repairs: list[str]) -> list[Any] | None:
+def _listed(value: object, is_task: bool, repairs: list[str]) -> list[object] | None:
     """Return the spans of a cell as they were written; None where nobody looked. Raises: Unusable."""
     value = parsed(value, "the spans") if isinstance(value, str) and not missing(value) else value
     if isinstance(value, dict):
@@ -132,7 +133,7 @@ def _listed(value: Any, is_task: bool, repairs: list[str]) -> list[Any] | None:
     return _of_one_annotator(value, repairs) if is_task or of_tasks else list(value)
 
 
-def _from_columns(value: dict[str, Any]) -> Any:
+def _from_columns(value: Json) -> object:
     """Return {start: […], end: […], label: […]}, as datasets writes a list of objects, as that list."""
     columns = list(value.values())
     if not columns or not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
@@ -140,7 +141,7 @@ def _from_columns(value: dict[str, Any]) -> Any:
     return [dict(zip(value, parts, strict=True)) for parts in zip(*columns, strict=True)]
 
 
-def _of_one_annotator(annotations: Sequence[Any], repairs: list[str]) -> list[Any] | None:
+def _of_one_annotator(annotations: Sequence[object], repairs: list[str]) -> list[object] | None:
     """Return the spans of the first annotation of a task of Label Studio that isn't cancelled; None where all are."""
     done = [a for a in annotations if isinstance(a, dict) and not (a.get("was_cancelled") or a.get("skipped"))]
     if not done:
@@ -160,7 +161,7 @@ def _of_one_annotator(annotations: Sequence[Any], repairs: list[str]) -> list[An
     return [region.get("value") for region in regions if region.get("type") == "labels"]
 
 
-def _raw(item: Any, repairs: list[str]) -> Iterator[Raw]:
+def _raw(item: object, repairs: list[str]) -> Iterator[Raw]:
     """Yield the spans that an item of a list means; it is more than one in Dataturks alone. Raises: Unusable."""
     if isinstance(item, list | tuple) and len(item) >= 3:
         yield Raw(_whole(item[0]), _whole(item[1]), item[2], None)
@@ -177,7 +178,7 @@ def _raw(item: Any, repairs: list[str]) -> Iterator[Raw]:
         yield Raw(_whole(_any_of(point, _STARTS)), end, label, text if isinstance(text, str) and text.strip() else None)
 
 
-def _any_of(item: dict[str, Any], keys: Sequence[str]) -> Any:
+def _any_of(item: Json, keys: Sequence[str]) -> object:
     return next((item[key] for key in keys if key in item), None)
 
 

@@ -97,7 +97,7 @@ def _annotated(words: list[str], tags: list[str], repairs: list[str]) -> list[st
     return found
 
 
-def _listed(value: Any, what: str, repairs: list[str]) -> list[Any] | None:
+def _listed(value: object, what: str, repairs: list[str]) -> list[object] | None:
     """Return a list, given as such, as JSON or Python text, or as words with spaces; None where there is nothing."""
     if missing(value):
         return None
@@ -111,7 +111,7 @@ def _listed(value: Any, what: str, repairs: list[str]) -> list[Any] | None:
     return list(value)
 
 
-def _of_numpy(text: str, what: str) -> Any:
+def _of_numpy(text: str, what: str) -> object:
     """Return the list that NumPy printed without commas: of quoted text, numbers, or tags without quotes."""
     items = re.findall(_ITEM, text)
     if any(item in _ELLIPSES for item in items):

@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 from finetune.core.errors import DataError, Fault
 from finetune.data.table import Row, Table
@@ -136,9 +135,9 @@ def from_spacy(table: Table, columns: TokenClassificationColumns) -> tuple[Table
     return nested, replace(columns, token_key=word, tag_key=tag)
 
 
-def _as_columns(tokens: Sequence[Row]) -> dict[str, Any]:
+def _as_columns(tokens: Sequence[Row]) -> Row:
     names = dict.fromkeys(name for token in tokens for name in token if name != "id")  # that of a token, not of a row
-    columns: dict[str, Any] = {name: [token.get(name) for token in tokens] for name in names}
+    columns: Row = {name: [token.get(name) for token in tokens] for name in names}
     tags = columns.get("ner", [])
     return {**columns, "ner": _known(tags)} if tags else columns
 

@@ -4,7 +4,7 @@ import unicodedata
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from finetune.data.values import Kept, Unusable, clean, missing
 from finetune.tasks.token_classification.schemes import Entity, mark
@@ -23,7 +23,7 @@ class Raw(NamedTuple):
 
     start: int
     end: int
-    label: Any
+    label: object
     text: str | None  # what the tool says stands there
 
 
@@ -137,7 +137,7 @@ def _fits(text: str, place: Place, edges: tuple[set[int], set[int]]) -> bool:
     return start in edges[0] and end in edges[1]
 
 
-def _label(value: Any, repairs: list[str]) -> str:
+def _label(value: object, repairs: list[str]) -> str:
     if isinstance(value, list | tuple):
         if len(value) > 1:
             repairs.append(Kept("a span has several labels; the first is taken"))
