@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from finetune.core.console import progress, quiet_libraries, say, some, start
 from finetune.core.errors import DataError, Fault, ModelError
@@ -22,7 +22,7 @@ from finetune.data.readers import read_table
 from finetune.data.table import Audit
 from finetune.distributed.settlement import Settled, check_model, settle_task
 from finetune.models.stored import intact, sums
-from finetune.params.evaluation import EVALUATED
+from finetune.params.evaluation import EVALUATED, EvaluationParams
 from finetune.params.schema import non_default, outputs_of
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
         evaluate(settled, task_name)
 
 
-def evaluate(settled: Settled[Any], task_name: str) -> None:
+def evaluate(settled: Settled[EvaluationParams], task_name: str) -> None:
     """Read rows and model, and write the predictions, the metrics and the report."""
     params = settled.params
     preprocessed = Preprocessed.read(params.preprocess_output, task_name) if params.preprocess_output else None
@@ -104,7 +104,7 @@ def evaluate(settled: Settled[Any], task_name: str) -> None:
 
 
 @contextmanager
-def memory_of(params: Any) -> Iterator[None]:
+def memory_of(params: EvaluationParams) -> Iterator[None]:
     """Raise ModelError, with a smaller batch, in place of what libraries raise when memory runs out."""
     from finetune.models.memory import out_of_memory
 
@@ -118,13 +118,14 @@ def memory_of(params: Any) -> Iterator[None]:
         raise ModelError(Fault(f"memory runs out with {batch} windows at a time", fix=fix)) from None
 
 
-def model_folder(params: Any) -> Path:
+def model_folder(params: EvaluationParams) -> Path:
     """Return the folder of config, tokenizer and weights. Raises: ModelError if it is broken, UnsupportedError if the
     packages that compute it are lacking."""
     openvino: Path | None = params.openvino_model_folder
     if openvino is None:
         mlflow = params.mlflow_model_folder
-        folder: Path = intact.mlflow_weights(mlflow) if mlflow else params.pytorch_model_folder
+        folder = intact.mlflow_weights(mlflow) if mlflow else params.pytorch_model_folder
+        assert folder is not None  # by the rules
         intact.refuse_broken(folder)
         sums.refuse_damaged(folder)
         return folder
@@ -138,7 +139,7 @@ def model_folder(params: Any) -> Path:
     return openvino
 
 
-def loaded_model(params: Any, folder: Path, task: "Task[State]", state: "State") -> "PreTrainedModel":
+def loaded_model(params: EvaluationParams, folder: Path, task: "Task[State]", state: "State") -> "PreTrainedModel":
     """Return the model where it computes, in the precision that is asked for; of OpenVINO one that is called alike."""
     import torch
 
@@ -165,12 +166,15 @@ def say_lacking(lacking: dict[str, int]) -> dict[str, int]:
     return lacking
 
 
-def read_test_rows(params: Any, task: "Task[State]", preprocessed: Preprocessed | None) -> tuple["Rows", Audit]:
+def read_test_rows(
+    params: EvaluationParams, task: "Task[State]", preprocessed: Preprocessed | None
+) -> tuple["Rows", Audit]:
     """Return the test split of preprocess, or a file, and its audit. Raises: DataError if no row is usable."""
-    if preprocessed:
+    if preprocessed and params.preprocess_output:
         rows = read_rows(Preprocessed.rows_file(params.preprocess_output, "test"), task.data.damage)
         audit = Audit(preprocessed.splits["test"].problems)
     else:
+        assert params.test_data is not None  # by the rules
         audit = Audit()
         rows = task.data.validate(read_table(params.test_data), params, audit)
     for line in (*audit.notes, *audit.lines()):
@@ -180,7 +184,7 @@ def read_test_rows(params: Any, task: "Task[State]", preprocessed: Preprocessed 
     return rows, audit
 
 
-def state_of(params: Any, folder: Path, task: "Task[State]", preprocessed: Preprocessed | None) -> "State":
+def state_of(params: EvaluationParams, folder: Path, task: "Task[State]", preprocessed: Preprocessed | None) -> "State":
     """Return how to decode: as the model was trained, else as its data were prepared, else by the defaults; what is
     given as a parameter wins."""
     from finetune.models.stored.tokenizers import imported

@@ -22,7 +22,7 @@ from finetune.data.table import Audit, Row, StoredRows
 from finetune.data.values import hashes
 from finetune.distributed.settlement import settle_task
 from finetune.models.stored import intact, sums
-from finetune.params.datapreprocess import PREPROCESSED, DataFiles
+from finetune.params.datapreprocess import PREPROCESSED, DataFiles, Encoding
 from finetune.params.schema import outputs_of
 
 if TYPE_CHECKING:
@@ -315,7 +315,7 @@ def _labelled(
 
 
 def say_derived(
-    params: Any, task: "Task[State]", state: "State", rows: Mapping[str, StoredRows], model_length: int
+    params: Encoding, task: "Task[State]", state: "State", rows: Mapping[str, StoredRows], model_length: int
 ) -> None:
     """Print one line for each value that was derived rather than taken."""
     asked = params.max_seq_length

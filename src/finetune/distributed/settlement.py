@@ -92,7 +92,7 @@ def settle(
     return Settled(asked, params, tuple(given), config, tuple(notes(case)))
 
 
-def check_model(settled: Settled[Any], world: World, model: ModelFacts) -> None:
+def check_model(settled: Settled[P], world: World, model: ModelFacts) -> None:
     """Raise UnsupportedError, with everything that is asked of the model and that it can't do."""
     raise_together(errors(Case(settled.params, world, known_model=model)))
 

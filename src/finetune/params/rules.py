@@ -7,7 +7,7 @@ whether that is an error of the user's, something that isn't supported, or a not
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from finetune.core.errors import ParameterError, UnsupportedError
 from finetune.params.case import Case, Rule
@@ -22,19 +22,22 @@ from finetune.params.finetune import SCHEDULERS, EncoderParams, FinetuneParams
 from finetune.params.model_import import ModelImportParams
 from finetune.params.schema import to_text
 
+P = TypeVar("P")
+Evaluating = TypeVar("Evaluating", FinetuneParams, EvaluationParams)
 
-def firing(case: Case[Any]) -> list[Rule[Any]]:
+
+def firing(case: Case[P]) -> list[Rule[P]]:
     """Return the rows that the case is a case of."""
     with_model = case.known_model is not None
     return [r for r in RULES if isinstance(case.params, r.of) and r.of_model == with_model and r.fires(case)]
 
 
-def errors(case: Case[Any]) -> list[ParameterError | UnsupportedError]:
+def errors(case: Case[P]) -> list[ParameterError | UnsupportedError]:
     """Return an error for each row that refuses the case."""
     return [rule.kind(rule.fault(case)) for rule in firing(case) if rule.kind]
 
 
-def notes(case: Case[Any]) -> list[str]:
+def notes(case: Case[P]) -> list[str]:
     """Return one line for each parameter that was set but that another one turns off."""
     return [rule.fault(case).what for rule in firing(case) if not rule.kind]
 
@@ -45,7 +48,7 @@ def _at_default(params: FinetuneParams, name: str) -> bool:
 
 
 # (parameters, the parameter they depend on, its values for which they have an effect): a note for each.
-NEEDS: tuple[tuple[tuple[str, ...], str, tuple[Any, ...]], ...] = (
+NEEDS: tuple[tuple[tuple[str, ...], str, tuple[str | bool, ...]], ...] = (
     (
         ("merge_lora_weights", "lora_alpha", "lora_r", "lora_dropout", "lora_type", "finetune_in_4bit"),
         "apply_lora",
@@ -88,7 +91,7 @@ def _distils(case: Case[FinetuneParams]) -> bool:
 
 
 def _need(
-    name: str, needed: str, values: tuple[Any, ...], of: type[FinetuneParams] = FinetuneParams
+    name: str, needed: str, values: tuple[str | bool, ...], of: type[FinetuneParams] = FinetuneParams
 ) -> Rule[FinetuneParams]:
     def text(case: Case[FinetuneParams]) -> str:
         given = vars(case.params)
@@ -100,13 +103,13 @@ def _need(
     return Rule(of, fires, text, kind=None)
 
 
-def _one_of(of: type[Any], *names: str) -> Rule[Any]:
+def _one_of(of: type[P], *names: str) -> Rule[P]:
     """Return a row for parameters of which exactly one is needed."""
 
-    def given(case: Case[Any]) -> list[str]:
+    def given(case: Case[P]) -> list[str]:
         return [name for name in names if vars(case.params)[name] is not None]
 
-    def text(case: Case[Any]) -> str:
+    def text(case: Case[P]) -> str:
         several = _listed(given(case), "and")
         return f"{several} are {'both' if len(given(case)) == 2 else 'all'} given" if several else f"no {any_of}"
 
@@ -119,7 +122,7 @@ def _listed(names: Sequence[str], word: str) -> str:
     return f"{', '.join(others)} {word} {last}" if others else last
 
 
-def _no_graph(of: type[EvaluationParams]) -> Rule[Any]:
+def _no_graph(of: type[EvaluationParams]) -> Rule[EvaluationParams]:
     """Return a row for a task whose model writes."""
     return Rule(
         of,
@@ -130,19 +133,18 @@ def _no_graph(of: type[EvaluationParams]) -> Rule[Any]:
     )
 
 
-def _nothing_accumulated() -> Iterator[Rule[Any]]:
-    for of in (FinetuneParams, EvaluationParams):
-        yield Rule(
-            of,
-            lambda case: case.params.eval_accumulation_steps == 0,
-            "--eval_accumulation_steps 0",
-            "results move to the CPU after so many batches",
-            "--eval_accumulation_steps 1, or -1 for all at once",
-            ParameterError,
-        )
+def _nothing_accumulated(of: type[Evaluating]) -> Rule[Evaluating]:
+    return Rule(
+        of,
+        lambda case: case.params.eval_accumulation_steps == 0,
+        "--eval_accumulation_steps 0",
+        "results move to the CPU after so many batches",
+        "--eval_accumulation_steps 1, or -1 for all at once",
+        ParameterError,
+    )
 
 
-def _no_16_bits(of: type[Any]) -> Rule[Any]:
+def _no_16_bits(of: type[Evaluating]) -> Rule[Evaluating]:
     """Return a row for a family that transformers can't compute in 16 bits."""
     return Rule(
         of,
@@ -219,7 +221,8 @@ RULES: tuple[Rule[Any], ...] = (
     _no_graph(GenerativeQuestionAnsweringEvaluationParams),
     _no_graph(TranslationEvaluationParams),
     _no_16_bits(EvaluationParams),
-    *_nothing_accumulated(),
+    _nothing_accumulated(FinetuneParams),
+    _nothing_accumulated(EvaluationParams),
     # --- export ---
     _one_of(ExportParams, "mlflow_model_folder", "pytorch_model_folder"),
     Rule(

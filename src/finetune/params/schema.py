@@ -65,7 +65,7 @@ class Param:
 
     name: str
     kind: str  # string, integer, number, boolean or a PortKind
-    default: Any  # None: no default
+    default: object  # None: no default
     required: bool
     output: bool
     enum: tuple[str, ...]
@@ -84,7 +84,7 @@ class Param:
         """The default as it is typed on a command line; None where there is none."""
         return None if self.default is None else to_text(self.default)
 
-    def convert(self, text: str) -> Any:
+    def convert(self, text: str) -> str | int | float | bool | Path:
         """Return the value of `text`. Raises: ValueError with the reason."""
         if (self.is_port or self.name in LOCAL_OR_HUB) and (why := no_path(text)):
             raise ValueError(why)
