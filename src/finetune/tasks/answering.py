@@ -6,11 +6,12 @@ from finetune.data.batches import Batch
 from finetune.tasks.task import Answer, Objective, Reduce, Reduced, S
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
     from transformers.utils.generic import ModelOutput
 
 
-def forward(model: "PreTrainedModel", batch: Batch, inputs: frozenset[str]) -> "ModelOutput":
+def forward(model: "nn.Module", batch: Batch, inputs: frozenset[str]) -> "ModelOutput":
     """Return the model's outputs, without a loss: ours is computed from them."""
     outputs: ModelOutput = model(**{name: tensor for name, tensor in batch.items() if name in inputs})
     return outputs

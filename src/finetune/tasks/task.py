@@ -20,16 +20,20 @@ from finetune.data.table import Audit, Row, StoredRows, Table
 from finetune.params.provenance import Derived
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from datasets import Dataset
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
     from transformers.utils.generic import ModelOutput
+
+    Array = np.ndarray | torch.Tensor
 
 Rows = Sequence[Row]
 Prediction = Json
 Reduced = Json  # name -> tensor, then array, first dimension B
 Confusion = dict[str, dict[str, int]]  # gold class -> predicted class -> how many
-Item = tuple[Any, ...]  # what is scored, its class first
+Item = tuple[str, *tuple[int, ...]]  # what is scored: its class, and where it stands
 Params = Any  # parameters of a component of this task
 
 
@@ -52,7 +56,7 @@ class State:
 
 S = TypeVar("S", bound=State)
 Answer = Callable[["PreTrainedModel", Batch, S], Reduced]
-Reduce = Callable[[Mapping[str, Any], Mapping[str, Any], S], Reduced]
+Reduce = Callable[[Mapping[str, "Array"], Mapping[str, "Array"], S], Reduced]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +165,7 @@ class Data(Generic[S]):
 class Model(Generic[S]):
     """The class that is finetuned, and the task's head."""
 
-    auto_model: Callable[[PreTrainedConfig], Any]
+    auto_model: Callable[[PreTrainedConfig], type[_BaseAutoModelClass]]
     """Given the config, return the transformers auto class that finetuning loads."""
 
     families: Mapping[Any, Any]
@@ -235,7 +239,7 @@ class Published(Generic[S]):
 
     names: tuple[str, ...]
 
-    options: dict[str, Any]
+    options: dict[str, type]
     """The keys of evaluation_config, besides metrics, and the types of their values: bool, or list[str] of patterns."""
 
 

@@ -1,7 +1,6 @@
 """Write windows as they are made, so that memory doesn't grow with their number."""
 
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pyarrow
@@ -20,7 +19,7 @@ class WindowsFile:
     def __init__(self, folder: Path) -> None:
         self.folder, self.written = folder, 0
         self._parts: list[pyarrow.Table] = []
-        self._writer: Any = None
+        self._writer: pyarrow.RecordBatchStreamWriter | None = None
 
     def __enter__(self) -> "WindowsFile":
         return self
@@ -47,7 +46,7 @@ class WindowsFile:
             self._writer = self._begun(table.slice(0, 1))
         self._writer.write_table(table, WINDOWS)
 
-    def _begun(self, first: pyarrow.Table) -> Any:
+    def _begun(self, first: pyarrow.Table) -> pyarrow.RecordBatchStreamWriter:
         """Return what writes in the place of the first window, which `datasets` saves with what it says of a folder."""
         datasets.Dataset(first, fingerprint=self.folder.parent.name).save_to_disk(self.folder)
         (file,) = self.folder.glob("*.arrow")
@@ -56,5 +55,5 @@ class WindowsFile:
         return pyarrow.ipc.new_stream(file, schema)
 
 
-def _type(values: list[Any]) -> Any:
+def _type(values: list[object]) -> pyarrow.DataType:
     return pyarrow.int32() if not values or isinstance(values[0], int) else pyarrow.list_(pyarrow.int32())

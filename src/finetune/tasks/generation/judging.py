@@ -4,8 +4,6 @@ It is kept as a few numbers for each text, token by token: all logits of 16 text
 256,000, as that of NLLB, would take 2 GB.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor
@@ -66,7 +64,7 @@ class Greedy(LogitsProcessor):
     def __init__(self, judgement: Judgement) -> None:
         self.judgement = judgement
 
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return the logits (B, V) to choose by, given float32 ones of the next token."""
         choosable = self.judgement.choosable(scores)
         self.judgement.add(scores, choosable.argmax(1))

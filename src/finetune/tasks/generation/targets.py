@@ -1,7 +1,6 @@
 """Encode what is to be written, and label windows with it."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
@@ -23,7 +22,7 @@ def encode(targets: Sequence[str | None], tokenizer: PreTrainedTokenizerFast, st
     for i, ids in zip(there, framing.target_ids(tokenizer, [str(targets[i]) for i in there]), strict=True):
         found[i], lengths[i] = ids, len(ids)
         if len(ids) > state.max_target_length:
-            cut: Any = tokenizer(text_target=targets[i], truncation=True, max_length=state.max_target_length)
+            cut = tokenizer(text_target=targets[i], truncation=True, max_length=state.max_target_length)
             found[i] = cut["input_ids"]
     return {"target_ids": found, "target_tokens": lengths}
 

@@ -64,7 +64,7 @@ def _first(state: WritingState) -> int:
     return 0 if state.forced_bos_token_id is None else 1
 
 
-def by_generation(objective: Objective, never_empty: bool = False) -> Answer[Any]:
+def by_generation(objective: Objective, never_empty: bool = False) -> Answer[WritingState]:
     """Return the hook of a task whose model writes: tokens (B, T), NOTHING behind them, and what a Judgement says.
 
     With `never_empty`, at least one token is written before the end.
@@ -89,7 +89,9 @@ def by_generation(objective: Objective, never_empty: bool = False) -> Answer[Any
     return answer
 
 
-def _generated(model: PreTrainedModel, config: GenerationConfig, judgement: Judgement, **inputs: Any) -> torch.Tensor:
+def _generated(
+    model: PreTrainedModel, config: GenerationConfig, judgement: Judgement, **inputs: object
+) -> torch.Tensor:
     """Return what the model writes, and with one beam judge it on the way.
 
     A process whose texts have ended goes on for the others where they depend on it.
@@ -164,6 +166,6 @@ def compact(reduced: Reduced) -> Reduced:
 
 def texts(reduced: Reduced, tokenizer: PreTrainedTokenizerFast) -> list[str]:
     """Return the text of each window."""
-    tokens: Sequence[Any] = reduced["tokens"]
+    tokens: Sequence[np.ndarray] = reduced["tokens"]
     decoded = tokenizer.batch_decode([one.tolist() for one in tokens], skip_special_tokens=True)
     return [text.strip() for text in decoded]

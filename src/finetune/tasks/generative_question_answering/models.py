@@ -1,7 +1,7 @@
 """The models that write an answer: encoder-decoders, and the decoders that have been tried."""
 
 from collections import ChainMap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import (
     CONFIG_MAPPING,
@@ -12,6 +12,9 @@ from transformers import (
     PreTrainedConfig,
 )
 
+if TYPE_CHECKING:
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
+
 # transformers' table of causal language models has encoders too, as BERT, which would have to learn to write.
 DECODERS = ("gemma", "gpt2", "gpt_neox", "llama", "mistral", "phi3", "qwen2", "qwen3")
 FAMILIES = ChainMap[Any, Any](
@@ -20,6 +23,6 @@ FAMILIES = ChainMap[Any, Any](
 )
 
 
-def auto_model(config: PreTrainedConfig) -> Any:
+def auto_model(config: PreTrainedConfig) -> "type[_BaseAutoModelClass]":
     """Return the auto class that loads such a model."""
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM

@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, pairwise
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -15,8 +16,11 @@ from finetune.tasks.question_answering.questions import measured
 from finetune.tasks.question_answering.windows import NO_SPAN, State
 from finetune.tasks.task import Examined, Prediction, Reduced
 
+if TYPE_CHECKING:
+    from finetune.tasks.task import Array
 
-def reduce(outputs: Mapping[str, Any], batch: Mapping[str, Any], state: State) -> Reduced:
+
+def reduce(outputs: Mapping[str, "Array"], batch: Mapping[str, "Array"], state: State) -> Reduced:
     """Return the n_best_size spans of each window with the highest start + end logit, exactly, of arrays or tensors.
 
     They are score (B, n), start and end (B, n) as characters of the context, null_score (B,), row (B,). Of spans with
@@ -50,13 +54,14 @@ def reduce(outputs: Mapping[str, Any], batch: Mapping[str, Any], state: State) -
     }
 
 
-def _padded(values: Any, more: int, xp: Any) -> Any:
+def _padded(values: "Array", more: int, xp: ModuleType) -> "Array":
     """Return (B, L + more): -inf behind the values (B, L)."""
     behind = xp.full((values.shape[0], more), -xp.inf, dtype=values.dtype, device=values.device)
-    return xp.concat([values, behind], axis=1)
+    padded: Array = xp.concat([values, behind], axis=1)
+    return padded
 
 
-def _highest_within(values: Any, width: int, xp: Any) -> Any:
+def _highest_within(values: "Array", width: int, xp: ModuleType) -> "Array":
     """Return (B, L) of (B, L + width - 1): the highest of each value and the `width - 1` behind it."""
     seen = 1
     while seen < width:
@@ -65,13 +70,15 @@ def _highest_within(values: Any, width: int, xp: Any) -> Any:
     return values
 
 
-def _best(values: Any, n: int, xp: Any) -> Any:
+def _best(values: "Array", n: int, xp: ModuleType) -> "Array":
     """Return (B, n): where the n highest values of (B, N) stand, the first of equal ones first."""
-    return xp.argsort(values, axis=1, descending=True, stable=True)[:, :n]
+    order: Array = xp.argsort(values, axis=1, descending=True, stable=True)
+    return order[:, :n]
 
 
-def _flat(values: Any, xp: Any) -> Any:
-    return xp.reshape(values, (values.shape[0], -1))
+def _flat(values: "Array", xp: ModuleType) -> "Array":
+    flat: Array = xp.reshape(values, (values.shape[0], -1))
+    return flat
 
 
 def decode(reduced: Reduced, rows: Sequence[Row], state: State) -> list[Prediction]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerFast
@@ -119,7 +118,7 @@ def _padded(columns: Columns, length: int, fill: dict[str, int]) -> Columns:
     }
 
 
-def _answer_ends(rows: Sequence[Row], columns: Columns) -> list[Any]:
+def _answer_ends(rows: Sequence[Row], columns: Columns) -> list[np.ndarray]:
     """Return token_end, moved behind the combining marks that follow and that no token covers.
 
     Tokenizers that strip accents have no tokens for them: an answer that ends in a vowel sign of Hindi, in an accent of
@@ -145,7 +144,7 @@ def _answer_ends(rows: Sequence[Row], columns: Columns) -> list[Any]:
 
 
 @cache
-def _combining() -> Any:
+def _combining() -> np.ndarray:
     """Return for each character whether it only changes the one before: Unicode's marks, and the tags of flags."""
     table = np.zeros(0x110000, dtype=bool)
     for code in (*range(0x300, 0x1F000), *range(0xE0100, 0xE01F0)):  # all marks of Unicode 16

@@ -6,7 +6,7 @@ B windows, L tokens, C classes.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from finetune.tasks.token_classification.windows import IGNORED, State
 if TYPE_CHECKING:
     import torch
     from datasets import Dataset
+    from numpy.typing import NDArray
     from transformers.utils.generic import ModelOutput
 
 
@@ -84,7 +85,7 @@ def weigh(params: TokenClassificationParams, state: State, windows: Dataset) -> 
     return objective(torch.from_numpy(weights).float()), [Derived("class_weights", shown, reason)]
 
 
-def class_counts(windows: Dataset, classes: int) -> Any:
+def class_counts(windows: Dataset, classes: int) -> NDArray[np.int64]:
     """Return (C,): the labelled words of each class in windows with a column `labels`."""
     counts = np.zeros(classes, dtype=np.int64)
     for chunk in windows.with_format("arrow")[:]["labels"].chunks:
@@ -93,7 +94,7 @@ def class_counts(windows: Dataset, classes: int) -> Any:
     return counts
 
 
-def balanced(counts: Any) -> Any:
+def balanced(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return (C,): words / (classes x words of the class), of the classes that have words; 1 for the others."""
     there = counts > 0
     return np.where(there, counts.sum() / (there.sum() * np.maximum(counts, 1)), 1.0)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -14,8 +14,13 @@ from finetune.tasks.token_classification.rows import places_of, text_of
 from finetune.tasks.token_classification.schemes import OUTSIDE, as_iobes, entities, type_of
 from finetune.tasks.token_classification.windows import NO_WORD, State, gold
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-def reduce(outputs: Mapping[str, Any], batch: Mapping[str, Any], _state: State) -> Reduced:
+    from finetune.tasks.task import Array
+
+
+def reduce(outputs: Mapping[str, "Array"], batch: Mapping[str, "Array"], _state: State) -> Reduced:
     """Return row (B,); word, class and score (B, L), arrays or tensors: the most probable class of each word and its
     probability."""
     xp = array_namespace(batch["word"])
@@ -45,7 +50,7 @@ def decode(reduced: Reduced, rows: Sequence[Row], state: State) -> list[Predicti
     return [_decode(reduced, order[bounds[i] : bounds[i + 1]], row, state) for i, row in enumerate(rows)]
 
 
-def _decode(reduced: Reduced, entries: Any, row: Row, state: State) -> Prediction:
+def _decode(reduced: Reduced, entries: "NDArray[np.int64]", row: Row, state: State) -> Prediction:
     tags, scores = [state.wordless] * len(row["tokens"]), [0.0] * len(row["tokens"])
     if len(entries):
         for word, best, score in zip(
@@ -138,8 +143,8 @@ def breakdown(predictions: Sequence[Prediction], rows: Sequence[Row], state: Sta
         for wanted, given in zip(pair.gold, pair.predicted, strict=True):
             counts = confusion.setdefault(type_of(wanted, state.scheme), Counter())
             counts[type_of(given, state.scheme)] += 1
-        found += [(kind, i, *place) for kind, *place in _items(pair.predicted, state)]
-        right += [(kind, i, *place) for kind, *place in _items(pair.gold, state)]
+        found += [(item[0], i, *item[1:]) for item in _items(pair.predicted, state)]
+        right += [(item[0], i, *item[1:]) for item in _items(pair.gold, state)]
     return Breakdown(by_class(found, right), {name: dict(counts) for name, counts in sorted(confusion.items())})
 
 

@@ -148,7 +148,7 @@ def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, state: State
     )
     owner = np.asarray(encoded["overflow_to_sample_mapping"])
     ids = [np.array([NO_WORD if w is None else w for w in e.word_ids], dtype=np.int32) for e in encoded.encodings]
-    words: list[Any] = []
+    words: list[np.ndarray] = []
     for group in np.split(np.arange(len(owner)), np.flatnonzero(np.diff(owner)) + 1) if len(owner) else []:
         words += _predicted([ids[window] for window in group], state.doc_stride)
     chosen = [i for i, word in enumerate(words) if (word != NO_WORD).any()]
@@ -160,7 +160,7 @@ def encode(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, state: State
     return columns
 
 
-def _predicted(windows: list[Any], stride: int) -> list[Any]:
+def _predicted(windows: list[np.ndarray], stride: int) -> list[np.ndarray]:
     """Return the word of first tokens in their best window, else NO_WORD, given that of all tokens of a row.
 
     Most context is the greatest distance to the nearer cut (Devlin et al. 2018, `_check_is_max_context`); the ends of
