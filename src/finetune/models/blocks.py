@@ -166,7 +166,7 @@ def _tell_attention(model: PreTrainedModel, kept: Sequence[Kept]) -> None:
         attention.register_forward_pre_hook(partial(_with_own_bias, left.heads))
 
 
-def _with_own_bias(heads: list[int], module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def _with_own_bias(heads: list[int], module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     hidden_states, attention_mask, position_bias = inputs  # the bias is (1, heads of the family, L, L)
     return hidden_states, attention_mask, position_bias[:, heads]
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow
@@ -48,6 +48,9 @@ from finetune.training.losses.watch import Spiked
 from finetune.training.schedule import Schedule, schedule, with_smaller_batch
 from finetune.training.tracking import log_numbers
 from finetune.training.trainer import FinetuneTrainer
+
+if TYPE_CHECKING:
+    from onnxruntime.training.ortmodule import ORTModule
 
 
 class Attempt(NamedTuple):
@@ -240,7 +243,7 @@ def build(
 
 def graph_of(
     params: FinetuneParams, model: PreTrainedModel, train: Dataset, task: Task[State], padding: dict[str, int]
-) -> tuple[Any, list[Derived]]:
+) -> tuple["ORTModule | None", list[Derived]]:
     """Return the model as a graph of ONNX Runtime; None where that isn't asked for, or fails for the whole model, and
     then what the user is told."""
     if not params.apply_ort:

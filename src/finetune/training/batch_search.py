@@ -2,11 +2,11 @@
 
 import gc
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset
+from torch import nn
 from transformers import PreTrainedModel
 
 from finetune.core.console import say
@@ -49,7 +49,7 @@ def batch_that_fits(
         say(f"out of memory with {size} windows at a time; trying {params.per_device_train_batch_size}")
 
 
-def fits(model: Any, batch: dict[str, torch.Tensor], task: Task[State], precision: str) -> bool:
+def fits(model: nn.Module, batch: dict[str, torch.Tensor], task: Task[State], precision: str) -> bool:
     """Return whether this process can go forward and backward, with room for what a step keeps besides."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

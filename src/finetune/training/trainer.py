@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
-from torch import serialization
+from torch import nn, serialization
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
@@ -48,6 +48,10 @@ from finetune.training.resume import Marker
 from finetune.training.schedule import Schedule
 from finetune.training.throughput import OwnWork, Throughput
 
+if TYPE_CHECKING:
+    from onnxruntime.training.ortmodule import ORTModule
+    from transformers.utils.generic import ModelOutput
+
 SAMPLE = 8  # windows
 NOTHING = torch.finfo(torch.float32).tiny  # items of a step of windows without a label: their loss is 0
 
@@ -82,7 +86,7 @@ class FinetuneTrainer(Trainer):
         objective: Objective,
         teacher: Teacher | None,
         prune: Prune | None,
-        graph: Any,
+        graph: "ORTModule | None",
         state: State,
         train: Dataset,
         validation: Dataset,
@@ -147,8 +151,12 @@ class FinetuneTrainer(Trainer):
         self.add_callback(self.watch)  # the last one: it has to know whether a checkpoint follows
 
     def compute_loss(
-        self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> "torch.Tensor | tuple[torch.Tensor, ModelOutput]":
         """Return the share of this batch in the mean loss over the items of the step, a scalar.
 
         `inputs` are tensors (B, L) or (B,); `num_items_in_batch` are the items of the step over all processes.
@@ -159,6 +167,7 @@ class FinetuneTrainer(Trainer):
         if self.teacher:
             with self.accelerator.autocast():
                 losses = self.teacher.blended(losses, outputs, inputs, self.training_objective)
+        assert num_items_in_batch is not None  # _get_num_items_in_batch counts them
         share = losses.sum() / num_items_in_batch
         self.watch.note(self.state.global_step + 1, share, inputs)
         # DDP averages gradients over processes: multiplied here, the average is the sum.
@@ -167,7 +176,9 @@ class FinetuneTrainer(Trainer):
         pulse.reach()
         return (loss, outputs) if return_outputs else loss
 
-    def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> torch.Tensor:
+    def training_step(
+        self, model: nn.Module, inputs: Batch, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
         """Return the share of this batch in the loss that is logged; 0 and no gradient in a step that is left out."""
         if self.watch.leaves_out(self.state.global_step + 1):
             return torch.zeros((), device=self.args.device)
@@ -189,7 +200,7 @@ class FinetuneTrainer(Trainer):
             total: torch.Tensor = self.accelerator.gather(items).sum()
         return total.clamp(min=NOTHING)
 
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Return the optimizer of the weights, with a group each for scores of gates and for ranges that are learnt."""
         with not_trained(self.apart):
             optimizer = super().create_optimizer(model)
@@ -199,12 +210,15 @@ class FinetuneTrainer(Trainer):
             optimizer.add_param_group({"params": self.prune.scores, "lr": pruning.GATE_RATE, "weight_decay": 0.0})
         return optimizer
 
-    def _clip_grad_norm(self, model: Any) -> Any:
+    def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor | float | None:
         with gradients_set_aside(self.apart):
-            return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+            norm: torch.Tensor | float | None = super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        return norm
 
-    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+    def _get_grad_norm(
+        self, model: nn.Module, grad_norm: torch.Tensor | float | None = None
+    ) -> torch.Tensor | float | None:
+        norm: torch.Tensor | float | None = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
         if norm is not None and not self.args.fp16:  # which makes no step where its scaled gradient is too large
             self.watch.note_norm(self.state.global_step + 1, torch.as_tensor(norm))
         return norm
@@ -245,7 +259,7 @@ class FinetuneTrainer(Trainer):
         super()._load_callback_state()
 
     @pulse.within("save")
-    def _save_checkpoint(self, model: Any, trial: object) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: object) -> None:
         checkpoint = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         try:
             if is_main_process():
@@ -341,8 +355,7 @@ class FinetuneTrainer(Trainer):
         scores |= {"runtime": seconds, "samples_per_second": len(self.validation_rows) / seconds}
         metrics: dict[str, float] = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
         self.log(metrics)
-        control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self.control = control
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     @torch.no_grad()

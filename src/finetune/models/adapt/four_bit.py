@@ -5,7 +5,7 @@ the machine, and the adapters are merged into those: what is lost in 4 bits is n
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -14,6 +14,9 @@ from transformers.pytorch_utils import Conv1D
 
 from finetune.core.types import Json
 from finetune.params.finetune import FinetuneParams
+
+if TYPE_CHECKING:
+    from bitsandbytes.nn import Linear4bit
 
 COMPUTED_IN = {"32": torch.float32, "bf16": torch.bfloat16, "16": torch.float16}
 
@@ -42,7 +45,7 @@ def apply(model: PreTrainedModel, params: FinetuneParams) -> tuple[PreTrainedMod
     return model, [f"4 bits: {saved:,} frozen weights; the saved model has them as they were imported"]
 
 
-def _packed(layer: Any, computed_in: torch.dtype) -> Any:
+def _packed(layer: nn.Linear | Conv1D, computed_in: torch.dtype) -> "Linear4bit":
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     weight = layer.weight.T.contiguous() if isinstance(layer, Conv1D) else layer.weight

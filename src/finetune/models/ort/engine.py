@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -10,6 +10,9 @@ from transformers import PreTrainedModel
 from finetune.data.batches import Batch
 from finetune.models.ort import shim
 from finetune.tasks.answering import forward
+
+if TYPE_CHECKING:
+    from onnxruntime.training.ortmodule import ORTModule
 
 ATTENTION = "eager"  # of scaled_dot_product_attention with dropout it can't build the gradient
 
@@ -26,7 +29,7 @@ class Tensors(nn.Module):
         return {name: output for name, output in outputs.items() if isinstance(output, Tensor)}
 
 
-def graph_of(model: PreTrainedModel, example: Batch, inputs: frozenset[str]) -> Any:
+def graph_of(model: PreTrainedModel, example: Batch, inputs: frozenset[str]) -> "ORTModule":
     """Return what is called as the model is while it is trained; the graph is made from the example, which has no
     padding and more than one window.
 

@@ -5,7 +5,7 @@ On the model's own architecture and adaptations with few layers and random weigh
 
 from collections.abc import Iterator
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from finetune.models.ort import engine
 from finetune.params.finetune import FinetuneParams
 from finetune.tasks.answering import forward
 from finetune.tasks.task import State, Task
+
+if TYPE_CHECKING:
+    from onnxruntime.training.ortmodule import ORTModule
 
 SAME = 1e-4  # relative; at most 2e-6 was measured where both compute the same
 # Gradients that are 0 but for rounding (of the bias of keys, which softmax takes out) have no first digit in common.
@@ -108,7 +111,7 @@ def batches(train: Dataset, padding: dict[str, int]) -> Iterator[Batch]:
         yield collate(as_windows(train[places]), padding)
 
 
-def difference(model: PreTrainedModel, graph: Any, batch: Batch, task: Task[State]) -> str:
+def difference(model: PreTrainedModel, graph: "ORTModule", batch: Batch, task: Task[State]) -> str:
     """Return in what the graph differs from the model on a batch; "" where it doesn't."""
     loss, gradients = computed(model, model, batch, task)
     other, others = computed(graph, graph.module.model, batch, task)
@@ -122,7 +125,7 @@ def difference(model: PreTrainedModel, graph: Any, batch: Batch, task: Task[Stat
     return ""
 
 
-def computed(called: Any, model: PreTrainedModel, batch: Batch, task: Task[State]) -> tuple[float, Gradients]:
+def computed(called: nn.Module, model: PreTrainedModel, batch: Batch, task: Task[State]) -> tuple[float, Gradients]:
     """Return the loss that `called` gives, and the gradient of each weight of the model that is trained."""
     model.zero_grad()
     loss = task.objective.loss(forward(called, batch, task.model.inputs), batch).sum()

@@ -11,14 +11,17 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxruntime.training.ortmodule import DebugOptions, ORTModule
 
 PACKAGE = "onnxruntime.training.ortmodule"
 EXTENSIONS = f"{PACKAGE}.torch_cpp_extensions"
 
 
 @cache
-def ort_module() -> tuple[Any, Any]:
+def ort_module() -> tuple["type[ORTModule]", "DebugOptions"]:
     """Return the class ORTModule, and the options with which it prints errors alone.
 
     Raises: ImportError, OSError or RuntimeError if it can't be had here.
