@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -13,6 +12,7 @@ from finetune.backends.called import as_model
 from finetune.backends.chosen import Measured
 from finetune.backends.measured import Speed
 from finetune.backends.runtimes import ONNX, ONNX_INT8
+from finetune.core.types import Json
 from finetune.core.world import World
 from finetune.data.batches import Arrays, Batch, as_windows, collate, spread
 from finetune.data.table import Row
@@ -34,7 +34,7 @@ class Trial:
     model: PreTrainedModel
     rounded: PreTrainedModel | None  # as it was trained, if that was with rounding
     tokenizer: PreTrainedTokenizerFast
-    task: Task[Any]
+    task: Task[State]
     state: State
     rows: Sequence[Row]  # of validation, with gold
     alone: Sequence[Batch]  # of one window each
@@ -66,17 +66,17 @@ class Candidate:
 
 
 def windows_of(
-    rows: Sequence[Row], task: Task[Any], tokenizer: PreTrainedTokenizerFast, state: State, most: int
-) -> list[dict[str, Any]]:
+    rows: Sequence[Row], task: Task[State], tokenizer: PreTrainedTokenizerFast, state: State, most: int
+) -> list[Json]:
     """Return at most so many windows of the rows, of what goes into the model's forward alone."""
-    found: list[dict[str, Any]] = []
+    found: list[Json] = []
     for _, columns in encoded(spread(rows, most), task, tokenizer, state, most):
         found += as_windows({name: values for name, values in columns.items() if name in task.model.inputs})
     return spread(found, most)
 
 
 def batches_for(
-    windows: Sequence[dict[str, Any]], padding: dict[str, int], batch_size: int
+    windows: Sequence[Json], padding: dict[str, int], batch_size: int
 ) -> tuple[list[Batch], Batch, list[Batch]]:
     """Return the batches of one window, the batch of many around the median length, and the batches to compare."""
     ordered = sorted(windows, key=lambda window: len(window["input_ids"]))

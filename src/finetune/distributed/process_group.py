@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import distributed
@@ -17,6 +17,8 @@ from finetune.core import timing
 from finetune.core.errors import Fault, PeerError, StorageError, first_line
 from finetune.core.launch import is_main_process, local_rank, rank, world_size
 from finetune.distributed.hangs.pulse import waiting
+
+T = TypeVar("T")
 
 
 def join(meet: Callable[[Store], None], patience: float) -> None:
@@ -65,17 +67,18 @@ def all_reduce_any(flag: bool) -> bool:
     return bool(found)
 
 
-def broadcast_from_main(find: Callable[[], Any]) -> Any:
+def broadcast_from_main(find: Callable[[], T]) -> T:
     """Return on all processes what the main one finds: two machines may not see the same in a mounted folder."""
     if _alone():
         return find()
-    found = [find() if is_main_process() else None]
+    found: list[Any] = [find() if is_main_process() else None]
     with waiting():
         distributed.broadcast_object_list(found, device=torch.device("cpu"))
-    return found[0]
+    value: T = found[0]
+    return value
 
 
-def gather_to_main(value: Any) -> list[Any]:
+def gather_to_main(value: T) -> list[T]:
     """Return on the main process the values of all, by rank; on the others an empty list."""
     if _alone():
         return [value]

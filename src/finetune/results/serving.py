@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import mlflow
 import pandas as pd
@@ -22,6 +22,7 @@ from finetune.data.values import Unusable
 from finetune.results import limits
 
 if TYPE_CHECKING:
+    from mlflow.pyfunc import PythonModelContext
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
     from finetune.tasks.task import Prediction, Serving, State, Task
@@ -47,7 +48,7 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     another type, fills in the defaults, and leaves out, with a warning, parameters that it doesn't know.
     """
 
-    def load_context(self, context: Any) -> None:
+    def load_context(self, context: "PythonModelContext") -> None:
         """Load the model, once; `context.artifacts["model"]` is the folder of weights, config and tokenizer."""
         from finetune.models.micro_batches import MicroBatches
         from finetune.models.openvino import IR
@@ -165,7 +166,7 @@ def as_given() -> object:
 
 
 def records_of(
-    model_input: pd.DataFrame, given: object, served: "Serving[Any]", others: Mapping[str, str]
+    model_input: pd.DataFrame, given: object, served: "Serving[State]", others: Mapping[str, str]
 ) -> list[Json]:
     """Return a record for each row, with one of the names of each input column.
 
@@ -192,7 +193,7 @@ def _is_absent(value: object) -> bool:
 
 
 def in_rows(
-    model_input: pd.DataFrame, given: object, served: "Serving[Any]", others: Mapping[str, str]
+    model_input: pd.DataFrame, given: object, served: "Serving[State]", others: Mapping[str, str]
 ) -> pd.DataFrame:
     """Return a row for each element where lists were given, by column or alone: MLflow puts texts into one row, or
     where a column may have two names, into none.
@@ -217,7 +218,7 @@ class TooLarge(mlflow.MlflowException):  # type: ignore[misc]
         return 413
 
 
-def values_of(given: Sequence[Json], served: "Serving[Any]", others: Mapping[str, str]) -> list[Json]:
+def values_of(given: Sequence[Json], served: "Serving[State]", others: Mapping[str, str]) -> list[Json]:
     """Return the records with the values of the task's input columns, by the names of these.
 
     Raises: MlflowException, which a server answers with status 400, if the task doesn't accept a value.
@@ -237,7 +238,7 @@ def values_of(given: Sequence[Json], served: "Serving[Any]", others: Mapping[str
     return records
 
 
-def _value(name: str, given: object, served: "Serving[Any]") -> object:
+def _value(name: str, given: object, served: "Serving[State]") -> object:
     value = served.cell(name, given) if isinstance(given, str) else given
     if not served.accepts(value):
         raise Unusable("an empty cell" if isinstance(given, float) and isnan(given) else "")
