@@ -87,7 +87,7 @@ BEYOND = {
     "torch_compile", "attn_implementation", "throughput_warmup_steps", "save_steps", "lora_type", "finetune_in_4bit",
     "deepspeed_stage", "apply_fsdp", "class_weights", "teacher_model_path", "distillation_weight",
     "distillation_temperature", "apply_pruning", "pruning_ratio", "pruning_method", "apply_qat",
-    "quantization", "cpu_kernels", "hang_timeout", "loss_spike_threshold",
+    "quantization", "cpu_kernels", "padding_free", "hang_timeout", "loss_spike_threshold",
 }  # fmt: skip
 OUTPUTS = {"pytorch_model_folder": "uri_folder", "mlflow_model_folder": "mlflow_model"}
 BESIDES = {task: {"openvino_model_folder": "uri_folder"} for task in ("question_answering", "token_classification")}
@@ -199,7 +199,7 @@ class Machine(World):
         return self.openvino
 
 
-BERT = ModelFacts("bert", "BertForQuestionAnswering", False, True, ("BertLayer",), True, True)
+BERT = ModelFacts("bert", "BertForQuestionAnswering", False, True, ("BertLayer",), True, True, False)
 OUT = Path("out")
 LORA_IN_4BIT: dict[str, Any] = {"apply_lora": True, "finetune_in_4bit": True}
 OPENVINO: dict[str, Any] = {"openvino_model_folder": Path("openvino")}
@@ -285,6 +285,12 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
     (tuned(apply_qat=True, precision="16"), "--apply_qat true with --precision 16"),
     (tuned(apply_qat=True, torch_compile=True), "--apply_qat true with --torch_compile true"),
     (
+        tuned(padding_free="always", attn_implementation="eager"),
+        "--padding_free always with --attn_implementation eager",
+    ),
+    (tuned(padding_free="always", torch_compile=True), "--padding_free always with --torch_compile true"),
+    (tuned(padding_free="always", apply_ort=True), "--padding_free always with --apply_ort true"),
+    (
         tuned(Machine(gpu=False, out_of_reach="PyTorch 2 is built for CPUs alone")),
         "the GPU of this machine can't be used, and training on its CPU would take many times as long\n  why: PyTorch",
     ),
@@ -341,6 +347,10 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
     (
         tuned(model=replace(BERT, model_type="albert", has_blocks=False), quantization="ptq", **OPENVINO),
         "--quantization ptq\n  why: the conversion of this model type (albert) is not compared with PyTorch",
+    ),
+    (
+        tuned(model=replace(BERT, model_type="mpnet", needs_padding=True), padding_free="always"),
+        "--padding_free always\n  why: that this model type (mpnet) computes the same without padding is not proved",
     ),
     (tuned(merge_lora_weights=False), "merge_lora_weights false has no effect with apply_lora false"),
     (tuned(lora_alpha=16), "lora_alpha 16 has no effect with apply_lora false"),

@@ -358,6 +358,17 @@ def fused_in_training(parameter: str, base: Run, run: Run) -> None:
     assert "attn_implementation: cpu_kernels (" in base.said and "cpu_kernels (" not in run.said
 
 
+def no_padding_in_training(parameter: str, base: Run, run: Run) -> None:
+    """Each step computes the tokens of the base's, in their order, as one row, and evaluation is padded as before."""
+    assert len(run.training) == len(base.training)
+    for f, padded in zip(run.training, base.training, strict=True):
+        assert len(f.ids) == 1 and torch.equal(f.ids[0], padded.ids[padded.ids != 0])
+    assert any((f.ids == 0).any() for f in base.training)
+    for f, padded in zip(run.evaluating, base.evaluating, strict=True):
+        assert torch.equal(f.ids, padded.ids)
+    assert "attn_implementation: padding_free (" in run.said and "padding_free (" not in base.said
+
+
 def layers_computed_twice(parameter: str, base: Run, run: Run) -> None:
     assert {f.layers for f in run.training} == {2 * layers for layers in {f.layers for f in base.training}}
     assert {f.layers for f in run.evaluating} == {f.layers for f in base.evaluating}

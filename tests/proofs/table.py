@@ -286,6 +286,13 @@ FINETUNE = (
         tasks=(QA, TC),
     ),
     Proof(
+        "padding_free",
+        "training steps compute the same tokens as one row, and no padding",
+        {"padding_free": "always"},
+        see.no_padding_in_training,
+        tasks=(QA, TC),
+    ),
+    Proof(
         "throughput_warmup_steps",
         "samples per second x seconds are the windows of the other steps",
         {"throughput_warmup_steps": 2},

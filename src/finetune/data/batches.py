@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+INDICES = "token_indices"
 Columns = dict[str, list[Any]]
 Batch = dict[str, "torch.Tensor"]
 Arrays = dict[str, "np.ndarray"]
@@ -36,6 +37,16 @@ def collate(windows: Sequence[Json], padding: dict[str, int]) -> Batch:
     import torch
 
     return {name: torch.from_numpy(array) for name, array in stack(windows, padding).items()}
+
+
+def collate_with_indices(windows: Sequence[Json], padding: dict[str, int]) -> Batch:
+    """Return a batch of tensors with a column more, `token_indices` (T,): where in B x L its T tokens are.
+
+    They are counted where the batch is made: a GPU would have to be waited for to know T.
+    """
+    batch = collate(windows, padding)
+    batch[INDICES] = batch["attention_mask"].flatten().nonzero()[:, 0]
+    return batch
 
 
 def concatenated(parts: Sequence[Json]) -> Json:

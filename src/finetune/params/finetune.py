@@ -143,6 +143,10 @@ class Kernels:
         True,
         "On a CPU, train with attention and dropout of our own: the same distribution, faster. For BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, ALBERT and DistilBERT, with attn_implementation auto.",
     )
+    padding_free: Literal["auto", "always", "never"] = param(
+        "auto",
+        "Train on the tokens of a batch as one row, without padding; in 16 bits, with FlashAttention and its dropout. auto: on a GPU, for the models of cpu_kernels. always: on a CPU too.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,6 +62,7 @@ NEEDS: tuple[tuple[tuple[str, ...], str, tuple[Any, ...]], ...] = (
     (("keep_global_batch_size",), "auto_find_batch_size", (True,)),
 )
 WITH_BLOCKS = "a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA or MPNet"  # models/blocks.py
+WITH_KERNELS = "a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, ALBERT or DistilBERT"  # models/kernels/families.py
 OF_TEACHER = ("distillation_weight", "distillation_temperature")
 
 
@@ -152,6 +153,27 @@ def _no_16_bits(of: type[Any]) -> Rule[Any]:
         "--precision 32, or a DeBERTa v2 or v3",
         of_model=True,
     )
+
+
+# (parameter, its value for which a batch may be without padding, why it needs padding otherwise)
+PADDED = (
+    ("attn_implementation", "auto", "it is not told where windows begin"),
+    ("torch_compile", False, "each batch has another number of tokens, and would be compiled anew"),
+    ("apply_ort", False, "its graph is that of padded batches"),
+)
+
+
+def _with_padding() -> Iterator[Rule[EncoderParams]]:
+    for name, free, why in PADDED:
+        yield Rule(
+            EncoderParams,
+            lambda case, name=name, free=free: (  # type: ignore[misc]
+                case.params.padding_free == "always" and vars(case.params)[name] != free
+            ),
+            lambda case, name=name: f"--padding_free always with --{name} {to_text(vars(case.params)[name])}",  # type: ignore[misc]
+            why,
+            f"--{name} {to_text(free)}, or --padding_free auto",
+        )
 
 
 def _counted(number: int, what: str) -> str:
@@ -400,6 +422,7 @@ RULES: tuple[Rule[Any], ...] = (
         "it is not tried with it",
         "--torch_compile false",
     ),
+    *_with_padding(),
     # --- what this machine or this launch can't do ---
     Rule(
         FinetuneParams,
@@ -562,6 +585,14 @@ RULES: tuple[Rule[Any], ...] = (
         lambda case: f"--quantization {case.params.quantization}",
         lambda case: f"the conversion of this model type ({case.model.model_type}) is not compared with PyTorch",
         f"--quantization none, or {WITH_BLOCKS}",
+        of_model=True,
+    ),
+    Rule(
+        EncoderParams,
+        lambda case: case.params.padding_free == "always" and case.model.needs_padding,
+        "--padding_free always",
+        lambda case: f"that this model type ({case.model.model_type}) computes the same without padding is not proved",
+        f"--padding_free auto, or {WITH_KERNELS}",
         of_model=True,
     ),
     # --- what has no effect ---

@@ -27,7 +27,7 @@ from finetune.core.console import progress
 from finetune.core.errors import Fault, ModelError
 from finetune.core.launch import is_main_process, rank
 from finetune.core.types import Json
-from finetune.data.batches import Batch, as_windows, collate
+from finetune.data.batches import Batch, as_windows, collate, collate_with_indices
 from finetune.data.sampler import LengthGroupedSampler, by_length, window_lengths
 from finetune.data.table import Row
 from finetune.distributed import process_group
@@ -35,6 +35,7 @@ from finetune.distributed.hangs import pulse
 from finetune.distributed.preemption import prepare_worker
 from finetune.models.adapt import fake_quantisation, pruning
 from finetune.models.adapt.adaptations import gradients_set_aside, not_trained
+from finetune.models.kernels import padding_free
 from finetune.models.memory import out_of_memory
 from finetune.models.prediction import Watch, predict
 from finetune.models.teacher import Teacher
@@ -126,6 +127,8 @@ class FinetuneTrainer(Trainer):
         self.graph = graph
         if graph:
             self.add_callback(SeedGraph())
+        self.padding_free = model.config._attn_implementation == padding_free.NAME
+        self.first_position = padding_free.first_position(model)
         self.tokenizer = tokenizer
         self.task_state = state
         self.validation_rows = validation_rows
@@ -153,7 +156,10 @@ class FinetuneTrainer(Trainer):
 
         `inputs` are tensors (B, L) or (B,); `num_items_in_batch` are the items of the step over all processes.
         """
-        outputs = forward(self.graph or model, inputs, self.task.model.inputs)
+        if self.padding_free:
+            outputs = padding_free.forward(model, inputs, self.task.model.inputs, self.first_position)
+        else:
+            outputs = forward(self.graph or model, inputs, self.task.model.inputs)
         self.throughput.count(inputs)
         losses = self.training_objective.loss(outputs, inputs)
         if self.teacher:
@@ -216,6 +222,8 @@ class FinetuneTrainer(Trainer):
         loader: Any = super()._get_dataloader(*arguments, **given)
         of_torch = loader.base_dataloader  # accelerate's has its own round it
         of_torch.worker_init_fn = partial(prepare_worker, of_torch.worker_init_fn)
+        if self.padding_free and given.get("is_training"):
+            of_torch.collate_fn = partial(collate_with_indices, padding=self.task.data.padding(self.tokenizer))
         return loader
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> list[int]:  # type: ignore[override]  # any iterable will do
