@@ -87,7 +87,7 @@ BEYOND = {
     "torch_compile", "attn_implementation", "throughput_warmup_steps", "save_steps", "lora_type", "finetune_in_4bit",
     "deepspeed_stage", "apply_fsdp", "class_weights", "teacher_model_path", "distillation_weight",
     "distillation_temperature", "apply_pruning", "pruning_ratio", "pruning_method", "apply_qat",
-    "quantization", "cpu_kernels", "padding_free", "hang_timeout", "loss_spike_threshold",
+    "quantization", "cpu_kernels", "padding_free", "max_tokens_per_batch", "hang_timeout", "loss_spike_threshold",
 }  # fmt: skip
 OUTPUTS = {"pytorch_model_folder": "uri_folder", "mlflow_model_folder": "mlflow_model"}
 BESIDES = {task: {"openvino_model_folder": "uri_folder"} for task in ("question_answering", "token_classification")}
@@ -266,6 +266,10 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
     (tuned(quantization="qat", **OPENVINO), "--quantization qat has no ranges that were learnt"),
     (tuned(**LORA_IN_4BIT, lora_type="dora"), "--finetune_in_4bit true with --lora_type dora"),
     (
+        tuned(max_tokens_per_batch=4096, auto_find_batch_size=True),
+        "--auto_find_batch_size true with --max_tokens_per_batch 4096",
+    ),
+    (
         Case(finetune_params(apply_deepspeed=True, auto_find_batch_size=True), Machine(), zero_stage=3),
         "--auto_find_batch_size true with ZeRO-3",
     ),
@@ -378,6 +382,10 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
     (tuned(lr_scheduler_cycles=2), "lr_scheduler_cycles 2 has no effect with lr_scheduler_type linear"),
     (tuned(lr_scheduler_power=2.0), "lr_scheduler_power 2.0 has no effect with lr_scheduler_type linear"),
     (tuned(keep_global_batch_size=True), "keep_global_batch_size true has no effect with auto_find_batch_size false"),
+    (
+        tuned(max_tokens_per_batch=4096, per_device_train_batch_size=8),
+        "per_device_train_batch_size 8 has no effect with max_tokens_per_batch 4096",
+    ),
     (tuned(pruning_ratio=0.5), "pruning_ratio 0.5 has no effect with apply_pruning false"),
     (tuned(pruning_method="taylor"), "pruning_method taylor has no effect with apply_pruning false"),
     (tuned(distillation_weight=0.9), "distillation_weight has no effect without teacher_model_path"),

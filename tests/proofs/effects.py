@@ -66,6 +66,14 @@ def windows_in_training(batch: int) -> Effect:
     return effect
 
 
+def tokens_in_training(most: int) -> Effect:
+    def effect(parameter: str, base: Run, run: Run) -> None:
+        assert 0.5 * most < max(f.ids.numel() for f in run.training) <= most
+        assert len({len(f.ids) for f in run.training}) > 1 == len({len(f.ids) for f in base.training[:-1]})
+
+    return effect
+
+
 def windows_in_evaluation(batch: int) -> Effect:
     def effect(parameter: str, base: Run, run: Run) -> None:
         assert max(len(f.ids) for f in run.evaluating) == batch != max(len(f.ids) for f in base.evaluating)

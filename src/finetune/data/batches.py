@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from finetune.core.types import Json
 
@@ -55,6 +54,8 @@ def concatenated(parts: Sequence[Json]) -> Json:
 
 
 def _concatenated(arrays: Sequence[Any]) -> Any:
+    from array_api_compat import array_namespace
+
     xp = array_namespace(arrays[0])
     if arrays[0].ndim < 2:
         return xp.concat(arrays)

@@ -60,6 +60,7 @@ NEEDS: tuple[tuple[tuple[str, ...], str, tuple[Any, ...]], ...] = (
     (("lr_scheduler_cycles",), "lr_scheduler_type", ("cosine_with_restarts",)),
     (("lr_scheduler_power",), "lr_scheduler_type", ("polynomial",)),
     (("keep_global_batch_size",), "auto_find_batch_size", (True,)),
+    (("per_device_train_batch_size",), "max_tokens_per_batch", (0,)),
 )
 WITH_BLOCKS = "a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA or MPNet"  # models/blocks.py
 WITH_KERNELS = "a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, ALBERT or DistilBERT"  # models/kernels/families.py
@@ -306,6 +307,13 @@ RULES: tuple[Rule[Any], ...] = (
         "--finetune_in_4bit true with --lora_type dora",
         "DoRA's norms are those of weights in full",
         "--lora_type lora",
+    ),
+    Rule(
+        FinetuneParams,
+        lambda case: case.params.max_tokens_per_batch > 0 and case.params.auto_find_batch_size,
+        lambda case: f"--auto_find_batch_size true with --max_tokens_per_batch {case.params.max_tokens_per_batch}",
+        "it halves the windows of a batch, whose number is not set",
+        "--auto_find_batch_size false, or --max_tokens_per_batch 0",
     ),
     Rule(
         FinetuneParams,

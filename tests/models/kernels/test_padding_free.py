@@ -76,7 +76,9 @@ def compared(model: Any, task: Any) -> None:
 
 @pytest.mark.parametrize("family", sorted(KNOWN))
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize(
+    "training", [True, pytest.param(False, marks=pytest.mark.thorough)], ids=["training", "evaluation"]
+)
 def test_loss_and_gradients_are_those_of_padded_windows(family: str, task: Any, training: bool) -> None:
     model, lines = adaptation.apply(without_dropout(family, task), PARAMS)
     assert not lines and model.config._attn_implementation == padding_free.NAME
@@ -229,3 +231,31 @@ def test_flash_attention_is_told_the_dropout(flash_by_formula: list[float]) -> N
     for training in (True, False):
         padding_free.forward(model.train(training), batch_of(TASKS[0]), TASKS[0].model.inputs, 0)
     assert flash_by_formula == [0.3, 0.3, 0.0, 0.0]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize(
+    ("dtype", "near"), [(torch.bfloat16, 3e-2), (torch.float16, 5e-3), (torch.float32, 1e-4)], ids=str
+)
+def test_on_a_gpu(dtype: torch.dtype, near: float) -> None:
+    """Loss and gradients are those of padded windows in 64 bits on the CPU; in 16 bits by FlashAttention."""
+    model, batch = without_dropout("bert", TASKS[0]), batch_of(TASKS[0])
+    wanted = loss_and_gradients(answering.forward(model, batch, TASKS[0].model.inputs), batch, model, TASKS[0])
+    model, _ = adaptation.apply(model.to("cuda", dtype), PARAMS)
+    on_gpu = {name: tensor.cuda() for name, tensor in batch.items()}
+    with torch.profiler.profile() as profiled:
+        outputs = padding_free.forward(model, on_gpu, TASKS[0].model.inputs, 0)
+        found = loss_and_gradients(outputs, on_gpu, model, TASKS[0])
+    flash = any("_flash_attention_backward" in event.key for event in profiled.key_averages())
+    assert flash is (dtype != torch.float32)
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(found[name].cpu().double(), tensor.double(), rtol=near, atol=near, msg=name)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_dropout_on_a_gpu_is_as_likely_as_asked() -> None:
+    """Of values that are all 1, attention gives the share that is kept, over the probability to keep."""
+    zeros, ones = torch.zeros(4096, 4, 16, device="cuda").bfloat16(), torch.ones(4096, 4, 16, device="cuda").bfloat16()
+    begins = torch.arange(0, 4097, 128, device="cuda", dtype=torch.int32)
+    found = padding_free._flash(zeros, zeros, ones, begins, 128, 0.3, None).float()
+    assert 0.99 < float(found.mean()) < 1.01 and 0.03 < float(found[..., 0].std()) < 0.09
