@@ -171,6 +171,13 @@ def resumed(place: Place, check: Check) -> str:
     return wrong or other_weights(place, check, "whole", "stopped")
 
 
+def tested(place: Place, check: Check) -> str:
+    """Return what is wrong with a test that runs on GPUs alone."""
+    file = ROOT / "tests" / "models" / "kernels" / "test_padding_free.py"
+    words = ["-m", "pytest", "-c", str(ROOT / "pyproject.toml"), str(file), "-k", "on_a_gpu"]
+    return ended(place, check, place.begin(check.name, words))
+
+
 def evaluated(place: Place, check: Check) -> str:
     """Return what is wrong with the evaluation of the model that `lora` has saved."""
     words = ["--preprocess_output", str(place.data / QUESTIONS / "rows"), "--pytorch_model_folder", "lora/pytorch"]
@@ -207,6 +214,7 @@ def killed(place: Place, check: Check) -> str:
 CHECKS = (
     Check("driver", own=driver),
     Check("bf16", {"precision": "bf16"}, says="cuda, precision bf16"),
+    Check("padding_free", packages=("pytest",), own=tested, says="passed"),
     Check("zero2", ZERO2, packages=("deepspeed",), on_cpu=True),
     Check("zero3", ZERO3, packages=("deepspeed",), on_cpu=True),
     Check("qlora", QLORA, packages=("bitsandbytes",)),

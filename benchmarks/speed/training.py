@@ -83,7 +83,8 @@ def counting(meter: Meter) -> Any:
             model.register_forward_pre_hook(self.count, with_kwargs=True)
 
         def count(self, model: Any, _: object, inputs: dict[str, Any]) -> None:
-            lengths = inputs["attention_mask"].sum(1)
+            free = "cu_seq_lens_q" in inputs  # padding_free
+            lengths = inputs["cu_seq_lens_q"].diff() if free else inputs["attention_mask"].sum(1)
             of_body = sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2 and "embedding" not in name)
             attention = 2 * SHAPE["num_hidden_layers"] * SHAPE["hidden_size"] * int((lengths**2).sum())
             # Two operations for each weight and token, and as many again for each of two gradients.
@@ -163,6 +164,7 @@ def ways(task: str) -> dict[str, Way]:
         "tuned fp32": Way("transformers' Trainer, grouped by length, fused AdamW", partial(alike, bf16=False)),
         "tuned bf16": Way("the same with bf16", partial(alike, bf16=True), here=multiplies_bf16),
         "without kernels": Way("finetune run, cpu_kernels false, fp32", partial(own, {"cpu_kernels": "false"})),
+        "padding free": Way("finetune run, padding_free always, fp32", partial(own, {"padding_free": "always"})),
         "finetune fp32": Way("finetune run, fp32", partial(own, {})),
         "finetune bf16": Way("finetune run, precision bf16", partial(own, {"precision": "bf16"}), here=multiplies_bf16),
         **PEAKS,

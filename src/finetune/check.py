@@ -5,6 +5,7 @@
 takes the words of `finetune pipeline`, which begins with the same check.
 """
 
+import math
 import shlex
 import shutil
 import tempfile
@@ -181,11 +182,11 @@ def look_at_training(step: Settlement, task: "Task[State]", model: "Imported", s
     empty = empty_model(config, task, params.attn_implementation)
     check_model(step.settled, step.world, facts_of(empty))
     lengths, windows = seen.lengths, seen.lengths.expected_windows
-    steps = schedule(params, windows, processes)
+    steps = schedule(params, windows, processes, batches_expected(params, lengths, processes))
     for line in without_effect_here(params, steps):
         say(f"note: {line}")
-    say(f"steps: {steps.total_steps:,} of {steps.global_batch} windows, about {windows:,} windows in an epoch")
-    trained = steps.total_steps * steps.global_batch // processes
+    say(f"steps: {steps.total_steps:,} of {steps.step}, about {windows:,} windows in an epoch")
+    trained = round(steps.total_steps / steps.steps_per_epoch * windows / processes)
     evaluations = steps.total_steps // steps.evaluation_steps
     for line in adaptations.adapt(empty, replace(params, finetune_in_4bit=False)).said:
         say(line)
@@ -200,10 +201,23 @@ def look_at_training(step: Settlement, task: "Task[State]", model: "Imported", s
     if not estimate.on_gpu():
         say("  (on a CPU, gaps in the heap between batches of other lengths may add half as much again)")
     if wanted * sharing_memory(step.world) > free:
-        smaller = max(1, params.per_device_train_batch_size // 2)
-        say(f"warning: that may not fit; --per_device_train_batch_size {smaller}")
+        name = "max_tokens_per_batch" if params.max_tokens_per_batch else "per_device_train_batch_size"
+        say(f"warning: that may not fit; --{name} {max(1, vars(params)[name] // 2)}")
     say(f"time: about {duration(need.seconds)} of training and evaluation, if it runs on this machine alone")
     look_at_writing(params, task, config, seen, evaluations, processes)
+
+
+def batches_expected(params: FinetuneParams, lengths: "Lengths", processes: int) -> int | None:
+    """Return the batches of each process in an epoch, as a sample has them; None where the number of windows says it.
+
+    Raises: ParameterError if a window has more tokens than a batch may have.
+    """
+    from finetune.data.sampler import training_order
+
+    if not params.max_tokens_per_batch:
+        return None
+    in_sample = len(training_order(params, lengths.windows, processes))
+    return math.ceil(in_sample * lengths.expected_windows / len(lengths.windows) / processes)
 
 
 def look_at_teacher(params: FinetuneParams, task: "Task[State]", model: "Imported", state: "State") -> int:

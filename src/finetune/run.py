@@ -70,8 +70,10 @@ def finetune(task_name: str, settled: Settled[FinetuneParams]) -> None:
     """Read the folders, load the data and the model, train, save the best model and prove it; say how long it took."""
     params = settled.params
     selected, preprocessed = read_inputs(params, task_name)
-    steps = schedule(params, preprocessed.splits["train"].windows, world_size())
-    for line in (*settled.notes, *without_effect_here(params, steps)):
+    notes = list(settled.notes)
+    if not params.max_tokens_per_batch:  # otherwise windows have to be loaded to know the steps
+        notes += without_effect_here(params, schedule(params, preprocessed.splits["train"].windows, world_size()))
+    for line in notes:
         say(f"note: {line}")
 
     quiet_libraries()

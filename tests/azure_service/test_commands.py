@@ -122,6 +122,7 @@ def test_a_registry_that_is_not_there(azure: Service) -> None:
         register.main(["--registry", "nobody"])
 
 
+@pytest.mark.thorough
 def test_a_process_finds_the_workspace_by_config_json(azure: Service, tmp_path: Path) -> None:
     """As typed by a user, with DefaultAzureCredential."""
     names = {"subscription_id": SUBSCRIPTION, "resource_group": GROUP, "workspace_name": WORKSPACE}
@@ -167,6 +168,7 @@ def test_a_failing_step(azure: Service, project: Path) -> None:
     assert not out.exists()
 
 
+@pytest.mark.thorough
 def test_without_waiting(azure: Service, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Twice after the same seed, as in a notebook: they are two jobs."""
     names = set()

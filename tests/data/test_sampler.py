@@ -5,7 +5,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from finetune.data.sampler import LengthGroupedSampler, by_length
+from finetune.core.errors import ParameterError
+from finetune.data.sampler import LengthGroupedSampler, TokenBudgetSampler, batches_of, by_length, training_order
+from tests.params.test_rules import finetune_params
 
 LENGTHS = torch.randint(10, 384, (3001,), generator=torch.Generator().manual_seed(1)).tolist()
 
@@ -75,3 +77,52 @@ def test_batches_are_shuffled_and_the_short_one_is_last() -> None:
 
 def test_evaluation_begins_with_the_longest() -> None:
     assert by_length([3, 9, 1, 9]) == [1, 3, 0, 2]
+
+
+def padded_tokens(batch: list[int], lengths: list[int] = LENGTHS) -> int:
+    return len(batch) * max(lengths[i] for i in batch)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 16, 801, 3001])
+@pytest.mark.parametrize("in_step", [1, 4, 6])
+@pytest.mark.parametrize("budget", [384, 4096, 1_000_000])
+def test_batches_of_so_many_tokens(count: int, in_step: int, budget: int) -> None:
+    """Every window once, no batch above the budget, and in every epoch as many, which processes can share."""
+    sampler = TokenBudgetSampler(LENGTHS[:count], budget, in_step, seed=3)
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        batches = list(sampler)
+        assert sorted(i for batch in batches for i in batch) == list(range(count))
+        assert all(0 < padded_tokens(batch) <= budget for batch in batches)
+        assert len(batches) == len(sampler) and (len(batches) % in_step == 0 or len(batches) == count)
+
+
+def test_batches_of_tokens_are_full_and_of_like_length() -> None:
+    batches = list(TokenBudgetSampler(LENGTHS, 4096, 4, seed=3))
+    assert sum(padded_tokens(batch) for batch in batches) > 0.93 * 4096 * len(batches)
+    assert sum(LENGTHS) > 0.97 * sum(padded_tokens(batch) for batch in batches)
+    assert min(map(len, batches)) < 12 and max(map(len, batches)) > 60
+
+
+def test_the_order_of_batches_is_that_of_seed_and_epoch() -> None:
+    def order_of(seed: int, epoch: int) -> list[list[int]]:
+        sampler = TokenBudgetSampler(LENGTHS, 4096, 1, seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert order_of(3, 1) == order_of(3, 1) != order_of(3, 2) != order_of(4, 2)
+    assert sorted(order_of(3, 1)) == sorted(order_of(3, 2)) != sorted(order_of(4, 2))
+
+
+def test_two_processes_and_one_that_accumulates_take_the_same_steps() -> None:
+    accumulated = training_order(finetune_params(max_tokens_per_batch=512, gradient_accumulation_steps=2), LENGTHS, 1)
+    shared = training_order(finetune_params(max_tokens_per_batch=512), LENGTHS, 2)
+    assert list(batches_of(accumulated, 1)) == list(batches_of(shared, 1))
+
+
+def test_a_window_longer_than_a_batch_may_be_is_refused() -> None:
+    with pytest.raises(
+        ParameterError, match=r"--max_tokens_per_batch 382 is less than .*\n.*fix: --max_tokens_per_batch 383"
+    ):
+        training_order(finetune_params(max_tokens_per_batch=382), LENGTHS, 1)
+    training_order(finetune_params(max_tokens_per_batch=383), LENGTHS, 1)

@@ -21,13 +21,14 @@ from transformers import (
 
 from finetune import model_selector, preprocess, run
 from finetune.core.errors import StoppedError
-from finetune.data.sampler import LengthGroupedSampler, window_lengths
+from finetune.data.sampler import LengthGroupedSampler, TokenBudgetSampler, window_lengths
 from tests.conftest import ROOT, build_tiny_model, finetune_words, prepare
 from tests.forking import Forks
 from tests.launching import launch, stopping
 
 pytestmark = pytest.mark.slow
 STEPS = 20
+TOKENS = 384  # of two to a dozen windows
 SHARED = {"learning_rate": 1e-3, "max_steps": STEPS, "warmup_steps": 3, "logging_strategy": "steps", "logging_steps": 1}
 SHARED |= {"weight_decay": 0.01, "evaluation_strategy": "steps", "eval_steps": STEPS, "max_grad_norm": 0.5}
 # Adam divides a gradient by its size: with the default epsilon, what is rounding noise in one run and nothing in
@@ -38,6 +39,7 @@ OPTIONS = {"question_answering": {"doc_stride": 32}, "token_classification": {}}
 
 
 Taught = Callable[[torch.Tensor, Any, dict[str, torch.Tensor]], torch.Tensor]
+Batches = Callable[[list[int], int], list[list[int]]]  # (lengths of windows, epoch)
 
 
 class Trajectory(NamedTuple):
@@ -154,6 +156,37 @@ def test_plain_loop(prepared: Path, whole_batch: Trajectory) -> None:
     assert whole_batch.losses == pytest.approx(plain_losses(prepared, SHARED["learning_rate"]), abs=1e-5)
 
 
+def test_without_padding(prepared: Path, tmp_path: Path, whole_batch: Trajectory) -> None:
+    run.main(finetune_words(prepared, tmp_path, **SHARED, per_device_train_batch_size=8, padding_free="always"))
+    found = trajectory(tmp_path)
+    assert found.losses == pytest.approx(whole_batch.losses, abs=1e-5)
+    assert found.norms == pytest.approx(whole_batch.norms, abs=1e-5)
+    assert found.evaluation == pytest.approx(whole_batch.evaluation, abs=1e-5)
+
+
+def test_so_many_tokens(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each step is the mean over as many windows, or words, as the batch happens to have."""
+    run.main(finetune_words(prepared, tmp_path, **SHARED, max_tokens_per_batch=TOKENS))
+    assert f"{STEPS} steps of at most {TOKENS} tokens, 1 x" in capsys.readouterr().out
+    plain = plain_losses(prepared, SHARED["learning_rate"], batches=so_many_tokens)
+    assert trajectory(tmp_path).losses == pytest.approx(plain, abs=1e-5)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("prepared", ["question_answering"], indirect=True)
+@pytest.mark.parametrize("padding_free", ["auto", pytest.param("always", marks=pytest.mark.thorough)])
+def test_so_many_tokens_in_each_process(forks: Forks, prepared: Path, tmp_path: Path, padding_free: str) -> None:
+    """Two batches in a step: those of two processes, or of one that accumulates."""
+    given = {**SHARED, "max_tokens_per_batch": TOKENS}
+    run.main(finetune_words(prepared, tmp_path / "one", **given, gradient_accumulation_steps=2))
+    words = finetune_words(prepared, tmp_path / "two", **given, padding_free=padding_free)
+    launched = launch(tmp_path, words, "azure", forks=forks)
+    assert set(launched.codes()) == {0}, launched.said()
+    one, two = trajectory(tmp_path / "one"), trajectory(tmp_path / "two")
+    assert two.losses == pytest.approx(one.losses, abs=1e-5)
+    assert two.norms == pytest.approx(one.norms, abs=1e-5)
+
+
 @pytest.mark.parametrize("prepared", ["token_classification"], indirect=True)
 @pytest.mark.parametrize(
     ("how", "batch", "accumulation"),
@@ -206,8 +239,25 @@ def test_plain_loop_of_a_real_model_on_real_rows(real_data: Path, tmp_path: Path
     assert losses == pytest.approx(plain, abs=1e-5)
 
 
+def eight_windows(lengths: list[int], epoch: int) -> list[list[int]]:
+    order = LengthGroupedSampler(lengths, 8, seed=42)
+    order.set_epoch(epoch)
+    chosen = list(order)
+    return [chosen[first : first + 8] for first in range(0, len(chosen), 8)]
+
+
+def so_many_tokens(lengths: list[int], epoch: int) -> list[list[int]]:
+    order = TokenBudgetSampler(lengths, TOKENS, 1, seed=42)
+    order.set_epoch(epoch)
+    return list(order)
+
+
 def plain_losses(
-    prepared: Path, learning_rate: float, weights: torch.Tensor | None = None, taught: Taught = lambda loss, *_: loss
+    prepared: Path,
+    learning_rate: float,
+    weights: torch.Tensor | None = None,
+    taught: Taught = lambda loss, *_: loss,
+    batches: Batches = eight_windows,
 ) -> list[float]:
     """A loop with nothing of ours but the order of the windows; `weights` (C,) are those of classes of tags.
 
@@ -224,7 +274,7 @@ def plain_losses(
     optimizer = torch.optim.AdamW(groups, lr=learning_rate, eps=SHARED["adam_epsilon"])
     scheduler = get_linear_schedule_with_warmup(optimizer, SHARED["warmup_steps"], STEPS)
     found = []
-    for batch in itertools.islice(plain_batches(prepared / "data" / "train" / "windows", labels), STEPS):
+    for batch in itertools.islice(plain_batches(prepared / "data" / "train" / "windows", labels, batches), STEPS):
         outputs = model(**{name: batch[name] for name in INPUTS})
         loss = loss_of(outputs, batch) if weights is None else tag_loss(outputs, batch, weights)
         loss = taught(loss, outputs, batch)
@@ -255,14 +305,11 @@ PLAIN: dict[str, tuple[Any, Any, tuple[str, ...]]] = {
 }
 
 
-def plain_batches(windows: Path, labels: tuple[str, ...]) -> Iterator[dict[str, torch.Tensor]]:
+def plain_batches(windows: Path, labels: tuple[str, ...], batches: Batches) -> Iterator[dict[str, torch.Tensor]]:
     data = load_from_disk(windows)
-    order = LengthGroupedSampler(window_lengths(data), 8, seed=42)
     for epoch in range(STEPS):
-        order.set_epoch(epoch)
-        chosen = list(order)
-        for first in range(0, len(chosen), 8):
-            rows = [data[i] for i in chosen[first : first + 8]]
+        for chosen in batches(window_lengths(data), epoch):
+            rows = [data[i] for i in chosen]
             yield {name: padded([row[name] for row in rows], -100 * (name in labels)) for name in (*INPUTS, *labels)}
 
 

@@ -49,6 +49,7 @@ def weights(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
 
 
 @divided
+@pytest.mark.thorough
 @pytest.mark.parametrize("prepared", [QA], indirect=True)
 def test_divided_steps(
     forks: Forks, whole: Whole, prepared: Path, tmp_path: Path, how: str, batch: int, accumulation: int

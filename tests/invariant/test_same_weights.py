@@ -8,7 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from finetune import run
+from finetune.core.errors import StoppedError
 from tests.conftest import finetune_words, prepare
+from tests.forking import Forks
+from tests.launching import launch, one_thread, stopping
 
 pytestmark = pytest.mark.slow
 STEPS = 6
@@ -78,3 +81,17 @@ def test_same_weights(prepared: Path, tmp_path: Path, plain: dict[str, torch.Ten
 def test_another_seed_gives_others(prepared: Path, tmp_path: Path, plain: dict[str, torch.Tensor]) -> None:
     found = weights(prepared, tmp_path, seed=7)
     assert not any(torch.equal(found[key], plain[key]) for key in found if key.endswith("query.weight"))
+
+
+@pytest.mark.parametrize("prepared", ["question_answering"], indirect=True)
+def test_a_run_without_padding_goes_on(forks: Forks, prepared: Path, tmp_path: Path) -> None:
+    """In the middle of an epoch of batches of so many tokens."""
+    given = {"padding_free": "always", "max_tokens_per_batch": 384}
+    with one_thread():
+        whole = weights(prepared, tmp_path / "whole", **given)
+    words = finetune_words(prepared, tmp_path / "broken", **SHARED, **given, resume_from_checkpoint="true")
+    launched = launch(tmp_path, words, "alone", 1, ("-c", stopping(STEPS - 2)), forks=forks)
+    assert set(launched.codes()) == {StoppedError.exit_code}, launched.said()
+    with one_thread():
+        goes_on = weights(prepared, tmp_path / "broken", **given, resume_from_checkpoint="true")
+    assert goes_on.keys() == whole.keys() and all(torch.equal(goes_on[key], whole[key]) for key in whole)

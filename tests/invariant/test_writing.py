@@ -29,13 +29,10 @@ from tests.writers import WRITERS, build_writer
 pytestmark = pytest.mark.slow
 thorough = [pytest.mark.thorough]
 FAMILIES = ("t5", "bart", "marian", "llama")  # the last is asked questions
-# Each family is divided one way by default.
+# One family is divided, in one way, by default.
 DIVIDED = [
-    *(pytest.param(f, "alone", 2, 4, marks=thorough) for f in FAMILIES),
-    *(
-        pytest.param(f, "azure", 2, 2, marks=[pytest.mark.distributed, *(thorough if f != "t5" else [])])
-        for f in FAMILIES
-    ),
+    *(pytest.param(f, "alone", 2, 4, marks=thorough if f != "t5" else []) for f in FAMILIES),
+    *(pytest.param(f, "azure", 2, 2, marks=[pytest.mark.distributed, *thorough]) for f in FAMILIES),
 ]
 IGNORED = -100
 GIVEN = {**SHARED, "per_device_eval_batch_size": 13}

@@ -87,7 +87,7 @@ BEYOND = {
     "torch_compile", "attn_implementation", "throughput_warmup_steps", "save_steps", "lora_type", "finetune_in_4bit",
     "deepspeed_stage", "apply_fsdp", "class_weights", "teacher_model_path", "distillation_weight",
     "distillation_temperature", "apply_pruning", "pruning_ratio", "pruning_method", "apply_qat",
-    "quantization", "cpu_kernels", "hang_timeout", "loss_spike_threshold",
+    "quantization", "cpu_kernels", "padding_free", "max_tokens_per_batch", "hang_timeout", "loss_spike_threshold",
 }  # fmt: skip
 OUTPUTS = {"pytorch_model_folder": "uri_folder", "mlflow_model_folder": "mlflow_model"}
 BESIDES = {task: {"openvino_model_folder": "uri_folder"} for task in ("question_answering", "token_classification")}
@@ -199,7 +199,7 @@ class Machine(World):
         return self.openvino
 
 
-BERT = ModelFacts("bert", "BertForQuestionAnswering", False, True, ("BertLayer",), True, True)
+BERT = ModelFacts("bert", "BertForQuestionAnswering", False, True, ("BertLayer",), True, True, False)
 OUT = Path("out")
 LORA_IN_4BIT: dict[str, Any] = {"apply_lora": True, "finetune_in_4bit": True}
 OPENVINO: dict[str, Any] = {"openvino_model_folder": Path("openvino")}
@@ -266,6 +266,10 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
     (tuned(quantization="qat", **OPENVINO), "--quantization qat has no ranges that were learnt"),
     (tuned(**LORA_IN_4BIT, lora_type="dora"), "--finetune_in_4bit true with --lora_type dora"),
     (
+        tuned(max_tokens_per_batch=4096, auto_find_batch_size=True),
+        "--auto_find_batch_size true with --max_tokens_per_batch 4096",
+    ),
+    (
         Case(finetune_params(apply_deepspeed=True, auto_find_batch_size=True), Machine(), zero_stage=3),
         "--auto_find_batch_size true with ZeRO-3",
     ),
@@ -284,6 +288,12 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
     (tuned(apply_qat=True, apply_pruning=True), "--apply_qat true with --apply_pruning true"),
     (tuned(apply_qat=True, precision="16"), "--apply_qat true with --precision 16"),
     (tuned(apply_qat=True, torch_compile=True), "--apply_qat true with --torch_compile true"),
+    (
+        tuned(padding_free="always", attn_implementation="eager"),
+        "--padding_free always with --attn_implementation eager",
+    ),
+    (tuned(padding_free="always", torch_compile=True), "--padding_free always with --torch_compile true"),
+    (tuned(padding_free="always", apply_ort=True), "--padding_free always with --apply_ort true"),
     (
         tuned(Machine(gpu=False, out_of_reach="PyTorch 2 is built for CPUs alone")),
         "the GPU of this machine can't be used, and training on its CPU would take many times as long\n  why: PyTorch",
@@ -342,6 +352,10 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
         tuned(model=replace(BERT, model_type="albert", has_blocks=False), quantization="ptq", **OPENVINO),
         "--quantization ptq\n  why: the conversion of this model type (albert) is not compared with PyTorch",
     ),
+    (
+        tuned(model=replace(BERT, model_type="mpnet", needs_padding=True), padding_free="always"),
+        "--padding_free always\n  why: that this model type (mpnet) computes the same without padding is not proved",
+    ),
     (tuned(merge_lora_weights=False), "merge_lora_weights false has no effect with apply_lora false"),
     (tuned(lora_alpha=16), "lora_alpha 16 has no effect with apply_lora false"),
     (tuned(lora_r=16), "lora_r 16 has no effect with apply_lora false"),
@@ -368,6 +382,10 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
     (tuned(lr_scheduler_cycles=2), "lr_scheduler_cycles 2 has no effect with lr_scheduler_type linear"),
     (tuned(lr_scheduler_power=2.0), "lr_scheduler_power 2.0 has no effect with lr_scheduler_type linear"),
     (tuned(keep_global_batch_size=True), "keep_global_batch_size true has no effect with auto_find_batch_size false"),
+    (
+        tuned(max_tokens_per_batch=4096, per_device_train_batch_size=8),
+        "per_device_train_batch_size 8 has no effect with max_tokens_per_batch 4096",
+    ),
     (tuned(pruning_ratio=0.5), "pruning_ratio 0.5 has no effect with apply_pruning false"),
     (tuned(pruning_method="taylor"), "pruning_method taylor has no effect with apply_pruning false"),
     (tuned(distillation_weight=0.9), "distillation_weight has no effect without teacher_model_path"),

@@ -66,6 +66,14 @@ def windows_in_training(batch: int) -> Effect:
     return effect
 
 
+def tokens_in_training(most: int) -> Effect:
+    def effect(parameter: str, base: Run, run: Run) -> None:
+        assert 0.5 * most < max(f.ids.numel() for f in run.training) <= most
+        assert len({len(f.ids) for f in run.training}) > 1 == len({len(f.ids) for f in base.training[:-1]})
+
+    return effect
+
+
 def windows_in_evaluation(batch: int) -> Effect:
     def effect(parameter: str, base: Run, run: Run) -> None:
         assert max(len(f.ids) for f in run.evaluating) == batch != max(len(f.ids) for f in base.evaluating)
@@ -356,6 +364,17 @@ def fused_in_training(parameter: str, base: Run, run: Run) -> None:
     assert all(f.fused_attention > 0 for f in (*run.training, *run.evaluating, *base.evaluating))
     assert not any(f.fused_attention for f in base.training)
     assert "attn_implementation: cpu_kernels (" in base.said and "cpu_kernels (" not in run.said
+
+
+def no_padding_in_training(parameter: str, base: Run, run: Run) -> None:
+    """Each step computes the tokens of the base's, in their order, as one row, and evaluation is padded as before."""
+    assert len(run.training) == len(base.training)
+    for f, padded in zip(run.training, base.training, strict=True):
+        assert len(f.ids) == 1 and torch.equal(f.ids[0], padded.ids[padded.ids != 0])
+    assert any((f.ids == 0).any() for f in base.training)
+    for f, padded in zip(run.evaluating, base.evaluating, strict=True):
+        assert torch.equal(f.ids, padded.ids)
+    assert "attn_implementation: padding_free (" in run.said and "padding_free (" not in base.said
 
 
 def layers_computed_twice(parameter: str, base: Run, run: Run) -> None:

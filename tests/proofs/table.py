@@ -132,6 +132,12 @@ FINETUNE = (
         see.windows_in_training(5),
     ),
     Proof(
+        "max_tokens_per_batch",
+        "tokens and windows in a forward pass of training",
+        {"max_tokens_per_batch": 384},
+        see.tokens_in_training(384),
+    ),
+    Proof(
         "per_device_eval_batch_size",
         "windows in a forward pass of evaluation",
         {"per_device_eval_batch_size": 5},
@@ -283,6 +289,13 @@ FINETUNE = (
         "PyTorch's fused attention is called in training too, and not in evaluation alone",
         {"cpu_kernels": "false"},
         see.fused_in_training,
+        tasks=(QA, TC),
+    ),
+    Proof(
+        "padding_free",
+        "training steps compute the same tokens as one row, and no padding",
+        {"padding_free": "always"},
+        see.no_padding_in_training,
         tasks=(QA, TC),
     ),
     Proof(

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from array_api_compat import array_namespace
 
 from finetune.core.types import Json
 
@@ -12,6 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+INDICES = "token_indices"
 Columns = dict[str, list[Any]]
 Batch = dict[str, "torch.Tensor"]
 Arrays = dict[str, "np.ndarray"]
@@ -38,12 +38,24 @@ def collate(windows: Sequence[Json], padding: dict[str, int]) -> Batch:
     return {name: torch.from_numpy(array) for name, array in stack(windows, padding).items()}
 
 
+def collate_with_indices(windows: Sequence[Json], padding: dict[str, int]) -> Batch:
+    """Return a batch of tensors with a column more, `token_indices` (T,): where in B x L its T tokens are.
+
+    They are counted where the batch is made: a GPU would have to be waited for to know T.
+    """
+    batch = collate(windows, padding)
+    batch[INDICES] = batch["attention_mask"].flatten().nonzero()[:, 0]
+    return batch
+
+
 def concatenated(parts: Sequence[Json]) -> Json:
     """Return the rows of all parts, arrays or tensors; those that are less wide are padded on the right with -1."""
     return {name: _concatenated([part[name] for part in parts]) for name in parts[0]}
 
 
 def _concatenated(arrays: Sequence[Any]) -> Any:
+    from array_api_compat import array_namespace
+
     xp = array_namespace(arrays[0])
     if arrays[0].ndim < 2:
         return xp.concat(arrays)

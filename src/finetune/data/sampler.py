@@ -1,10 +1,13 @@
-"""The order of training windows: batches of like length, so that little is padded."""
+"""The order of training windows: batches of like length, so that little is padded; of so many windows, or tokens."""
 
 from collections.abc import Iterator, Sequence
 
 import torch
 from datasets import Dataset
-from torch.utils.data import Sampler
+from torch.utils.data import BatchSampler, Sampler
+
+from finetune.core.errors import Fault, ParameterError
+from finetune.params.finetune import FinetuneParams
 
 EPOCH_STRIDE = 1_000_003  # so that another seed is not another epoch
 BATCHES_IN_BLOCK = 50  # windows are sorted by length inside a random block of this many batches
@@ -44,6 +47,71 @@ class LengthGroupedSampler(Sampler[int]):
 
     def _by_length(self, block: torch.Tensor) -> torch.Tensor:
         return block[self.lengths[block].argsort(descending=True, stable=True)]
+
+
+class TokenBudgetSampler(Sampler[list[int]]):
+    """Batches of at most so many tokens each, padding among them: few long windows, or many short ones.
+
+    Which windows stand together is drawn once, so that every epoch has as many batches; their order is that of the
+    epoch (as fairseq's --max-tokens does it). Their number is a multiple of `batches_in_step` wherever there are so
+    many windows, so that all steps, and all processes in them, have as many.
+    """
+
+    def __init__(self, lengths: Sequence[int], max_tokens: int, batches_in_step: int, seed: int) -> None:
+        self.batches = _within_budget(lengths, max_tokens, torch.Generator().manual_seed(seed))
+        self.seed = seed
+        self.epoch = 0
+        while len(self.batches) % batches_in_step and (largest := max(self.batches, key=len))[1:]:
+            self.batches.remove(largest)
+            self.batches += [largest[::2], largest[1::2]]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch that the order is of."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        generator = torch.Generator().manual_seed(self.seed + EPOCH_STRIDE * (self.epoch + 1))
+        for i in torch.randperm(len(self), generator=generator).tolist():
+            yield self.batches[i]
+
+
+def _within_budget(lengths: Sequence[int], max_tokens: int, generator: torch.Generator) -> list[list[int]]:
+    """Return batches, each of the windows of one random block that are next in length; a longer window is alone."""
+    order = torch.randperm(len(lengths), generator=generator).tolist()
+    block = BATCHES_IN_BLOCK * max(1, max_tokens * len(order) // max(1, sum(lengths)))
+    batches = []
+    for first in range(0, len(order), block):
+        left = sorted(order[first : first + block], key=lambda i: -lengths[i])
+        while left:
+            fitting = max(1, max_tokens // max(1, lengths[left[0]]))
+            batches.append(left[:fitting])
+            left = left[fitting:]
+    return batches
+
+
+Order = LengthGroupedSampler | TokenBudgetSampler
+Batches = BatchSampler | TokenBudgetSampler
+
+
+def training_order(params: FinetuneParams, lengths: Sequence[int], processes: int) -> Order:
+    """Return the order of training windows of so many tokens each. Raises: ParameterError if the longest has more."""
+    in_step = params.gradient_accumulation_steps * processes
+    if not params.max_tokens_per_batch:
+        return LengthGroupedSampler(lengths, params.per_device_train_batch_size * in_step, params.seed)
+    if params.max_tokens_per_batch < max(lengths):
+        what = f"--max_tokens_per_batch {params.max_tokens_per_batch} is less than the longest window has"
+        raise ParameterError(Fault(what, fix=f"--max_tokens_per_batch {max(lengths)}"))
+    return TokenBudgetSampler(lengths, params.max_tokens_per_batch, in_step, params.seed)
+
+
+def batches_of(order: Order, batch_size: int) -> Batches:
+    """Return the batches of this order, over all processes; `batch_size` are the windows of each, unless tokens are."""
+    if isinstance(order, TokenBudgetSampler):
+        return order
+    return BatchSampler(order, batch_size, drop_last=False)
 
 
 def by_length(lengths: Sequence[int]) -> list[int]:

@@ -150,16 +150,17 @@ def estimate(
     Memory is that of the longest batch, time that of the mean one: batches are grouped by length.
     """
     layers = config.get_text_config().num_hidden_layers
-    batch, mean = params.per_device_train_batch_size, round(sum(windows) / len(windows))
+    mean = round(sum(windows) / len(windows))
+    batch, most_at_once = (windows_in_batch(params, length) for length in (mean, max(windows)))
     most, average = (max(gold), round(sum(gold) / len(gold))) if gold else (0, 0)
-    largest = cost(config, task, params, batch, max(windows), most)
+    largest = cost(config, task, params, most_at_once, max(windows), most)
     usual = cost(config, task, params, batch, mean, average)
     optimizer = ADAFACTOR_BYTES if params.optim == "adafactor" else ADAM_BYTES
     backward = 2 if usual.trained == usual.parameters else 1  # frozen weights need no gradient of their own
     backward += params.gradient_checkpointing  # it goes forward once more
     kept = largest.kept_bytes
     if params.gradient_checkpointing:  # one layer at a time is computed again, and its gradients besides
-        whole = cost(config, task, replace(params, gradient_checkpointing=False), batch, max(windows), most)
+        whole = cost(config, task, replace(params, gradient_checkpointing=False), most_at_once, max(windows), most)
         kept += round(AGAIN * whole.kept_bytes / layers)
     rate = flops_per_second(config.get_text_config().hidden_size, batch, mean, params.precision)
     flops = usual.flops / batch * (train_windows * (1 + backward) + evaluated_windows)
@@ -172,6 +173,13 @@ def estimate(
         activation_bytes=round(WORKING_SPACE * kept),
         seconds=flops / rate,
     )
+
+
+def windows_in_batch(params: FinetuneParams, length: int) -> int:
+    """Return how many windows of so many tokens a training batch has on each device."""
+    if params.max_tokens_per_batch:
+        return max(1, params.max_tokens_per_batch // length)
+    return params.per_device_train_batch_size
 
 
 def written(

@@ -5,6 +5,7 @@ from transformers import PreTrainedModel
 from finetune.distributed import fsdp
 from finetune.models import blocks
 from finetune.models.adapt import lora
+from finetune.models.kernels import families
 from finetune.params.case import ModelFacts
 
 
@@ -18,4 +19,5 @@ def facts_of(model: PreTrainedModel) -> ModelFacts:
         sharded_layers=tuple(fsdp.layers(model)),
         has_linear_layers=bool(lora.targets(model)),
         has_blocks=model.config.model_type in blocks.FAMILIES,
+        needs_padding=not families.is_known(model.config),
     )

@@ -21,6 +21,7 @@ class ModelFacts:
     sharded_layers: tuple[str, ...]  # classes of the layers that FSDP shards one by one
     has_linear_layers: bool  # that adapters could be put on
     has_blocks: bool  # that pruning can cut out
+    needs_padding: bool  # attention can't be told where windows begin
 
 
 @dataclass(frozen=True)

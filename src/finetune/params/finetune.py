@@ -143,6 +143,10 @@ class Kernels:
         True,
         "On a CPU, train with attention and dropout of our own: the same distribution, faster. For BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, ALBERT and DistilBERT, with attn_implementation auto.",
     )
+    padding_free: Literal["auto", "always", "never"] = param(
+        "auto",
+        "Train on the tokens of a batch as one row, without padding; in 16 bits, with FlashAttention and its dropout. auto: on a GPU, for the models of cpu_kernels. always: on a CPU too.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +158,11 @@ class Loop:
         -1, "If positive, the number of optimizer steps; num_train_epochs then has no effect.", min=-1
     )
     per_device_train_batch_size: int = param(1, "Training windows on each device at a time.", min=1)
+    max_tokens_per_batch: int = param(
+        0,
+        "If positive, a batch on each device has as many training windows as have so many tokens, padding counted: few long ones, or many short ones. per_device_train_batch_size then has no effect.",
+        min=0,
+    )
     per_device_eval_batch_size: int = param(1, "Validation windows on each device at a time.", min=1)
     auto_find_batch_size: bool = param(
         False, "Where memory runs out, halve per_device_train_batch_size and start again from the first weights."
@@ -444,7 +453,7 @@ class TranslationParams(FinetuneParams, LabelSmoothing):
 # What a checkpoint is made of, or what its optimizer and scheduler go on with whatever is given: changed in a resumed
 # run, they would give a model that no run of these parameters gives.
 FIXED_ON_RESUME: tuple[str, ...] = (
-    "apply_lora", "lora_r", "lora_alpha", "lora_type", "finetune_in_4bit", "optim", "learning_rate", "warmup_steps",
+    "max_tokens_per_batch", "apply_lora", "lora_r", "lora_alpha", "lora_type", "finetune_in_4bit", "optim", "learning_rate", "warmup_steps",
     "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_type", "lr_scheduler_cycles", "lr_scheduler_power", "seed",
     "metric_for_best_model", "precision", "apply_deepspeed", "apply_fsdp", "class_weights", "label_smoothing_factor",
     "distillation_weight", "distillation_temperature", "apply_pruning", "pruning_ratio", "pruning_method", "apply_qat",

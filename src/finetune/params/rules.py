@@ -48,7 +48,7 @@ def _at_default(params: FinetuneParams, name: str) -> bool:
 
 
 # (parameters, the parameter they depend on, its values for which they have an effect): a note for each.
-NEEDS: tuple[tuple[tuple[str, ...], str, tuple[str | bool, ...]], ...] = (
+NEEDS: tuple[tuple[tuple[str, ...], str, tuple[str | int, ...]], ...] = (
     (
         ("merge_lora_weights", "lora_alpha", "lora_r", "lora_dropout", "lora_type", "finetune_in_4bit"),
         "apply_lora",
@@ -63,8 +63,10 @@ NEEDS: tuple[tuple[tuple[str, ...], str, tuple[str | bool, ...]], ...] = (
     (("lr_scheduler_cycles",), "lr_scheduler_type", ("cosine_with_restarts",)),
     (("lr_scheduler_power",), "lr_scheduler_type", ("polynomial",)),
     (("keep_global_batch_size",), "auto_find_batch_size", (True,)),
+    (("per_device_train_batch_size",), "max_tokens_per_batch", (0,)),
 )
 WITH_BLOCKS = "a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, DistilBERT, ELECTRA or MPNet"  # models/blocks.py
+WITH_KERNELS = "a BERT, RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA, ALBERT or DistilBERT"  # models/kernels/families.py
 OF_TEACHER = ("distillation_weight", "distillation_temperature")
 
 
@@ -91,7 +93,7 @@ def _distils(case: Case[FinetuneParams]) -> bool:
 
 
 def _need(
-    name: str, needed: str, values: tuple[str | bool, ...], of: type[FinetuneParams] = FinetuneParams
+    name: str, needed: str, values: tuple[str | int, ...], of: type[FinetuneParams] = FinetuneParams
 ) -> Rule[FinetuneParams]:
     def text(case: Case[FinetuneParams]) -> str:
         given = vars(case.params)
@@ -154,6 +156,27 @@ def _no_16_bits(of: type[Evaluating]) -> Rule[Evaluating]:
         "--precision 32, or a DeBERTa v2 or v3",
         of_model=True,
     )
+
+
+# (parameter, its value for which a batch may be without padding, why it needs padding otherwise)
+PADDED = (
+    ("attn_implementation", "auto", "it is not told where windows begin"),
+    ("torch_compile", False, "each batch has another number of tokens, and would be compiled anew"),
+    ("apply_ort", False, "its graph is that of padded batches"),
+)
+
+
+def _with_padding() -> Iterator[Rule[EncoderParams]]:
+    for name, free, why in PADDED:
+        yield Rule(
+            EncoderParams,
+            lambda case, name=name, free=free: (  # type: ignore[misc]
+                case.params.padding_free == "always" and vars(case.params)[name] != free
+            ),
+            lambda case, name=name: f"--padding_free always with --{name} {to_text(vars(case.params)[name])}",  # type: ignore[misc]
+            why,
+            f"--{name} {to_text(free)}, or --padding_free auto",
+        )
 
 
 def _counted(number: int, what: str) -> str:
@@ -290,6 +313,13 @@ RULES: tuple[Rule[Any], ...] = (
     ),
     Rule(
         FinetuneParams,
+        lambda case: case.params.max_tokens_per_batch > 0 and case.params.auto_find_batch_size,
+        lambda case: f"--auto_find_batch_size true with --max_tokens_per_batch {case.params.max_tokens_per_batch}",
+        "it halves the windows of a batch, whose number is not set",
+        "--auto_find_batch_size false, or --max_tokens_per_batch 0",
+    ),
+    Rule(
+        FinetuneParams,
         lambda case: case.params.apply_deepspeed and case.params.auto_find_batch_size and case.zero_stage == 3,
         "--auto_find_batch_size true with ZeRO-3",
         "ZeRO-3 shards the weights before a batch can be tried",
@@ -403,6 +433,7 @@ RULES: tuple[Rule[Any], ...] = (
         "it is not tried with it",
         "--torch_compile false",
     ),
+    *_with_padding(),
     # --- what this machine or this launch can't do ---
     Rule(
         FinetuneParams,
@@ -565,6 +596,14 @@ RULES: tuple[Rule[Any], ...] = (
         lambda case: f"--quantization {case.params.quantization}",
         lambda case: f"the conversion of this model type ({case.model.model_type}) is not compared with PyTorch",
         f"--quantization none, or {WITH_BLOCKS}",
+        of_model=True,
+    ),
+    Rule(
+        EncoderParams,
+        lambda case: case.params.padding_free == "always" and case.model.needs_padding,
+        "--padding_free always",
+        lambda case: f"that this model type ({case.model.model_type}) computes the same without padding is not proved",
+        f"--padding_free auto, or {WITH_KERNELS}",
         of_model=True,
     ),
     # --- what has no effect ---

@@ -7,6 +7,7 @@ from finetune.core.launch import world_size
 from finetune.core.types import Json
 from finetune.models.adapt.adaptations import RECOMPUTE
 from finetune.models.kernels import attention as cpu_kernels
+from finetune.models.kernels import padding_free
 from finetune.params.finetune import FinetuneParams
 from finetune.params.provenance import Derived
 from finetune.training.schedule import Schedule
@@ -126,6 +127,9 @@ def derived(
         found.append(Derived("precision of matrix products", "TF32", reason))
     if attention == cpu_kernels.NAME:
         reason = "faster in training, with dropout of the same distribution; evaluation computes it with sdpa"
+        found.append(Derived("attn_implementation", attention, reason))
+    elif attention == padding_free.NAME:
+        reason = "no step computes padding; evaluation pads, and computes it with sdpa"
         found.append(Derived("attn_implementation", attention, reason))
     elif attention != params.attn_implementation:
         reason = "the kind that ONNX Runtime trains" if params.apply_ort else "what transformers takes for this model"

@@ -1,6 +1,7 @@
 """Train in one attempt, or with auto_find_batch_size in as many as it takes to find a batch that fits into memory."""
 
 import gc
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -21,7 +22,7 @@ from finetune.core.launch import is_main_process, world_size
 from finetune.core.types import Json
 from finetune.data.batches import collate, spread
 from finetune.data.folders import Preprocessed, SelectedModel, read_rows
-from finetune.data.sampler import window_lengths
+from finetune.data.sampler import batches_of, training_order, window_lengths
 from finetune.distributed import onnx_runtime, process_group, zero_engine
 from finetune.distributed.hangs import pulse
 from finetune.distributed.preemption import noted
@@ -45,7 +46,7 @@ from finetune.training.batch_search import batch_that_fits
 from finetune.training.callbacks import Calibrate, Prune
 from finetune.training.losses.verdict import Record
 from finetune.training.losses.watch import Spiked
-from finetune.training.schedule import Schedule, schedule, with_smaller_batch
+from finetune.training.schedule import Schedule, schedule, with_smaller_batch, without_effect_here
 from finetune.training.tracking import log_numbers
 from finetune.training.trainer import FinetuneTrainer
 
@@ -177,7 +178,10 @@ def tell(attempt: Attempt, said: list[Derived]) -> None:
     args = attempt.trainer.args
     where = f"{world_size()} x {args.device.type}, precision {attempt.params.precision}"
     windows = len(attempt.trainer.train_dataset)
-    say(f"{windows} windows, {attempt.steps.total_steps} steps of {attempt.steps.global_batch}, {where}")
+    if attempt.params.max_tokens_per_batch:  # run.py knows the steps of all other runs
+        for line in without_effect_here(attempt.params, attempt.steps):
+            say(f"note: {line}")
+    say(f"{windows} windows, {attempt.steps.total_steps} steps of {attempt.steps.step}, {where}")
 
 
 def build(
@@ -190,7 +194,9 @@ def build(
     """Return an attempt: the imported model, adapted, in a Trainer. The batch may be smaller than settled."""
     pulse.reach("start")
     wanted, deepspeed = settled.params, settled.deepspeed
-    steps = schedule(params, len(data["train"]), world_size())
+    order = training_order(params, window_lengths(data["train"]), world_size())
+    batches = batches_of(order, params.per_device_train_batch_size)
+    steps = schedule(params, len(data["train"]), world_size(), math.ceil(len(batches) / world_size()))
     set_seed(params.seed)  # for the new head; the Trainer sets it again, and what full determinism needs
     state = preprocessed.state_as(task.state)
     adapted, lines = adapted_model(params, task, state)
@@ -223,6 +229,8 @@ def build(
         validation=data["validation"],
         validation_rows=read_rows(Preprocessed.rows_file(params.preprocess_output, "validation"), task.data.damage),
         tokenizer=tokenizer,
+        order=order,
+        batches=batches,
         steps=steps,
         keep_batches=params.eval_accumulation_steps,
         save_steps=params.save_steps,

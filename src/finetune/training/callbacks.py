@@ -13,7 +13,7 @@ from transformers import (
 from finetune.core.console import say
 from finetune.core.errors import Fault, StoppedError
 from finetune.data.batches import Batch
-from finetune.data.sampler import LengthGroupedSampler
+from finetune.data.sampler import Order
 from finetune.distributed import preemption, process_group
 from finetune.distributed.hangs import pulse
 from finetune.models.adapt import fake_quantisation, pruning
@@ -54,17 +54,17 @@ class ReturnMemory(TrainerCallback):
 
 
 class OrderOfEpoch(TrainerCallback):
-    """The callback that tells the sampler which epoch its order is of.
+    """The callback that tells the order of windows which epoch it is of.
 
     accelerate tells it too, but can't reach it where a run of several processes goes on in the middle of an epoch: the
     rows of the first epoch would come in place of those that are left of this one.
     """
 
-    def __init__(self, sampler: LengthGroupedSampler) -> None:
-        self.sampler = sampler
+    def __init__(self, order: Order) -> None:
+        self.order = order
 
     def on_epoch_begin(self, args: object, state: TrainerState, control: object, **_: object) -> None:
-        self.sampler.set_epoch(int(state.epoch or 0))
+        self.order.set_epoch(int(state.epoch or 0))
 
 
 class SaveEvery(TrainerCallback):

@@ -14,12 +14,22 @@ class Schedule:
     steps_per_epoch: int
     total_steps: int
     evaluation_steps: int  # between two evaluations
-    global_batch: int  # windows in one optimizer step, over all processes
+    global_batch: int  # in one optimizer step, over all processes: windows, or tokens at most
+    by_tokens: bool
+
+    @property
+    def step(self) -> str:
+        """What a step is made of, as text."""
+        return f"at most {self.global_batch:,} tokens" if self.by_tokens else f"{self.global_batch:,} windows"
 
 
-def schedule(params: FinetuneParams, windows: int, processes: int) -> Schedule:
-    """Return the schedule. Raises: ParameterError if no evaluation, or no step whose speed counts, is in the run."""
-    batches = math.ceil(windows / (params.per_device_train_batch_size * processes))
+def schedule(params: FinetuneParams, windows: int, processes: int, batches: int | None = None) -> Schedule:
+    """Return the schedule. Raises: ParameterError if no evaluation, or no step whose speed counts, is in the run.
+
+    `batches` are those of each process in an epoch, where max_tokens_per_batch and the lengths of windows say them.
+    """
+    if batches is None:
+        batches = math.ceil(windows / (params.per_device_train_batch_size * processes))
     per_epoch = math.ceil(batches / params.gradient_accumulation_steps)
     total = params.max_steps if params.max_steps > 0 else per_epoch * params.num_train_epochs
     faults = []
@@ -36,8 +46,9 @@ def schedule(params: FinetuneParams, windows: int, processes: int) -> Schedule:
         faults.append(Fault(what, fix=f"--throughput_warmup_steps {total // 10}"))
     if faults:
         raise ParameterError(*faults)
-    global_batch = params.per_device_train_batch_size * params.gradient_accumulation_steps * processes
-    return Schedule(per_epoch, total, every, global_batch)
+    size = params.max_tokens_per_batch or params.per_device_train_batch_size
+    global_batch = size * params.gradient_accumulation_steps * processes
+    return Schedule(per_epoch, total, every, global_batch, params.max_tokens_per_batch > 0)
 
 
 def with_smaller_batch(params: FinetuneParams) -> FinetuneParams:

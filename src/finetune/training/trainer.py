@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from datasets import Dataset
 from torch import nn, serialization
+from torch.utils.data import DataLoader
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
@@ -22,19 +23,21 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_utils import seed_worker
 
 from finetune.core.console import progress
 from finetune.core.errors import Fault, ModelError
 from finetune.core.launch import is_main_process, rank
 from finetune.core.types import Json
-from finetune.data.batches import Batch, as_windows, collate
-from finetune.data.sampler import LengthGroupedSampler, by_length, window_lengths
+from finetune.data.batches import Batch, as_windows, collate, collate_with_indices
+from finetune.data.sampler import Batches, Order, by_length, window_lengths
 from finetune.data.table import Row
 from finetune.distributed import process_group
 from finetune.distributed.hangs import pulse
 from finetune.distributed.preemption import prepare_worker
 from finetune.models.adapt import fake_quantisation, pruning
 from finetune.models.adapt.adaptations import gradients_set_aside, not_trained
+from finetune.models.kernels import padding_free
 from finetune.models.memory import out_of_memory
 from finetune.models.prediction import Watch, predict
 from finetune.models.teacher import Teacher
@@ -92,6 +95,8 @@ class FinetuneTrainer(Trainer):
         validation: Dataset,
         validation_rows: Sequence[Row],
         tokenizer: PreTrainedTokenizerFast,
+        order: Order,
+        batches: Batches,
         steps: Schedule,
         keep_batches: int,
         save_steps: int,
@@ -130,11 +135,13 @@ class FinetuneTrainer(Trainer):
         self.graph = graph
         if graph:
             self.add_callback(SeedGraph())
+        self.padding_free = model.config._attn_implementation == padding_free.NAME
+        self.first_position = padding_free.first_position(model)
         self.tokenizer = tokenizer
         self.task_state = state
         self.validation_rows = validation_rows
-        self.sampler = LengthGroupedSampler(window_lengths(train), steps.global_batch, args.seed)
-        self.add_callback(OrderOfEpoch(self.sampler))
+        self.batches = batches
+        self.add_callback(OrderOfEpoch(order))
         self.keep_batches = keep_batches
         self.loss_is_scaled_for_ga = True
         self.save_steps = save_steps
@@ -161,7 +168,10 @@ class FinetuneTrainer(Trainer):
 
         `inputs` are tensors (B, L) or (B,); `num_items_in_batch` are the items of the step over all processes.
         """
-        outputs = forward(self.graph or model, inputs, self.task.model.inputs)
+        if self.padding_free:
+            outputs = padding_free.forward(model, inputs, self.task.model.inputs, self.first_position)
+        else:
+            outputs = forward(self.graph or model, inputs, self.task.model.inputs)
         self.throughput.count(inputs)
         losses = self.training_objective.loss(outputs, inputs)
         if self.teacher:
@@ -223,8 +233,24 @@ class FinetuneTrainer(Trainer):
             self.watch.note_norm(self.state.global_step + 1, torch.as_tensor(norm))
         return norm
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LengthGroupedSampler:
-        return self.sampler
+    def get_train_dataloader(self) -> DataLoader[Json]:
+        """Return the loader of this process's batches: like the Trainer's, but of batches of any size."""
+        args = self.args
+        seeded = partial(seed_worker, num_workers=args.dataloader_num_workers, rank=args.process_index)
+        loader: DataLoader[Json] = self.accelerator.prepare(
+            DataLoader(
+                self.train_dataset,
+                batch_sampler=self.batches,
+                collate_fn=partial(
+                    collate_with_indices if self.padding_free else collate,
+                    padding=self.task.data.padding(self.tokenizer),
+                ),
+                num_workers=args.dataloader_num_workers,
+                pin_memory=args.dataloader_pin_memory,
+                worker_init_fn=partial(prepare_worker, seeded),
+            )
+        )
+        return loader
 
     def _get_dataloader(self, *arguments: Any, **given: Any) -> Any:
         loader: Any = super()._get_dataloader(*arguments, **given)

@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForQuestionAnswering
 
 from finetune import run
 from finetune.models.adapt import adaptations, cpu_kernels
-from finetune.models.kernels import attention
+from finetune.models.kernels import attention, padding_free
 from finetune.models.kernels.dropout import Dropout
 from tests.conftest import finetune_words
 from tests.models.test_blocks import PARAMS as PRUNED
@@ -69,11 +69,21 @@ def test_undone_with_the_other_adaptations(others: dict[str, Any], tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("given", [{}, {"gradient_checkpointing": "true"}, {"precision": "bf16"}], ids=str)
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"gradient_checkpointing": "true"},
+        {"precision": "bf16"},
+        {"padding_free": "always", "gradient_checkpointing": "true", "gradient_accumulation_steps": "2"},
+    ],
+    ids=["alone", "layers computed again", "bf16", "without padding"],
+)
 def test_a_run(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], given: dict[str, str]) -> None:
     """One line says so; no file of the models or checkpoints names them, but the record of what ran."""
+    name = padding_free.NAME if given.get("padding_free") else attention.NAME
     run.main(finetune_words(prepared, tmp_path, max_steps=2, per_device_train_batch_size=4, **given))
-    said = [line for line in capsys.readouterr().out.splitlines() if attention.NAME in line]
-    assert len(said) == 1 and said[0].startswith(f"attn_implementation: {attention.NAME} (")
+    said = [line for line in capsys.readouterr().out.splitlines() if name in line]
+    assert len(said) == 1 and said[0].startswith(f"attn_implementation: {name} (")
     configs = [*tmp_path.rglob("config.json"), *tmp_path.rglob("trainer_state.json")]
-    assert len(configs) >= 4 and not any(attention.NAME in path.read_text(encoding="utf-8") for path in configs)
+    assert len(configs) >= 4 and not any(name in path.read_text(encoding="utf-8") for path in configs)

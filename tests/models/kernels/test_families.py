@@ -13,12 +13,13 @@ from torch.nn import functional
 from finetune.models.adapt import cpu_kernels, pruning
 from finetune.models.kernels import attention
 from finetune.models.kernels.dropout import draw, scale
+from finetune.models.kernels.families import FAMILIES as KNOWN
 from finetune.tasks import load_task
 from tests.families import FAMILIES
 from tests.models.test_blocks import PARAMS
 
 TASKS = [load_task(name) for name in ("question_answering", "token_classification")]
-OTHERS = sorted(FAMILIES.keys() - cpu_kernels.FAMILIES - {"deberta-v3", "gpt2", "llama", "mistral", "qwen2", "t5"})
+OTHERS = sorted(FAMILIES.keys() - KNOWN - {"deberta-v3", "gpt2", "llama", "mistral", "qwen2", "t5"})
 IDS = torch.arange(5, 29).reshape(2, 12)
 
 
@@ -63,7 +64,7 @@ def drawn_alike(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("family", sorted(cpu_kernels.FAMILIES))
+@pytest.mark.parametrize("family", sorted(KNOWN))
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 def test_loss_and_gradients(family: str, task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of eager attention with the same draws; the kernels were called, and drop something."""

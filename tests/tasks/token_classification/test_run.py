@@ -167,6 +167,7 @@ def test_class_weights_are_those_of_the_run_that_is_resumed(trained: Path, prepa
     assert used["used"]["O"] < 1 < used["used"]["B-PER"]
 
 
+@pytest.mark.thorough  # those of a card of questions are run by tests/results/test_card.py
 def test_snippets_of_the_card_work(forks: Forks, trained: Path) -> None:
     transformers, mlflow = snippets(trained / "pytorch")
     assert [line.split()[0] for line in execute(forks, transformers, trained).splitlines()] == [

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import nn
 from transformers import PreTrainedModel
 
-from finetune.models.adapt import cpu_kernels, fake_quantisation, four_bit, lora, pruning
+from finetune.models.adapt import cpu_kernels, fake_quantisation, four_bit, lora, padding_free, pruning
 from finetune.params.finetune import FinetuneParams
 
 
@@ -19,7 +19,7 @@ class Adapted(NamedTuple):
     said: list[str]  # a line for each adaptation that has something to print
 
 
-ORDER = (lora, four_bit, pruning, fake_quantisation, cpu_kernels)
+ORDER = (lora, four_bit, pruning, fake_quantisation, cpu_kernels, padding_free)
 
 
 def adapt(model: PreTrainedModel, params: FinetuneParams) -> Adapted:

@@ -7,14 +7,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from finetune.models.kernels import attention
+from finetune.models.kernels import attention, families
 from finetune.models.kernels.dropout import Dropout
 from finetune.params.finetune import EncoderParams, FinetuneParams
-
-# Model types whose attention is softmax(Q K^T) V by transformers' interface, with one mask for all tokens of a window.
-# Each is proved by tests/models/kernels/test_families.py. DeBERTa and MPNet have positions in their attention,
-# ModernBERT has layers that look at near tokens alone.
-FAMILIES = frozenset({"albert", "bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"})
 
 
 def wanted(params: FinetuneParams) -> bool:
@@ -25,9 +20,7 @@ def wanted(params: FinetuneParams) -> bool:
 
 def apply(model: PreTrainedModel, params: FinetuneParams) -> tuple[PreTrainedModel, list[str]]:
     """Return the model, with the kernels where its family is known, and no lines: arguments.derived has one."""
-    config = model.config
-    decodes = config.to_dict().get("is_decoder", False)  # then each token sees those before it
-    if config.model_type not in FAMILIES or decodes or config._attn_implementation != "sdpa":
+    if not families.is_known(model.config) or model.config._attn_implementation != "sdpa":
         return model, []
     for name, module in list(model.named_modules()):
         if type(module) is nn.Dropout and not module.inplace:
@@ -38,10 +31,9 @@ def apply(model: PreTrainedModel, params: FinetuneParams) -> tuple[PreTrainedMod
 
 def restore(model: PreTrainedModel) -> PreTrainedModel:
     """Return the model with PyTorch's own attention and dropout."""
-    if model.config._attn_implementation != attention.NAME:
-        return model
     for name, module in list(model.named_modules()):
         if type(module) is Dropout:
             model.set_submodule(name, nn.Dropout(module.p).train(module.training))
-    model.set_attn_implementation("sdpa")
+    if model.config._attn_implementation == attention.NAME:
+        model.set_attn_implementation("sdpa")
     return model

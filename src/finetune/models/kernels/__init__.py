@@ -1,5 +1,5 @@
-"""What takes most time of a training step on a CPU besides the linear layers: dropout and attention, made faster.
+"""Parts of a training step, made faster: dropout and attention on a CPU, and batches without padding.
 
-They compute what PyTorch computes, with the same distribution of what is dropped; models/adapt/cpu_kernels.py puts them
-into a model.
+They compute what PyTorch computes, with the same distribution of what is dropped; models/adapt/cpu_kernels.py and
+padding_free.py put them into a model.
 """

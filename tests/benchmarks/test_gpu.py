@@ -1,0 +1,45 @@
+"""The benchmark of one GPU, on the CPU and for a second: it says the same things there."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.gpu import WAYS, batches
+from benchmarks.scaling import LENGTHS
+from finetune.data.batches import INDICES
+from tests.conftest import ROOT
+
+
+def test_all_ways_have_the_same_windows() -> None:
+    found = {way: batches(way, 16, 30) for way in WAYS}
+    for way, of_epoch in found.items():
+        assert sum(int(batch["attention_mask"].sum()) for batch in of_epoch) == sum(LENGTHS), way
+        assert all((INDICES in batch) is (way == WAYS[2]) for batch in of_epoch)
+    assert {batch["input_ids"].shape for batch in found[WAYS[0]]} == {torch.Size([16, 384])}
+    assert len({batch["input_ids"].shape for batch in found[WAYS[1]]}) > 10
+
+
+@pytest.mark.slow
+def test_it_reports(tmp_path: Path) -> None:
+    words = [
+        "--shape",
+        "tiny",
+        "--batch",
+        "4",
+        "--rounds",
+        "1",
+        "--seconds",
+        "0.2",
+        "--out",
+        str(tmp_path / "gpu.json"),
+    ]
+    command = [sys.executable, "-m", "benchmarks.gpu", *words]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [line.partition("  ")[0] for line in said[1:]] == ["matrix products", *WAYS]
+    report = json.loads((tmp_path / "gpu.json").read_text())
+    assert report["ways"].keys() == set(WAYS)
+    assert all(0 < one["windows a second"] * 50 < one["tokens a second"] for one in report["ways"].values())
