@@ -1,6 +1,5 @@
 """Batches without padding: the same loss and gradients as padded ones, for each family, in 64 bits."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -184,6 +183,8 @@ class OnGpu:
 def test_when_flash_attention_computes(
     tensor: Any, capability: tuple[int, int], flash: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    old = padding_free.why_no_flash.__wrapped__ if capability < (8, 0) else lambda dtype: ""
+    monkeypatch.setattr(padding_free, "why_no_flash", old)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     assert padding_free.has_flash(tensor) is flash
 
@@ -198,25 +199,64 @@ def test_flash_attention_has_these_arguments() -> None:
     assert all(tensor.grad is not None and tensor.grad.shape == tensor.shape for tensor in tensors)
 
 
+def by_formula(
+    query: Tensor, key: Tensor, value: Tensor, begins: Tensor, ends: Tensor, *others: Any, scale: float | None
+) -> tuple[Tensor]:
+    """FlashAttention's arguments, computed window by window, without its dropout."""
+    assert torch.equal(begins, ends) and begins.dtype == torch.int32
+    longest = int(begins.diff().max())
+    assert others[:2] == (longest, longest) and others[3:] == (False, False)  # not causal, no debugging
+    parts = []
+    for start, end in pairwise(begins.tolist()):
+        scores = torch.einsum("qhd,khd->hqk", query[start:end], key[start:end])
+        scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
+        parts.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), value[start:end]))
+    return (torch.cat(parts),)
+
+
 @pytest.fixture
-def flash_by_formula(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """FlashAttention as its formula, window by window, where there is no GPU; yield the dropouts asked for."""
+def flash_by_formula(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Attention by FlashAttention's formula, where there is no GPU; returns the dropouts asked for."""
     asked: list[float] = []
 
-    def by_formula(query: Any, key: Any, value: Any, begins: Any, ends: Any, *others: Any, scale: float | None) -> Any:
-        assert torch.equal(begins, ends) and begins.dtype == torch.int32
-        assert others[:2] == (max(LENGTHS), max(LENGTHS)) and others[3:] == (False, False)  # not causal, no debugging
-        asked.append(others[2])
-        parts = []
-        for start, end in pairwise(begins.tolist()):
-            scores = torch.einsum("qhd,khd->hqk", query[start:end], key[start:end])
-            scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
-            parts.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), value[start:end]))
-        return (torch.cat(parts),)
+    def noted(*given: Any, scale: float | None) -> tuple[Tensor]:
+        asked.append(given[7])
+        return by_formula(*given, scale=scale)
 
-    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", by_formula)
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", noted)
     monkeypatch.setattr(padding_free, "has_flash", lambda query: True)
-    yield asked
+    return asked
+
+
+def failing(*_: Any, **__: Any) -> Any:
+    raise TypeError("unexpected argument\nin the next version")
+
+
+@pytest.mark.parametrize(
+    ("operator", "why"),
+    [
+        (by_formula, ""),
+        (lambda *given, scale: by_formula(*given, scale=1.0), "it computes something else"),
+        (
+            lambda *given, scale: (by_formula(*given, scale=scale)[0].detach().requires_grad_(),),
+            "The differentiated Tensor",
+        ),
+        (failing, "unexpected argument"),
+    ],
+    ids=["right", "wrong", "without gradients", "another signature"],
+)
+def test_flash_attention_is_tried_first(operator: Any, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", operator)
+    found = padding_free.why_no_flash.__wrapped__(torch.bfloat16, "cpu")
+    assert found == why or (why and found.startswith(why))
+
+
+def test_what_is_wrong_with_flash_attention_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(padding_free, "why_no_flash", lambda dtype: f"no {dtype}")
+    model, lines = adaptation.apply(build("bert", TASKS[0]), replace(PARAMS, precision="bf16"))
+    assert model.config._attn_implementation == padding_free.NAME
+    assert lines == ["padding_free: attention is padded, without FlashAttention: no torch.bfloat16"]
 
 
 @pytest.mark.parametrize("family", sorted(KNOWN))

@@ -20,11 +20,14 @@ def wanted(params: FinetuneParams) -> bool:
 
 
 def apply(model: PreTrainedModel, params: FinetuneParams) -> tuple[PreTrainedModel, list[str]]:
-    """Return the model, whose attention knows where windows begin, and a line where its family isn't known."""
+    """Return the model, whose attention knows where windows begin, and a line where something isn't as it might be."""
     if not families.is_known(model.config):
         return model, [f"padding_free: not for this model ({model.config.model_type}); its batches are padded"]
     model.set_attn_implementation(padding_free.NAME)
-    return model, []
+    if params.precision == "32" or not torch.cuda.is_available():
+        return model, []
+    why = padding_free.why_no_flash(torch.float16 if params.precision == "16" else torch.bfloat16)
+    return model, [f"padding_free: attention is padded, without FlashAttention: {why}"] if why else []
 
 
 def restore(model: PreTrainedModel) -> PreTrainedModel:

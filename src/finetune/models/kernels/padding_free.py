@@ -4,6 +4,7 @@ Layers that look at one token at a time need no padding. Attention is told where
 2023) takes them as they are, with dropout; elsewhere it is computed over padded windows, and nothing else is.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils.generic import ModelOutput
 
+from finetune.core.errors import first_line
 from finetune.data.batches import INDICES, Batch
 from finetune.models.kernels import attention
 
@@ -85,7 +87,30 @@ def has_flash(query: Tensor) -> bool:
     """Return whether PyTorch's FlashAttention computes this: a GPU from Ampere on, in 16 bits, heads of 8, 16, ..."""
     if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16):
         return False
-    return query.shape[-1] % 8 == 0 and query.shape[-1] <= 256 and torch.cuda.get_device_capability() >= FLASH
+    return query.shape[-1] % 8 == 0 and query.shape[-1] <= 256 and not why_no_flash(query.dtype)
+
+
+@functools.cache
+def why_no_flash(dtype: torch.dtype, device: str = "cuda") -> str:
+    """Return why PyTorch's FlashAttention can't be used in these 16 bits; "" where it gives what single windows give.
+
+    It is tried once, outside a step: its operator is PyTorch's own affair, and may be another in the next version.
+    """
+    if device == "cuda" and torch.cuda.get_device_capability() < FLASH:
+        return "the GPU is older than Ampere"
+    given = torch.arange(3 * 12 * 2 * 16, device=device).sin().to(dtype).view(3, 12, 2, 16).requires_grad_()
+    begins = torch.tensor([0, 5, 12], device=device, dtype=torch.int32)
+    try:
+        with torch.enable_grad():
+            query, key, value = given
+            windows = [part.transpose(1, 2) for part in (given[:, :5], given[:, 5:])]
+            alone = [functional.scaled_dot_product_attention(q, k, v).transpose(0, 1) for q, k, v in windows]
+            both = (_flash(query, key, value, begins, 7, 0.0, None), torch.cat(alone))
+            gradients = [torch.autograd.grad(output.float().square().sum(), given)[0] for output in both]
+    except (RuntimeError, TypeError, AttributeError) as error:
+        return first_line(error)
+    near = all(torch.allclose(found.float(), wanted.float(), atol=5e-2) for found, wanted in (both, gradients))
+    return "" if near else "it computes something else"
 
 
 def _flash(
