@@ -52,9 +52,10 @@ def batches(way: str, size: int, vocabulary: int) -> list[Batch]:
     """Return the batches of an epoch of 400 windows, on the host, in random order."""
     draws, on_gpu = random.Random(1), torch.cuda.is_available()
     grouped = way != WAYS[0]
-    lengths = sorted(LENGTHS) if grouped else draws.sample(LENGTHS, len(LENGTHS))
+    drawn = draws.sample(LENGTHS, len(LENGTHS) // size * size)
+    lengths = sorted(drawn) if grouped else drawn
     found = []
-    for first in range(0, len(lengths) - size + 1, size):
+    for first in range(0, len(lengths), size):
         longest = 0 if grouped else LONGEST
         windows = [window(length, longest, vocabulary, draws) for length in lengths[first : first + size]]
         batch = collate_with_indices(windows, {}) if way == WAYS[2] else collate(windows, {})
@@ -76,7 +77,7 @@ def window(length: int, longest: int, vocabulary: int, draws: random.Random) -> 
 
 
 def steps(way: str, shape: Shape, size: int, device: str) -> Iterator[Measured]:
-    """Yield, for each step, what was done so far; the caller says when it was enough."""
+    """Yield, for each step, what it did; the caller says when it was enough."""
     sizes = {"hidden_size": shape.hidden, "num_hidden_layers": shape.layers, "num_attention_heads": shape.hidden // 64}
     config = BertConfig(vocab_size=shape.vocabulary, intermediate_size=4 * shape.hidden, **sizes)
     model = BertForQuestionAnswering(config).to(device).train()

@@ -214,10 +214,10 @@ def killed(place: Place, check: Check) -> str:
 CHECKS = (
     Check("driver", own=driver),
     Check("bf16", {"precision": "bf16"}, says="cuda, precision bf16"),
-    Check("padding_free", packages=("pytest",), own=tested, says="passed"),
+    Check("padding_free", packages=("pytest", "hypothesis"), own=tested, says="passed"),
     Check("zero2", ZERO2, packages=("deepspeed",), on_cpu=True),
     Check("zero3", ZERO3, packages=("deepspeed",), on_cpu=True),
-    Check("qlora", QLORA, packages=("bitsandbytes",)),
+    Check("qlora", {**QLORA, "precision": "bf16"}, packages=("bitsandbytes",)),
     Check("fp16", {"precision": "16"}),
     Check("fp16_tags", {"precision": "16"}, task=TAGS),
     Check("batch_search", {"auto_find_batch_size": "true", "per_device_train_batch_size": 65536}),

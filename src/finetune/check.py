@@ -182,7 +182,7 @@ def look_at_training(step: Settlement, task: "Task[State]", model: "Imported", s
     empty = empty_model(config, task, params.attn_implementation)
     check_model(step.settled, step.world, facts_of(empty))
     lengths, windows = seen.lengths, seen.lengths.expected_windows
-    steps = schedule(params, windows, processes, batches_expected(params, lengths, processes))
+    steps = schedule(params, windows, processes, batches_expected(params, seen, processes))
     for line in without_effect_here(params, steps):
         say(f"note: {line}")
     say(f"steps: {steps.total_steps:,} of {steps.step}, about {windows:,} windows in an epoch")
@@ -201,13 +201,16 @@ def look_at_training(step: Settlement, task: "Task[State]", model: "Imported", s
     if not estimate.on_gpu():
         say("  (on a CPU, gaps in the heap between batches of other lengths may add half as much again)")
     if wanted * sharing_memory(step.world) > free:
-        name = "max_tokens_per_batch" if params.max_tokens_per_batch else "per_device_train_batch_size"
-        say(f"warning: that may not fit; --{name} {max(1, vars(params)[name] // 2)}")
+        if params.max_tokens_per_batch:
+            smaller = f"--max_tokens_per_batch {max(*lengths.windows, params.max_tokens_per_batch // 2)}"
+        else:
+            smaller = f"--per_device_train_batch_size {max(1, params.per_device_train_batch_size // 2)}"
+        say(f"warning: that may not fit; {smaller}")
     say(f"time: about {duration(need.seconds)} of training and evaluation, if it runs on this machine alone")
     look_at_writing(params, task, config, seen, evaluations, processes)
 
 
-def batches_expected(params: FinetuneParams, lengths: "Lengths", processes: int) -> int | None:
+def batches_expected(params: FinetuneParams, seen: Seen, processes: int) -> int | None:
     """Return the batches of each process in an epoch, as a sample has them; None where the number of windows says it.
 
     Raises: ParameterError if a window has more tokens than a batch may have.
@@ -216,8 +219,11 @@ def batches_expected(params: FinetuneParams, lengths: "Lengths", processes: int)
 
     if not params.max_tokens_per_batch:
         return None
-    in_sample = len(training_order(params, lengths.windows, processes))
-    return math.ceil(in_sample * lengths.expected_windows / len(lengths.windows) / processes)
+    windows = seen.lengths.windows
+    stored = [seen.state.max_seq_length] * len(windows) if seen.state.pad_to_max_length else windows
+    in_sample = len(training_order(replace(params, gradient_accumulation_steps=1), stored, 1))
+    steps = in_sample * seen.lengths.expected_windows / len(windows) / params.gradient_accumulation_steps / processes
+    return math.ceil(steps) * params.gradient_accumulation_steps
 
 
 def look_at_teacher(params: FinetuneParams, task: "Task[State]", model: "Imported", state: "State") -> int:

@@ -65,6 +65,7 @@ def pipelines(release: Release) -> list[str]:
     return [asset.name for asset in release.assets if asset.name.endswith("_pipeline")]
 
 
+@pytest.mark.thorough
 def test_register_twice(azure: Service, capsys: pytest.CaptureFixture[str], release: Release) -> None:
     """All is new, with its code uploaded once; then all is there, and nothing is sent."""
     register.main(PLACE)
@@ -332,6 +333,7 @@ def own_headers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EndpointInvokeFields, "DEFAULT_HEADER", {"Content-Type": "application/json"})
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("own_headers")
 def test_deploy_a_batch_endpoint(
     azure: Service, client: Any, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

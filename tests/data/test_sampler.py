@@ -4,9 +4,17 @@ from itertools import pairwise
 
 import pytest
 import torch
+from datasets import Dataset
 
 from finetune.core.errors import ParameterError
-from finetune.data.sampler import LengthGroupedSampler, TokenBudgetSampler, batches_of, by_length, training_order
+from finetune.data.sampler import (
+    LengthGroupedSampler,
+    TokenBudgetSampler,
+    batches_of,
+    by_length,
+    longer_lengths,
+    training_order,
+)
 from tests.params.test_rules import finetune_params
 
 LENGTHS = torch.randint(10, 384, (3001,), generator=torch.Generator().manual_seed(1)).tolist()
@@ -83,7 +91,7 @@ def padded_tokens(batch: list[int], lengths: list[int] = LENGTHS) -> int:
     return len(batch) * max(lengths[i] for i in batch)
 
 
-@pytest.mark.parametrize("count", [0, 1, 3, 16, 801, 3001])
+@pytest.mark.parametrize("count", [1, 3, 16, 801, 3001])
 @pytest.mark.parametrize("in_step", [1, 4, 6])
 @pytest.mark.parametrize("budget", [384, 4096, 1_000_000])
 def test_batches_of_so_many_tokens(count: int, in_step: int, budget: int) -> None:
@@ -126,3 +134,9 @@ def test_a_window_longer_than_a_batch_may_be_is_refused() -> None:
     ):
         training_order(finetune_params(max_tokens_per_batch=382), LENGTHS, 1)
     training_order(finetune_params(max_tokens_per_batch=383), LENGTHS, 1)
+
+
+def test_a_target_counts_where_it_is_longer() -> None:
+    windows = Dataset.from_dict({"input_ids": [[1, 2, 3], [1]], "labels": [[1], [1, 2]]})
+    assert longer_lengths(windows) == [3, 2]
+    assert longer_lengths(windows.remove_columns("labels")) == [3, 1]

@@ -96,6 +96,7 @@ FAMILIES = ["bert", "roberta", "distilbert", "albert", "electra", "gpt2", "moder
 
 @pytest.mark.slow
 @pytest.mark.distributed
+@pytest.mark.thorough
 def test_a_step_of_each_family_and_its_whole_weights() -> None:
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port()), "OMP_NUM_THREADS": "1"}
     running = [

@@ -174,7 +174,8 @@ def test_so_many_tokens(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("prepared", ["question_answering"], indirect=True)
-@pytest.mark.parametrize("padding_free", ["auto", pytest.param("always", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("padding_free", ["auto", "always"])
+@pytest.mark.thorough
 def test_so_many_tokens_in_each_process(forks: Forks, prepared: Path, tmp_path: Path, padding_free: str) -> None:
     """Two batches in a step: those of two processes, or of one that accumulates."""
     given = {**SHARED, "max_tokens_per_batch": TOKENS}

@@ -65,6 +65,7 @@ def test_divided_steps(
         assert torch.allclose(all_at_once[name], parts[name], atol=2e-3), name
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("prepared", [QA], indirect=True)
 def test_a_run_goes_on(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Bit for bit: ranges, and what the optimizer knows of them, are in the checkpoint, and are not set again."""

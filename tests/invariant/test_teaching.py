@@ -28,7 +28,7 @@ TAUGHT = {**SHARED, "distillation_weight": WEIGHT, "distillation_temperature": T
 EVALUATED = {"per_device_eval_batch_size": 13}
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=[QA, TC, pytest.param(TR, marks=pytest.mark.thorough)])
 def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Model and data without dropout, and in `teacher` a model that was finetuned on them with another seed."""
     task, folder = request.param, tmp_path_factory.mktemp(request.param)

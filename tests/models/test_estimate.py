@@ -52,7 +52,8 @@ def test_operations_are_those_of_a_real_forward_pass() -> None:
     assert found.parameters == found.trained == sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize(("layers", "again"), [(2, False), pytest.param(6, True, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(("layers", "again"), [(2, False), (6, True)])
+@pytest.mark.thorough
 def test_memory_is_near_that_of_a_real_step(layers: int, again: bool) -> None:
     """A process of its own, whose peak is told by the system; at a size where activations are nearly all of it."""
     sizes = {"hidden_size": 256, "num_hidden_layers": layers, "num_attention_heads": 4, "intermediate_size": 1024}

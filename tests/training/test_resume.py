@@ -54,6 +54,7 @@ def killed(forks: Forks, folder: Path, argv: list[str], after: int) -> list[str]
     return process.said().splitlines(keepends=True)
 
 
+@pytest.mark.thorough
 def test_killed_in_mid_epoch(forks: Forks, prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with one_thread():
         run.main(words(prepared, tmp_path / "unbroken"))

@@ -53,17 +53,20 @@ class TokenBudgetSampler(Sampler[list[int]]):
     """Batches of at most so many tokens each, padding among them: few long windows, or many short ones.
 
     Which windows stand together is drawn once, so that every epoch has as many batches; their order is that of the
-    epoch (as fairseq's --max-tokens does it). Their number is a multiple of `batches_in_step` wherever there are so
-    many windows, so that all steps, and all processes in them, have as many.
+    epoch (as fairseq's --max-tokens does it). Their number is a multiple of `batches_in_step`, as long as there are
+    batches to divide, so that all steps, and all processes in them, have as many.
     """
 
     def __init__(self, lengths: Sequence[int], max_tokens: int, batches_in_step: int, seed: int) -> None:
         self.batches = _within_budget(lengths, max_tokens, torch.Generator().manual_seed(seed))
         self.seed = seed
         self.epoch = 0
-        while len(self.batches) % batches_in_step and (largest := max(self.batches, key=len))[1:]:
-            self.batches.remove(largest)
-            self.batches += [largest[::2], largest[1::2]]
+        while missing := -len(self.batches) % batches_in_step:
+            self.batches.sort(key=len, reverse=True)
+            largest = [batch for batch in self.batches[:missing] if len(batch) > 1]
+            if not largest:
+                break
+            self.batches[: len(largest)] = [half for batch in largest for half in (batch[::2], batch[1::2])]
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch that the order is of."""
@@ -79,14 +82,14 @@ class TokenBudgetSampler(Sampler[list[int]]):
 
 
 def _within_budget(lengths: Sequence[int], max_tokens: int, generator: torch.Generator) -> list[list[int]]:
-    """Return batches, each of the windows of one random block that are next in length; a longer window is alone."""
+    """Return batches, each of the windows of one random block that are next in length."""
     order = torch.randperm(len(lengths), generator=generator).tolist()
-    block = BATCHES_IN_BLOCK * max(1, max_tokens * len(order) // max(1, sum(lengths)))
+    block = BATCHES_IN_BLOCK * max_tokens * len(order) // sum(lengths)
     batches = []
     for first in range(0, len(order), block):
         left = sorted(order[first : first + block], key=lambda i: -lengths[i])
         while left:
-            fitting = max(1, max_tokens // max(1, lengths[left[0]]))
+            fitting = max_tokens // lengths[left[0]]
             batches.append(left[:fitting])
             left = left[fitting:]
     return batches
@@ -114,14 +117,22 @@ def batches_of(order: Order, batch_size: int) -> Batches:
     return BatchSampler(order, batch_size, drop_last=False)
 
 
+def longer_lengths(windows: Dataset) -> list[int]:
+    """Return the tokens of each window, or of its target where that is longer."""
+    lengths = window_lengths(windows)
+    if "labels" not in windows.column_names:
+        return lengths
+    return [max(pair) for pair in zip(lengths, window_lengths(windows, "labels"), strict=True)]
+
+
 def by_length(lengths: Sequence[int]) -> list[int]:
     """Return the order of evaluation, as indices: longest first, so that memory runs out at once or not at all."""
     return torch.as_tensor(lengths).argsort(descending=True, stable=True).tolist()
 
 
-def window_lengths(windows: Dataset) -> list[int]:
+def window_lengths(windows: Dataset, of: str = "input_ids") -> list[int]:
     """Return the tokens in each window, read from the Arrow offsets without building lists."""
     import pyarrow.compute
 
-    column = windows.with_format("arrow")[:]["input_ids"]
+    column = windows.with_format("arrow")[:][of]
     return pyarrow.compute.list_value_length(column).to_pylist()  # type: ignore[no-any-return]

@@ -145,7 +145,7 @@ class Kernels:
     )
     padding_free: Literal["auto", "always", "never"] = param(
         "auto",
-        "Train on the tokens of a batch as one row, without padding; in 16 bits, with FlashAttention and its dropout. auto: on a GPU, for the models of cpu_kernels. always: on a CPU too.",
+        "Train on the tokens of a batch as one row, without padding. auto: on a GPU in 16 bits, with FlashAttention and its dropout, for the models of cpu_kernels. always: elsewhere too, where attention pads.",
     )
 
 
@@ -160,7 +160,7 @@ class Loop:
     per_device_train_batch_size: int = param(1, "Training windows on each device at a time.", min=1)
     max_tokens_per_batch: int = param(
         0,
-        "If positive, a batch on each device has as many training windows as have so many tokens, padding counted: few long ones, or many short ones. per_device_train_batch_size then has no effect.",
+        "If positive, the most tokens, padding counted, in a training batch on each device: few long windows, or many short ones; of a target where that is longer. per_device_train_batch_size then has no effect.",
         min=0,
     )
     per_device_eval_batch_size: int = param(1, "Validation windows on each device at a time.", min=1)

@@ -129,7 +129,7 @@ def derived(
         reason = "faster in training, with dropout of the same distribution; evaluation computes it with sdpa"
         found.append(Derived("attn_implementation", attention, reason))
     elif attention == padding_free.NAME:
-        reason = "no step computes padding; evaluation pads, and computes it with sdpa"
+        reason = "layers compute no padding; evaluation pads, and computes it with sdpa"
         found.append(Derived("attn_implementation", attention, reason))
     elif attention != params.attn_implementation:
         reason = "the kind that ONNX Runtime trains" if params.apply_ort else "what transformers takes for this model"

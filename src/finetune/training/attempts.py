@@ -22,7 +22,7 @@ from finetune.core.launch import is_main_process, world_size
 from finetune.core.types import Json
 from finetune.data.batches import collate, spread
 from finetune.data.folders import Preprocessed, SelectedModel, read_rows
-from finetune.data.sampler import batches_of, training_order, window_lengths
+from finetune.data.sampler import batches_of, longer_lengths, training_order, window_lengths
 from finetune.distributed import onnx_runtime, process_group, zero_engine
 from finetune.distributed.hangs import pulse
 from finetune.distributed.preemption import noted
@@ -178,7 +178,7 @@ def tell(attempt: Attempt, said: list[Derived]) -> None:
     args = attempt.trainer.args
     where = f"{world_size()} x {args.device.type}, precision {attempt.params.precision}"
     windows = len(attempt.trainer.train_dataset)
-    if attempt.params.max_tokens_per_batch:  # run.py knows the steps of all other runs
+    if attempt.params.max_tokens_per_batch and not said:  # run.py knows the steps of all other runs
         for line in without_effect_here(attempt.params, attempt.steps):
             say(f"note: {line}")
     say(f"{windows} windows, {attempt.steps.total_steps} steps of {attempt.steps.step}, {where}")
@@ -194,7 +194,8 @@ def build(
     """Return an attempt: the imported model, adapted, in a Trainer. The batch may be smaller than settled."""
     pulse.reach("start")
     wanted, deepspeed = settled.params, settled.deepspeed
-    order = training_order(params, window_lengths(data["train"]), world_size())
+    lengths = longer_lengths(data["train"]) if params.max_tokens_per_batch else window_lengths(data["train"])
+    order = training_order(params, lengths, world_size())
     batches = batches_of(order, params.per_device_train_batch_size)
     steps = schedule(params, len(data["train"]), world_size(), math.ceil(len(batches) / world_size()))
     set_seed(params.seed)  # for the new head; the Trainer sets it again, and what full determinism needs

@@ -143,7 +143,8 @@ def refuse_other_run(checkpoint: Path, now: Marker, task: str) -> None:
     if was.teacher != now.teacher:
         what = f"{checkpoint.name} was {'trained without a' if not was.teacher else 'taught by another'} teacher"
         faults.append(Fault(what, fix="give the same --teacher_model_path, or --resume_from_checkpoint false"))
-    if was.global_batch != now.global_batch:
+    name = "max_tokens_per_batch"  # where it differs, that is said below
+    if was.global_batch != now.global_batch and was.parameters[name] == now.parameters[name]:
         why = "that is per_device_train_batch_size x gradient_accumulation_steps x processes"
         what = f"{checkpoint.name} has {was.global_batch} windows in a step, this run has {now.global_batch}"
         faults.append(Fault(what, why=why, fix="give the same numbers, or --resume_from_checkpoint false"))

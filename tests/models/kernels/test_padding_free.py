@@ -146,12 +146,14 @@ def test_other_families_are_padded(family: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "on_gpu", "on_cpu"),
     [
-        ({"padding_free": "auto"}, True, False),
+        ({"padding_free": "auto", "precision": "bf16"}, True, False),
+        ({"padding_free": "auto", "precision": "16"}, True, False),
+        ({"padding_free": "auto"}, False, False),
         ({"padding_free": "always"}, True, True),
         ({"padding_free": "never"}, False, False),
-        ({"padding_free": "auto", "attn_implementation": "sdpa"}, False, False),
-        ({"padding_free": "auto", "torch_compile": True}, False, False),
-        ({"padding_free": "auto", "apply_ort": True}, False, False),
+        ({"padding_free": "auto", "precision": "bf16", "attn_implementation": "sdpa"}, False, False),
+        ({"padding_free": "auto", "precision": "bf16", "torch_compile": True}, False, False),
+        ({"padding_free": "auto", "precision": "bf16", "apply_ort": True}, False, False),
     ],
     ids=str,
 )
@@ -183,8 +185,10 @@ class OnGpu:
 def test_when_flash_attention_computes(
     tensor: Any, capability: tuple[int, int], flash: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = padding_free.why_no_flash.__wrapped__ if capability < (8, 0) else lambda dtype: ""
-    monkeypatch.setattr(padding_free, "why_no_flash", old)
+    tried = padding_free.why_no_flash.__wrapped__
+    where = "cuda" if capability < (8, 0) else "cpu"  # where it is tried, by its formula
+    monkeypatch.setattr(padding_free, "why_no_flash", lambda dtype, size: tried(dtype, size, where))
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", by_formula)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     assert padding_free.has_flash(tensor) is flash
 
@@ -236,7 +240,7 @@ def failing(*_: Any, **__: Any) -> Any:
     ("operator", "why"),
     [
         (by_formula, ""),
-        (lambda *given, scale: by_formula(*given, scale=1.0), "it computes something else"),
+        (lambda *given, scale: by_formula(*given, scale=1.0), "its numbers differ from those of single windows"),
         (
             lambda *given, scale: (by_formula(*given, scale=scale)[0].detach().requires_grad_(),),
             "The differentiated Tensor",
@@ -247,16 +251,34 @@ def failing(*_: Any, **__: Any) -> Any:
 )
 def test_flash_attention_is_tried_first(operator: Any, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", operator)
-    found = padding_free.why_no_flash.__wrapped__(torch.bfloat16, "cpu")
+    found = padding_free.why_no_flash.__wrapped__(torch.bfloat16, 16, "cpu")
     assert found == why or (why and found.startswith(why))
 
 
-def test_what_is_wrong_with_flash_attention_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("given", "without_padding", "said"),
+    [
+        ({"padding_free": "auto", "precision": "bf16"}, False, "(no torch.bfloat16 of 16); batches are padded"),
+        ({"padding_free": "always", "precision": "16"}, True, "(no torch.float16 of 16); attention is padded"),
+        ({"padding_free": "always"}, True, "(it computes in 16 bits); attention is padded"),
+    ],
+    ids=str,
+)
+def test_without_flash_attention(
+    given: dict[str, str], without_padding: bool, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(padding_free, "why_no_flash", lambda dtype: f"no {dtype}")
-    model, lines = adaptation.apply(build("bert", TASKS[0]), replace(PARAMS, precision="bf16"))
-    assert model.config._attn_implementation == padding_free.NAME
-    assert lines == ["padding_free: attention is padded, without FlashAttention: no torch.bfloat16"]
+    monkeypatch.setattr(padding_free, "why_no_flash", lambda dtype, size: f"no {dtype} of {size}")
+    model, lines = adaptation.apply(build("bert", TASKS[0]), replace(PARAMS, **given))
+    assert (model.config._attn_implementation == padding_free.NAME) is without_padding
+    assert lines == [f"padding_free: FlashAttention can't be used {said}"]
+
+
+def test_a_model_that_gives_hidden_states_too() -> None:
+    model, _ = adaptation.apply(build("bert", TASKS[0], output_hidden_states=True), PARAMS)
+    batch = batch_of(TASKS[0])
+    outputs = padding_free.forward(model.eval(), batch, TASKS[0].model.inputs, 0)
+    assert set(outputs) == {"start_logits", "end_logits"}
 
 
 @pytest.mark.parametrize("family", sorted(KNOWN))
@@ -283,6 +305,8 @@ def test_on_a_gpu(dtype: torch.dtype, near: float) -> None:
     wanted = loss_and_gradients(answering.forward(model, batch, TASKS[0].model.inputs), batch, model, TASKS[0])
     model, _ = adaptation.apply(model.to("cuda", dtype), PARAMS)
     on_gpu = {name: tensor.cuda() for name, tensor in batch.items()}
+    if dtype != torch.float32:
+        assert padding_free.why_no_flash(dtype, 16) == ""  # it is tried outside of what is profiled
     with torch.profiler.profile() as profiled:
         outputs = padding_free.forward(model, on_gpu, TASKS[0].model.inputs, 0)
         found = loss_and_gradients(outputs, on_gpu, model, TASKS[0])

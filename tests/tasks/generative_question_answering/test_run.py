@@ -103,7 +103,8 @@ def test_resumed(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
-@pytest.mark.parametrize("family", ["bart", pytest.param("llama", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("family", ["bart", "llama"])
+@pytest.mark.thorough
 def test_unmerged_adapters(family: str, tmp_path: Path) -> None:
     prepared = prepare(tmp_path, build(family, tmp_path / "tiny"), TASK, (32, 8, 6), **LENGTHS)
     run.main(finetune_words(prepared, tmp_path, **QUICK, apply_lora="true", merge_lora_weights="false"))

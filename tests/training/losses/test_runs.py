@@ -157,6 +157,7 @@ def test_a_spike_is_left_out(forks: Forks, prepared: Path, rows: list[Row], tmp_
 
 
 @pytest.mark.distributed
+@pytest.mark.thorough
 def test_processes_leave_out_the_same(forks: Forks, prepared: Path, rows: list[Row], tmp_path: Path) -> None:
     """Though the row is another one's than the main process', which decides."""
     row = next(row for row in rows if row.step == 4 and row.late)

@@ -16,18 +16,27 @@ def wanted(params: FinetuneParams) -> bool:
         return False
     if params.torch_compile or params.apply_ort:
         return False
-    return params.padding_free == "always" or (params.padding_free == "auto" and torch.cuda.is_available())
+    gains = torch.cuda.is_available() and params.precision != "32"  # by FlashAttention
+    return params.padding_free == "always" or (params.padding_free == "auto" and gains)
 
 
 def apply(model: PreTrainedModel, params: FinetuneParams) -> tuple[PreTrainedModel, list[str]]:
     """Return the model, whose attention knows where windows begin, and a line where something isn't as it might be."""
     if not families.is_known(model.config):
         return model, [f"padding_free: not for this model ({model.config.model_type}); its batches are padded"]
-    model.set_attn_implementation(padding_free.NAME)
-    if params.precision == "32" or not torch.cuda.is_available():
-        return model, []
-    why = padding_free.why_no_flash(torch.float16 if params.precision == "16" else torch.bfloat16)
-    return model, [f"padding_free: attention is padded, without FlashAttention: {why}"] if why else []
+    why = _why_no_flash(model, params.precision) if torch.cuda.is_available() else ""
+    always = isinstance(params, EncoderParams) and params.padding_free == "always"
+    if not why or always:
+        model.set_attn_implementation(padding_free.NAME)
+    padded = "attention is" if always else "batches are"
+    return model, [f"padding_free: FlashAttention can't be used ({why}); {padded} padded"] if why else []
+
+
+def _why_no_flash(model: PreTrainedModel, precision: str) -> str:
+    if precision == "32":
+        return "it computes in 16 bits"
+    size = model.config.hidden_size // model.config.num_attention_heads
+    return padding_free.why_no_flash(torch.float16 if precision == "16" else torch.bfloat16, size)
 
 
 def restore(model: PreTrainedModel) -> PreTrainedModel:

@@ -39,7 +39,8 @@ def forward(model: nn.Module, batch: Batch, inputs: frozenset[str], first_positi
         max_length_q=length,
         **{INDICES: indices},
     )
-    return type(outputs)(**{name: padded(tensor[0], indices, mask.shape) for name, tensor in outputs.items()})
+    tensors = {name: tensor for name, tensor in outputs.items() if isinstance(tensor, Tensor)}  # no hidden states
+    return type(outputs)(**{name: padded(tensor[0], indices, mask.shape) for name, tensor in tensors.items()})
 
 
 def padded(tokens: Tensor, indices: Tensor, shape: torch.Size) -> Tensor:
@@ -72,6 +73,8 @@ def attend(
         )
         return found
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    if query.is_cuda and torch.is_autocast_enabled("cuda"):  # 4 bits with adapters give 32, and no operator casts them
+        query, key, value = (tensor.to(torch.get_autocast_dtype("cuda")) for tensor in (query, key, value))
     if has_flash(query):
         return _flash(query, key, value, cu_seq_lens_q, max_length_q, dropout, scaling)[None], None
     shape = torch.Size([len(cu_seq_lens_q) - 1, max_length_q])
@@ -80,25 +83,26 @@ def attend(
     mask = looked_at[:, None, None].expand(-1, -1, max_length_q, -1)
     by = sdpa_attention_forward if query.is_cuda else attention.attend
     output, _ = by(module, query, key, value, mask, dropout=dropout, scaling=scaling)
-    return output.flatten(0, 1)[token_indices][None], None
+    return output.flatten(0, 1).index_select(0, token_indices)[None], None
 
 
 def has_flash(query: Tensor) -> bool:
-    """Return whether PyTorch's FlashAttention computes this: a GPU from Ampere on, in 16 bits, heads of 8, 16, ..."""
-    if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16):
-        return False
-    return query.shape[-1] % 8 == 0 and query.shape[-1] <= 256 and not why_no_flash(query.dtype)
+    """Return whether PyTorch's FlashAttention computes this: on a GPU, in 16 bits."""
+    in_16_bits = query.dtype in (torch.float16, torch.bfloat16)
+    return query.is_cuda and in_16_bits and not why_no_flash(query.dtype, query.shape[-1])
 
 
 @functools.cache
-def why_no_flash(dtype: torch.dtype, device: str = "cuda") -> str:
-    """Return why PyTorch's FlashAttention can't be used in these 16 bits; "" where it gives what single windows give.
+def why_no_flash(dtype: torch.dtype, size: int, device: str = "cuda") -> str:
+    """Return why FlashAttention can't be used for heads of this size; "" where it gives what single windows give.
 
     It is tried once, outside a step: its operator is PyTorch's own affair, and may be another in the next version.
     """
+    if size % 8 or size > 256:
+        return f"heads have {size} numbers, not a multiple of 8 up to 256"
     if device == "cuda" and torch.cuda.get_device_capability() < FLASH:
         return "the GPU is older than Ampere"
-    given = torch.arange(3 * 12 * 2 * 16, device=device).sin().to(dtype).view(3, 12, 2, 16).requires_grad_()
+    given = torch.arange(3 * 12 * 2 * size, device=device).sin().to(dtype).view(3, 12, 2, size).requires_grad_()
     begins = torch.tensor([0, 5, 12], device=device, dtype=torch.int32)
     try:
         with torch.enable_grad():
@@ -110,7 +114,7 @@ def why_no_flash(dtype: torch.dtype, device: str = "cuda") -> str:
     except (RuntimeError, TypeError, AttributeError) as error:
         return first_line(error)
     near = all(torch.allclose(found.float(), wanted.float(), atol=5e-2) for found, wanted in (both, gradients))
-    return "" if near else "it computes something else"
+    return "" if near else "its numbers differ from those of single windows"
 
 
 def _flash(
