@@ -164,7 +164,11 @@ def ways(task: str) -> dict[str, Way]:
         "tuned fp32": Way("transformers' Trainer, grouped by length, fused AdamW", partial(alike, bf16=False)),
         "tuned bf16": Way("the same with bf16", partial(alike, bf16=True), here=multiplies_bf16),
         "without kernels": Way("finetune run, cpu_kernels false, fp32", partial(own, {"cpu_kernels": "false"})),
-        "padding free": Way("finetune run, padding_free always, fp32", partial(own, {"padding_free": "always"})),
+        **(
+            {"padding free": Way("finetune run, padding_free always, fp32", partial(own, {"padding_free": "always"}))}
+            if task == QA
+            else {}
+        ),
         "finetune fp32": Way("finetune run, fp32", partial(own, {})),
         "finetune bf16": Way("finetune run, precision bf16", partial(own, {"precision": "bf16"}), here=multiplies_bf16),
         **PEAKS,
