@@ -342,7 +342,7 @@ def fit(attempt: Attempt, checkpoint: Path | None) -> dict[str, float]:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             speed = speed_of(trainer)
     if not all(torch.isfinite(p).all() for p in trainer.model.parameters()):
-        raise gathering.diverged()
+        raise gathering.diverged(trainer)
     state = trainer.state
     if state.best_model_checkpoint is None:
         fix = "look at the validation loss above; a lower --learning_rate may help"

@@ -20,13 +20,22 @@ from finetune.models.adapt import fake_quantisation, pruning
 from finetune.models.memory import return_freed_memory
 from finetune.models.ort import engine as ort
 
-LOWER = "a lower --learning_rate, a positive --max_grad_norm, or --precision bf16"  # what mends a lost run
 RETURN_STEPS = 10  # at no cost that could be measured, 110 s for 112 s without
 
 
 def evaluated_now(state: TrainerState, evaluation_steps: int) -> bool:
     """Return whether an evaluation follows the step that was just made."""
     return bool(state.global_step % evaluation_steps == 0 or state.global_step >= state.max_steps)
+
+
+def what_mends(args: TrainingArguments) -> str:
+    """Return what to type for a run that has diverged."""
+    ways = ["a lower --learning_rate"]
+    if not args.max_grad_norm:
+        ways.append("--max_grad_norm 1")
+    if args.fp16 or args.bf16:
+        ways.append(f"--precision {'bf16' if args.fp16 else '32'}")
+    return ", or ".join(ways)
 
 
 class Heartbeat(TrainerCallback):

@@ -11,7 +11,7 @@ from finetune.core.launch import is_main_process, world_size
 from finetune.core.types import Json
 from finetune.distributed import fsdp, zero_config, zero_engine
 from finetune.params.finetune import FinetuneParams
-from finetune.training.callbacks import LOWER
+from finetune.training.callbacks import what_mends
 from finetune.training.trainer import FinetuneTrainer
 
 SAME_LOSS = {"32": 1e-4, "bf16": 3e-2, "16": 3e-2}  # relative: an engine computes in 16 bits what is saved in 32
@@ -44,7 +44,7 @@ def gathered_model(
         return model
     before = trainer.sample_loss(trainer.model)
     if not math.isfinite(before):
-        raise diverged()
+        raise diverged(trainer)
     if params.apply_deepspeed:
         state = zero_engine.gather(trainer.accelerator.unwrap_model(trainer.model))
     else:
@@ -70,6 +70,6 @@ def gathered_model(
     return whole
 
 
-def diverged() -> ModelError:
+def diverged(trainer: FinetuneTrainer) -> ModelError:
     """Return the error of a run whose best weights are of no use."""
-    return ModelError(Fault("training diverged: the best weights are not finite", fix=LOWER))
+    return ModelError(Fault("training diverged: the best weights are not finite", fix=what_mends(trainer.args)))

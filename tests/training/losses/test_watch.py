@@ -4,11 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import TrainerControl, TrainerState
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from finetune.core.errors import ModelError
 from finetune.training.losses.verdict import MOST
 from finetune.training.losses.watch import STORED, Spiked, WatchLoss
+
+ARGS = TrainingArguments(output_dir="out", use_cpu=True)
 
 
 class Words:
@@ -41,11 +43,11 @@ def test_the_first_batch_without_a_finite_loss_is_named(accumulation: int) -> No
         losses = [1.0] * (accumulation - 1) + [float("nan") if state.global_step >= 6 else 2.0]
         step(watch, state, *losses)
         if state.global_step < 9:
-            watch.on_step_end(None, state, control)
+            watch.on_step_end(ARGS, state, control)
     control.should_save = True
     named = f"the batch of '7 {accumulation - 1}', '30 31'"
     with pytest.raises(ModelError, match=f"the loss of step 7 is nan\n  where: {named}\n"):
-        watch.on_step_end(None, state, control)
+        watch.on_step_end(ARGS, state, control)
 
 
 def test_the_whole_step_of_a_gradient_is_named() -> None:
@@ -55,7 +57,7 @@ def test_the_whole_step_of_a_gradient_is_named() -> None:
     control.should_save = True
     named = "the batch of '1 0', '30 31', '1 1', '30 31'"
     with pytest.raises(ModelError, match=f"the norm of the gradient of step 1 is inf\n  where: {named}\n"):
-        watch.on_step_end(None, state, control)
+        watch.on_step_end(ARGS, state, control)
 
 
 def test_weights_are_looked_at_before_they_are_saved() -> None:
@@ -64,12 +66,12 @@ def test_weights_are_looked_at_before_they_are_saved() -> None:
     model = torch.nn.Linear(2, 2)
     model.weight.data[0, 0] = float("nan")
     step(watch, state, 1.0)
-    watch.on_step_end(None, state, control, model=model)
+    watch.on_step_end(ARGS, state, control, model=model)
     control.should_save = True
     with pytest.raises(ModelError, match="after step 1 there are weights that are not finite"):
-        watch.on_step_end(None, state, control, model=model)
+        watch.on_step_end(ARGS, state, control, model=model)
     model.weight.requires_grad_(False)  # a frozen one was imported so
-    watch.on_step_end(None, state, control, model=model)
+    watch.on_step_end(ARGS, state, control, model=model)
 
 
 def test_losses_are_read_now_and_then() -> None:
@@ -78,7 +80,7 @@ def test_losses_are_read_now_and_then() -> None:
     left = []
     for _ in range(12):
         step(watch, state, 1.0)
-        watch.on_step_end(None, state, control)
+        watch.on_step_end(ARGS, state, control)
         left.append((len(watch.noted), len(watch.norms)))
     assert left == [(n, n) for n in (1, 2, 3, 0, 1, 2, 3, 0, 1, 0, 1, 0)]
     stored: Any = state.stateful_callbacks
@@ -93,10 +95,10 @@ def test_with_a_threshold_the_run_goes_on_a_few_times(bad: dict[str, float]) -> 
         state.max_steps = 1000
         for _ in range(29):
             step(watch, state, 1.0)
-            watch.on_step_end(None, state, control)
+            watch.on_step_end(ARGS, state, control)
         step(watch, state, bad.get("loss", 1.0), norm=bad.get("norm", 1.0))
         with pytest.raises(Spiked if spikes < MOST else ModelError, match=f"step {100 * spikes + 30} is") as caught:
-            watch.on_step_end(None, state, control)
+            watch.on_step_end(ARGS, state, control)
         assert f"'{100 * spikes + 30} 0', '30 31'" in str(caught.value)
         if isinstance(caught.value, Spiked):
             watch = WatchLoss(100, Words(), 10.0)  # type: ignore[arg-type]

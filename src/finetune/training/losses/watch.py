@@ -5,14 +5,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedTokenizerFast, TrainerCallback, TrainerControl, TrainerState
+from transformers import PreTrainedTokenizerFast, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from finetune.core.console import some
 from finetune.core.errors import Fault, ModelError
 from finetune.core.types import Json
 from finetune.data.batches import Batch
 from finetune.distributed import process_group
-from finetune.training.callbacks import LOWER, evaluated_now
+from finetune.training.callbacks import evaluated_now, what_mends
 from finetune.training.losses.verdict import MOST, Record, Seen, Wrong
 
 WATCH_STEPS = 10  # between two looks: each waits for the device
@@ -71,7 +71,7 @@ class WatchLoss(TrainerCallback):
 
     def on_step_end(
         self,
-        args: object,
+        args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
         model: nn.Module | None = None,
@@ -85,7 +85,7 @@ class WatchLoss(TrainerCallback):
             lambda: self.record.judge(seen, state.global_step, self.threshold)
         )
         if wrong:
-            self._give_up(wrong)
+            self._give_up(wrong, what_mends(args))
         self.noted, self.norms = [], []
         stored: Json = state.stateful_callbacks  # type: ignore[assignment]  # a dict, whatever its annotation says
         stored[STORED] = self.record.stored()
@@ -101,7 +101,7 @@ class WatchLoss(TrainerCallback):
             all(_read([torch.isfinite(_own(p)).all() for p in trained])),
         )
 
-    def _give_up(self, wrong: Wrong) -> None:
+    def _give_up(self, wrong: Wrong, fix: str) -> None:
         """Raise Spiked where the run may go on without the rows of the step, else ModelError that names them."""
         texts = process_group.gather_to_main(self._texts(wrong))
         rows = process_group.broadcast_from_main(lambda: some([repr(text) for own in texts for text in own]))
@@ -111,9 +111,10 @@ class WatchLoss(TrainerCallback):
             raise Spiked(f"{wrong.what}; rows of steps {steps} are left out, {rows} in the last", record.without(wrong))
         why = "a loss or a gradient is larger than its numbers can hold; the checkpoints are from before"
         offered = "; or --loss_spike_threshold 5 --resume_from_checkpoint true, to go on without these rows"
-        fix = LOWER + (offered if self.may_leave_out else "")
         if self.threshold:
-            why, fix = f"{MOST} times the rows of such a step were left out: it isn't they", LOWER
+            why = f"{MOST} times the rows of such a step were left out: it isn't they"
+        elif self.may_leave_out:
+            fix += offered
         raise ModelError(Fault(f"training diverged: {wrong.what}", where=f"the batch of {rows}", why=why, fix=fix))
 
     def _texts(self, wrong: Wrong) -> list[str]:
