@@ -150,7 +150,7 @@ def test_the_batch_is_found_before_processes_depend_on_one_another(
     found = int(re.findall(r"^auto_find_batch_size: (\d+)", limited.said(), re.M)[0])
     assert found < ASKED and f"out of memory with {ASKED} windows at a time; trying {ASKED // 2}\n" in limited.said()
     accumulation = ASKED // found if "keep_global_batch_size" in given else 1
-    assert f"2 steps of {found * accumulation * processes}, " in limited.said()
+    assert f"2 steps of {found * accumulation * processes} windows, " in limited.said()
 
     batch = {"per_device_train_batch_size": found, "gradient_accumulation_steps": accumulation}
     given = {name: value for name, value in given.items() if name == "apply_deepspeed"}
