@@ -19,7 +19,7 @@ from finetune.core.types import Json
 from finetune.core.world import World
 from finetune.data.folders import SPLITS, Preprocessed, Trained, read_rows
 from finetune.data.readers import read_table
-from finetune.data.table import Audit
+from finetune.data.table import Audit, StoredRows
 from finetune.distributed.settlement import Settled, check_model, settle_task
 from finetune.models.stored import intact, sums
 from finetune.params.evaluation import EVALUATED, EvaluationParams
@@ -168,7 +168,7 @@ def say_lacking(lacking: dict[str, int]) -> dict[str, int]:
 
 def read_test_rows(
     params: EvaluationParams, task: "Task[State]", preprocessed: Preprocessed | None
-) -> tuple["Rows", Audit]:
+) -> tuple[StoredRows, Audit]:
     """Return the test split of preprocess, or a file, and its audit. Raises: DataError if no row is usable."""
     if preprocessed and params.preprocess_output:
         rows = read_rows(Preprocessed.rows_file(params.preprocess_output, "test"), task.data.damage)
@@ -240,7 +240,7 @@ def write_predictions(
 
 def write_metrics(
     path: Path,
-    rows: "Rows",
+    rows: StoredRows,
     kept: list["Prediction"],
     task: "Task[State]",
     state: "State",
@@ -255,7 +255,7 @@ def write_metrics(
     if not scored:
         say(f"no row has {task.data.gold}: predictions only")
         return {}, Breakdown(), {}
-    golden = [kept[i] for i in scored], [rows[i] for i in scored]
+    golden = [kept[i] for i in scored], rows.chosen(scored)
     metrics = task.scoring.metrics(*golden, state) | task.scoring.costly(*golden, state)
     breakdown = task.scoring.breakdown(*golden, state)
     found = task.scoring.published.metrics(*golden, state, asked.options)
