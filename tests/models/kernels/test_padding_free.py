@@ -1,5 +1,6 @@
 """Batches without padding: the same loss and gradients as padded ones, for each family, in 64 bits."""
 
+from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -303,7 +304,7 @@ def test_on_a_gpu(dtype: torch.dtype, near: float) -> None:
     """Loss and gradients are those of padded windows in 64 bits on the CPU; in 16 bits by FlashAttention."""
     model, batch = without_dropout("bert", TASKS[0]), batch_of(TASKS[0])
     wanted = loss_and_gradients(answering.forward(model, batch, TASKS[0].model.inputs), batch, model, TASKS[0])
-    model, _ = adaptation.apply(model.to("cuda", dtype), PARAMS)
+    model, _ = adaptation.apply(deepcopy(model).to("cuda", dtype), PARAMS)
     on_gpu = {name: tensor.cuda() for name, tensor in batch.items()}
     if dtype != torch.float32:
         assert padding_free.why_no_flash(dtype, 16) == ""  # it is tried outside of what is profiled
@@ -312,8 +313,8 @@ def test_on_a_gpu(dtype: torch.dtype, near: float) -> None:
         found = loss_and_gradients(outputs, on_gpu, model, TASKS[0])
     flash = any("_flash_attention_backward" in event.key for event in profiled.key_averages())
     assert flash is (dtype != torch.float32)
-    for name, tensor in wanted.items():
-        torch.testing.assert_close(found[name].cpu().double(), tensor.double(), rtol=near, atol=near, msg=name)
+    in_64_bits = [{name: tensor.cpu().double() for name, tensor in given.items()} for given in (found, wanted)]
+    torch.testing.assert_close(*in_64_bits, rtol=near, atol=near)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
