@@ -1,4 +1,4 @@
-"""Training speed of a BERT for questions on one GPU: padded windows, windows of like length, and no padding.
+"""Training speed of a BERT for questions on one GPU: padded windows, of like length, without padding, and by graphs.
 
     python -m benchmarks.gpu [--shape BERT-base] [--batch 32] [--rounds 5] [--seconds 5] [--out gpu.json]
 
@@ -28,10 +28,12 @@ from transformers import BertConfig, BertForQuestionAnswering
 from benchmarks.scaling import LENGTHS, SHAPES, Shape
 from finetune.data.batches import Batch, collate, collate_with_indices
 from finetune.models.kernels import padding_free
+from finetune.models.kernels.cuda_graphs import Graphs
 from finetune.tasks.answering import forward
 
 LONGEST = 384
-WAYS = ("padded to 384", "of like length, padded", "of like length, no padding")
+WAYS = ("padded to 384", "of like length, padded", "no padding", "no padding, CUDA graphs")
+WITHOUT_PADDING = WAYS[2:]
 PRODUCTS = "matrix products"
 TINY = Shape("tiny", 2, 64)  # for a CPU
 SIDE = 4096  # of the matrices
@@ -58,7 +60,7 @@ def batches(way: str, size: int, vocabulary: int) -> list[Batch]:
     for first in range(0, len(lengths), size):
         longest = 0 if grouped else LONGEST
         windows = [window(length, longest, vocabulary, draws) for length in lengths[first : first + size]]
-        batch = collate_with_indices(windows, {}) if way == WAYS[2] else collate(windows, {})
+        batch = collate_with_indices(windows, {}) if way in WITHOUT_PADDING else collate(windows, {})
         found.append({name: tensor.pin_memory() if on_gpu else tensor for name, tensor in batch.items()})
     draws.shuffle(found)
     return found
@@ -81,16 +83,19 @@ def steps(way: str, shape: Shape, size: int, device: str) -> Iterator[Measured]:
     sizes = {"hidden_size": shape.hidden, "num_hidden_layers": shape.layers, "num_attention_heads": shape.hidden // 64}
     config = BertConfig(vocab_size=shape.vocabulary, intermediate_size=4 * shape.hidden, **sizes)
     model = BertForQuestionAnswering(config).to(device).train()
-    if way == WAYS[2]:
+    run: BertForQuestionAnswering | Graphs = model
+    if way in WITHOUT_PADDING:
         model.set_attn_implementation(padding_free.NAME)
+    if way == WAYS[3] and device == "cuda":
+        run = Graphs(model, LONGEST)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, fused=True)
     of_epoch = batches(way, size, shape.vocabulary)
     while True:
         for on_host in of_epoch:
             batch = {name: tensor.to(device, non_blocking=True) for name, tensor in on_host.items()}
             with torch.autocast(device, torch.bfloat16):
-                if way == WAYS[2]:
-                    outputs = padding_free.forward(model, batch, INPUTS, 0)
+                if way in WITHOUT_PADDING:
+                    outputs = padding_free.forward(run, batch, INPUTS, 0)
                 else:
                     outputs = forward(model, batch, INPUTS)
             loss(outputs, batch).backward()

@@ -38,6 +38,7 @@ from finetune.distributed.preemption import prepare_worker
 from finetune.models.adapt import fake_quantisation, pruning
 from finetune.models.adapt.adaptations import gradients_set_aside, not_trained
 from finetune.models.kernels import padding_free
+from finetune.models.kernels.cuda_graphs import Graphs
 from finetune.models.memory import out_of_memory
 from finetune.models.prediction import Watch, predict
 from finetune.models.teacher import Teacher
@@ -90,6 +91,7 @@ class FinetuneTrainer(Trainer):
         teacher: Teacher | None,
         prune: Prune | None,
         graph: "ORTModule | None",
+        graphs: Graphs | None,
         state: State,
         train: Dataset,
         validation: Dataset,
@@ -133,6 +135,7 @@ class FinetuneTrainer(Trainer):
         # What is no weight: it is clipped and decayed with none of them.
         self.apart = [*(prune.scores if prune else ()), *fake_quantisation.edges_of(model)]
         self.graph = graph
+        self.graphs = graphs
         if graph:
             self.add_callback(SeedGraph())
         self.padding_free = model.config._attn_implementation == padding_free.NAME
@@ -169,7 +172,7 @@ class FinetuneTrainer(Trainer):
         `inputs` are tensors (B, L) or (B,); `num_items_in_batch` are the items of the step over all processes.
         """
         if self.padding_free:
-            outputs = padding_free.forward(model, inputs, self.task.model.inputs, self.first_position)
+            outputs = padding_free.forward(self.graphs or model, inputs, self.task.model.inputs, self.first_position)
         else:
             outputs = forward(self.graph or model, inputs, self.task.model.inputs)
         self.throughput.count(inputs)
@@ -395,7 +398,7 @@ class FinetuneTrainer(Trainer):
 
     def release(self) -> None:
         """Give back what only steps need: gradients, and the states of optimizer and DDP. No step can follow."""
-        self.optimizer = self.lr_scheduler = None
+        self.optimizer = self.lr_scheduler = self.graphs = None
         self.model_wrapped = self.model
         self.model.zero_grad(set_to_none=True)
         handler: Any = self.callback_handler

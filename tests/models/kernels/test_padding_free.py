@@ -2,7 +2,6 @@
 
 from copy import deepcopy
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from finetune.models.adapt import padding_free as adaptation
 from finetune.models.kernels import padding_free
 from finetune.models.kernels.families import FAMILIES as KNOWN
 from finetune.tasks import answering
+from tests.models.kernels.conftest import by_formula
 from tests.models.kernels.test_families import OTHERS, TASKS, build
 from tests.models.test_blocks import PARAMS as PRUNED
 
@@ -202,35 +202,6 @@ def test_flash_attention_has_these_arguments() -> None:
     assert (output.shape, output.dtype) == (torch.Size([26, 4, 16]), torch.bfloat16)
     output.sum().backward()
     assert all(tensor.grad is not None and tensor.grad.shape == tensor.shape for tensor in tensors)
-
-
-def by_formula(
-    query: Tensor, key: Tensor, value: Tensor, begins: Tensor, ends: Tensor, *others: Any, scale: float | None
-) -> tuple[Tensor]:
-    """FlashAttention's arguments, computed window by window, without its dropout."""
-    assert torch.equal(begins, ends) and begins.dtype == torch.int32
-    longest = int(begins.diff().max())
-    assert others[:2] == (longest, longest) and others[3:] == (False, False)  # not causal, no debugging
-    parts = []
-    for start, end in pairwise(begins.tolist()):
-        scores = torch.einsum("qhd,khd->hqk", query[start:end], key[start:end])
-        scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
-        parts.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), value[start:end]))
-    return (torch.cat(parts),)
-
-
-@pytest.fixture
-def flash_by_formula(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Attention by FlashAttention's formula, where there is no GPU; returns the dropouts asked for."""
-    asked: list[float] = []
-
-    def noted(*given: Any, scale: float | None) -> tuple[Tensor]:
-        asked.append(given[7])
-        return by_formula(*given, scale=scale)
-
-    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", noted)
-    monkeypatch.setattr(padding_free, "has_flash", lambda query: True)
-    return asked
 
 
 def failing(*_: Any, **__: Any) -> Any:

@@ -6,7 +6,9 @@ The model that is saved knows nothing of it: it has no weights, and what compute
 import torch
 from transformers import PreTrainedModel
 
+from finetune.core.launch import world_size
 from finetune.models.kernels import families, padding_free
+from finetune.models.kernels.cuda_graphs import Graphs
 from finetune.params.finetune import EncoderParams, FinetuneParams
 
 
@@ -37,6 +39,17 @@ def _why_no_flash(model: PreTrainedModel, precision: str) -> str:
         return "it computes in 16 bits"
     size = model.config.hidden_size // model.config.num_attention_heads
     return padding_free.why_no_flash(torch.float16 if precision == "16" else torch.bfloat16, size)
+
+
+def graphs_of(model: PreTrainedModel, params: FinetuneParams, longest: int) -> Graphs | None:
+    """Return what computes training steps as CUDA graphs; None where it can't. `longest` are the tokens of a window."""
+    if model.config._attn_implementation != padding_free.NAME or not torch.cuda.is_available():
+        return None
+    with_state = isinstance(params, EncoderParams) and (params.apply_pruning or params.apply_qat)
+    others = params.apply_deepspeed or params.apply_fsdp or params.finetune_in_4bit or params.gradient_checkpointing
+    if world_size() > 1 or with_state or others or _why_no_flash(model, params.precision):
+        return None
+    return Graphs(model, longest)
 
 
 def restore(model: PreTrainedModel) -> PreTrainedModel:

@@ -1,0 +1,171 @@
+"""Passes that are recorded: on a CPU, recording is to remember the function, which computes in the same tensors."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from finetune.data.batches import Batch, collate_with_indices
+from finetune.models.adapt import padding_free as adaptation
+from finetune.models.kernels import padding_free
+from finetune.models.kernels.cuda_graphs import PARTS, Graphs, extended, length_of_row
+from finetune.models.kernels.families import FAMILIES as KNOWN
+from tests.models.kernels.test_families import TASKS, build
+from tests.models.kernels.test_padding_free import PARAMS, assert_same, loss_and_gradients, without_dropout
+
+LONGEST = 16
+Run = Callable[[], None]
+
+
+def remembered(run: Run, graphs: Graphs) -> Run:
+    """Recording draws nothing, and what is recorded knows of no autograd."""
+    with torch.random.fork_rng(devices=[]):
+        run()
+    return torch.enable_grad()(run)
+
+
+def graphs_on_cpu(model: Any, record: Callable[[Run, Graphs], Run] = remembered) -> Graphs:
+    return Graphs(model, LONGEST, record)
+
+
+def windows(lengths: tuple[int, ...], seed: int = 7) -> Batch:
+    draws = torch.Generator().manual_seed(seed)
+    rows = []
+    for length in lengths:
+        ids = torch.randint(5, 40, (length,), generator=draws).tolist()
+        rows.append({"input_ids": ids, "attention_mask": [1] * length, "start_positions": 1, "end_positions": 2})
+    return collate_with_indices(rows, {"input_ids": 1})
+
+
+def by(run: Any, model: Any, batch: Batch) -> dict[str, Tensor]:
+    """Return loss and gradients of a step."""
+    outputs = padding_free.forward(run, batch, TASKS[0].model.inputs, padding_free.first_position(model))
+    return loss_and_gradients(outputs, batch, model, TASKS[0])
+
+
+@pytest.mark.usefixtures("flash_by_formula")
+@pytest.mark.parametrize("family", sorted(KNOWN))
+def test_losses_and_gradients_are_the_models_own(family: str) -> None:
+    """Of batches of other lengths, of fewer windows, and after a step has changed the weights."""
+    model, _ = adaptation.apply(without_dropout(family, TASKS[0]), PARAMS)
+    graphs = graphs_on_cpu(model)
+    for seed, lengths in enumerate([(12, 5, 9), (16, 16, 3), (12, 5), (8, 9, 9), (4,)]):
+        wanted = {name: tensor.clone() for name, tensor in by(model, model, windows(lengths, seed)).items()}
+        assert_same(by(graphs, model, windows(lengths, seed)), wanted)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.add_(weight.grad, alpha=-0.1) if weight.grad is not None else None
+    assert not graphs.fails and len(graphs.passes) == 4  # the first and the fourth are of as many tokens
+
+
+@pytest.mark.usefixtures("flash_by_formula")
+def test_gradients_of_two_batches_add_up() -> None:
+    """Those of the first batch must not lie where those of the second are computed."""
+    model, _ = adaptation.apply(without_dropout("bert", TASKS[0]), PARAMS)
+    graphs, found = graphs_on_cpu(model), []
+    for run in (model, graphs):
+        model.zero_grad()
+        for seed in range(2):
+            batch = windows((12, 5, 9), seed)
+            outputs = padding_free.forward(run, batch, TASKS[0].model.inputs, 0)
+            TASKS[0].objective.loss(outputs, batch).sum().backward()
+        found.append([weight.grad.clone() for weight in model.parameters()])
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.usefixtures("flash_by_formula")
+def test_graphs_that_do_something_else_are_not_used(capsys: pytest.CaptureFixture[str]) -> None:
+    """The gradients of a pass without a backward one are those of the pass before."""
+
+    def forgetful(run: Run, graphs: Graphs) -> Run:
+        replay = remembered(run, graphs)
+        return replay if run.__name__ == "forward" else lambda: None
+
+    model, _ = adaptation.apply(without_dropout("bert", TASKS[0]), PARAMS)
+    graphs, batch = graphs_on_cpu(model, forgetful), windows((12, 5, 9))
+    wanted = {name: tensor.clone() for name, tensor in by(model, model, batch).items()}
+    assert_same(by(graphs, model, batch), wanted)
+    assert graphs.fails and not graphs.passes
+    why = "gradients differ from the model's own"
+    assert f"passes are not CUDA graphs ({why}); the host asks for each kernel" in capsys.readouterr().out
+
+
+def failing(error: RuntimeError) -> Callable[[Run, Graphs], Run]:
+    def record(run: Run, graphs: Graphs) -> Run:
+        raise error
+
+    return record
+
+
+@pytest.mark.usefixtures("flash_by_formula")
+def test_what_cannot_be_recorded(capsys: pytest.CaptureFixture[str]) -> None:
+    model, _ = adaptation.apply(without_dropout("bert", TASKS[0]), PARAMS)
+    error = RuntimeError("CUDA error: operation not permitted\nwhen capturing")
+    graphs, batch = graphs_on_cpu(model, failing(error)), windows((3, 2))
+    wanted = {name: tensor.clone() for name, tensor in by(model, model, batch).items()}
+    assert_same(by(graphs, model, batch), wanted)
+    assert "not CUDA graphs (CUDA error: operation not permitted)" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("flash_by_formula")
+def test_memory_that_runs_out_is_said_as_such() -> None:
+    """auto_find_batch_size looks for a smaller batch then."""
+    model, _ = adaptation.apply(without_dropout("bert", TASKS[0]), PARAMS)
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    with pytest.raises(torch.OutOfMemoryError):
+        by(graphs_on_cpu(model, failing(error)), model, windows((3, 2)))
+
+
+def test_the_draws_of_a_run_are_those_without_recording(flash_by_formula: list[float]) -> None:
+    """A resumed run records at other steps than the one that it goes on with."""
+    model, _ = adaptation.apply(build("bert", TASKS[0]), PARAMS)
+    graphs = graphs_on_cpu(model)
+    by(graphs, model, windows((12, 5, 9)))
+    found = []
+    for fresh in (False, True):
+        if fresh:
+            graphs = graphs_on_cpu(model)
+        torch.manual_seed(2)
+        by(graphs, model, windows((12, 5, 9)))
+        found.append(torch.rand(1))
+    assert torch.equal(*found)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=40))
+def test_a_row_is_extended_by_windows(lengths: list[int]) -> None:
+    tokens, longest = sum(lengths), max(lengths)
+    begins = torch.tensor([0, *lengths]).cumsum(0).int()
+    row = {
+        "input_ids": torch.arange(1, tokens + 1)[None],
+        "cu_seq_lens_q": begins,
+        "max_length_q": longest,
+        "token_indices": torch.arange(tokens),
+    }
+    found = extended(row, longest)
+    ids, ends = found["input_ids"][0], found["cu_seq_lens_q"]
+    assert found.keys() == {"input_ids", "cu_seq_lens_q"} and ends.dtype == torch.int32
+    assert len(ids) == length_of_row(tokens) <= max(tokens * (1 + 1 / PARTS), tokens + 1)
+    assert torch.equal(ids[:tokens], row["input_ids"][0]) and not ids[tokens:].any()
+    assert torch.equal(ends[: len(begins)], begins)
+    assert ends[-1] == len(ids) and (ends.diff() >= 0).all() and ends.diff().max() <= longest
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_on_a_gpu(dtype: torch.dtype) -> None:
+    """With dropout: steps by graphs are those of the model, which asks for each kernel."""
+    model, _ = adaptation.apply(build("bert", TASKS[0]).float().to("cuda"), PARAMS)
+    assert padding_free.why_no_flash(dtype, 16) == ""
+    graphs = Graphs(model, LONGEST)
+    for lengths in ((12, 5, 9), (16, 16, 3), (12, 5), (8, 9, 9)):
+        batch, found = {name: tensor.cuda() for name, tensor in windows(lengths).items()}, []
+        for run in (model, graphs):
+            with torch.autocast("cuda", dtype):
+                torch.manual_seed(5)
+                found.append(by(run, model, batch))
+        torch.testing.assert_close(found[1], found[0], rtol=5e-2, atol=5e-2)
+    assert not graphs.fails and len(graphs.passes) == 3
