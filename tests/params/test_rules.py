@@ -87,7 +87,8 @@ BEYOND = {
     "torch_compile", "attn_implementation", "throughput_warmup_steps", "save_steps", "lora_type", "finetune_in_4bit",
     "deepspeed_stage", "apply_fsdp", "class_weights", "teacher_model_path", "distillation_weight",
     "distillation_temperature", "apply_pruning", "pruning_ratio", "pruning_method", "apply_qat",
-    "quantization", "cpu_kernels", "padding_free", "max_tokens_per_batch", "hang_timeout", "loss_spike_threshold",
+    "quantization", "cpu_kernels", "padding_free", "cuda_graphs", "max_tokens_per_batch", "hang_timeout",
+    "loss_spike_threshold",
 }  # fmt: skip
 OUTPUTS = {"pytorch_model_folder": "uri_folder", "mlflow_model_folder": "mlflow_model"}
 BESIDES = {task: {"openvino_model_folder": "uri_folder"} for task in ("question_answering", "token_classification")}
@@ -294,6 +295,22 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
     ),
     (tuned(padding_free="always", torch_compile=True), "--padding_free always with --torch_compile true"),
     (tuned(padding_free="always", apply_ort=True), "--padding_free always with --apply_ort true"),
+    (tuned(cuda_graphs=True), "--cuda_graphs true with --precision 32"),
+    *(
+        (tuned(*machine, cuda_graphs=True, precision="bf16", **given), f"--cuda_graphs true with --{words}")
+        for words, given, *machine in (
+            ("padding_free never", {"padding_free": "never"}),
+            ("attn_implementation sdpa", {"attn_implementation": "sdpa"}),
+            ("torch_compile true", {"torch_compile": True}),
+            ("apply_ort true", {"apply_ort": True}),
+            ("apply_deepspeed true", {"apply_deepspeed": True}),
+            ("apply_fsdp true", {"apply_fsdp": True}, Machine(2)),
+            ("finetune_in_4bit true", LORA_IN_4BIT),
+            ("gradient_checkpointing true", {"gradient_checkpointing": True}),
+            ("apply_pruning true", {"apply_pruning": True}),
+            ("apply_qat true", {"apply_qat": True}),
+        )
+    ),
     (
         tuned(Machine(gpu=False, out_of_reach="PyTorch 2 is built for CPUs alone")),
         "the GPU of this machine can't be used, and training on its CPU would take many times as long\n  why: PyTorch",

@@ -299,6 +299,14 @@ FINETUNE = (
         tasks=(QA, TC),
     ),
     Proof(
+        "cuda_graphs",
+        "without a GPU, a line says that passes are not recorded; with one, tests/models/kernels/test_cuda_graphs.py",
+        {"cuda_graphs": "true", "precision": "bf16"},
+        see.says("cuda_graphs: not used (there is no GPU)"),
+        base={"precision": "bf16"},
+        tasks=(QA, TC),
+    ),
+    Proof(
         "throughput_warmup_steps",
         "samples per second x seconds are the windows of the other steps",
         {"throughput_warmup_steps": 2},

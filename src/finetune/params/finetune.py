@@ -147,6 +147,10 @@ class Kernels:
         "auto",
         "Train on the tokens of a batch as one row, without padding. auto: on a GPU in 16 bits, with FlashAttention and its dropout, for the models of cpu_kernels. always: elsewhere too, where attention pads.",
     )
+    cuda_graphs: bool = param(
+        False,
+        "On one GPU, record the passes of training steps without padding as CUDA graphs, so that the GPU doesn't wait for the host: faster for small models and batches. They need memory for as many graphs as there are lengths of batches.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -179,6 +179,35 @@ def _with_padding() -> Iterator[Rule[EncoderParams]]:
         )
 
 
+# (parameter, its values with which passes may be recorded, why others can't be)
+RECORDED = (
+    ("precision", ("bf16", "16"), "FlashAttention computes in 16 bits"),
+    ("padding_free", ("auto", "always"), "passes are recorded of rows without padding"),
+    ("attn_implementation", ("auto",), "passes are recorded with FlashAttention of rows without padding"),
+    ("torch_compile", (False,), "compiled layers are called by code that is not recorded"),
+    ("apply_ort", (False,), "its passes are ONNX Runtime's"),
+    ("apply_deepspeed", (False,), "between its kernels, it sends and gathers what is sharded"),
+    ("apply_fsdp", (False,), "between its kernels, it sends and gathers what is sharded"),
+    ("finetune_in_4bit", (False,), "4 bits become 16 by kernels that were never recorded"),
+    ("gradient_checkpointing", (False,), "the host sets back what dropout draws before layers are computed again"),
+    ("apply_pruning", (False,), "gates close by what the host computes"),
+    ("apply_qat", (False,), "ranges are set by what the host computes"),
+)
+
+
+def _recorded() -> Iterator[Rule[EncoderParams]]:
+    for name, allowed, why in RECORDED:
+        yield Rule(
+            EncoderParams,
+            lambda case, name=name, allowed=allowed: (  # type: ignore[misc]
+                case.params.cuda_graphs and vars(case.params)[name] not in allowed
+            ),
+            lambda case, name=name: f"--cuda_graphs true with --{name} {to_text(vars(case.params)[name])}",  # type: ignore[misc]
+            why,
+            f"--{name} {to_text(allowed[0])}, or --cuda_graphs false",
+        )
+
+
 def _counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
@@ -434,6 +463,7 @@ RULES: tuple[Rule[Any], ...] = (
         "--torch_compile false",
     ),
     *_with_padding(),
+    *_recorded(),
     # --- what this machine or this launch can't do ---
     Rule(
         FinetuneParams,

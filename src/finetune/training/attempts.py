@@ -217,7 +217,9 @@ def build(
     pulse.reach()
     padding = task.data.padding(tokenizer)
     graph, by_pytorch = graph_of(params, adapted.model, data["train"], task, padding)
-    graphs = graphs_of(adapted.model, params, max(lengths))
+    graphs, recorded = graphs_of(adapted.model, params, max(lengths))
+    for line in recorded:
+        say(line)
     objective, weights = task.weigh(params, state, data["train"]) if task.weigh else (task.objective, [])
     trainer = FinetuneTrainer(
         model=adapted.model,

@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -212,6 +212,14 @@ class FinetuneTrainer(Trainer):
         with pulse.waiting():
             total: torch.Tensor = self.accelerator.gather(items).sum()
         return total.clamp(min=NOTHING)
+
+    def floating_point_ops(self, inputs: Batch) -> int:
+        """Return those of a step, as transformers does, which counts all weights anew each time."""
+        return 6 * inputs["input_ids"].numel() * self._weights_of_layers
+
+    @cached_property
+    def _weights_of_layers(self) -> int:
+        return int(self.model.num_parameters(exclude_embeddings=True))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Return the optimizer of the weights, with a group each for scores of gates and for ranges that are learnt."""

@@ -41,15 +41,24 @@ def _why_no_flash(model: PreTrainedModel, precision: str) -> str:
     return padding_free.why_no_flash(torch.float16 if precision == "16" else torch.bfloat16, size)
 
 
-def graphs_of(model: PreTrainedModel, params: FinetuneParams, longest: int) -> Graphs | None:
-    """Return what computes training steps as CUDA graphs; None where it can't. `longest` are the tokens of a window."""
-    if model.config._attn_implementation != padding_free.NAME or not torch.cuda.is_available():
-        return None
-    with_state = isinstance(params, EncoderParams) and (params.apply_pruning or params.apply_qat)
-    others = params.apply_deepspeed or params.apply_fsdp or params.finetune_in_4bit or params.gradient_checkpointing
-    if world_size() > 1 or with_state or others or _why_no_flash(model, params.precision):
-        return None
-    return Graphs(model, longest)
+def graphs_of(model: PreTrainedModel, params: FinetuneParams, longest: int) -> tuple[Graphs | None, list[str]]:
+    """Return what computes training steps by CUDA graphs, and the line to print; `longest` are a window's tokens.
+
+    None where that isn't asked for, or can't be done here.
+    """
+    if not isinstance(params, EncoderParams) or not params.cuda_graphs:
+        return None, []
+    if not torch.cuda.is_available():
+        why = "there is no GPU"
+    elif world_size() > 1:
+        why = "for one process alone"
+    elif model.config._attn_implementation != padding_free.NAME:
+        why = "its batches are padded"
+    else:
+        why = _why_no_flash(model, params.precision)
+    if why:
+        return None, [f"cuda_graphs: not used ({why})"]
+    return Graphs(model, longest), ["cuda_graphs: passes of training steps are recorded, and compared with the model's"]
 
 
 def restore(model: PreTrainedModel) -> PreTrainedModel:

@@ -170,8 +170,7 @@ class Graphs:
             torch._foreach_copy_(gradients.views, found)
             computed.clear()
 
-        if not self.passes:
-            self._warm_up(inputs)
+        self._warm_up(inputs)
         with torch.enable_grad():
             replays = [self.record(run, self) for run in (forward, backward)]
         return Pass(inputs, outputs, grad_outputs, gradients, *replays)
@@ -183,7 +182,7 @@ class Graphs:
         return {name: tensor for name, tensor in outputs.items() if isinstance(tensor, Tensor)}
 
     def _warm_up(self, inputs: Tensors) -> None:
-        """Let libraries make what they make once, which no graph may hold."""
+        """Let libraries make and load what they do once for such a row, which can't be recorded."""
         with same_draws(inputs), torch.enable_grad():
             outputs = self._outputs(inputs)
             differentiated(outputs, outputs, self.gradients.weights if self.gradients else [])
@@ -235,12 +234,21 @@ def _distance(one: Tensor, other: Tensor) -> float:
 
 
 def record_on_gpu(run: Run, graphs: Graphs) -> Run:
-    """Return what computes anew, in the same tensors, what `run` does. All graphs share their memory for the rest."""
+    """Return what computes anew, in the same tensors, what `run` does. All graphs share their memory for the rest.
+
+    Raises: RuntimeError if it can't be recorded. What draws for dropout is set back then: it takes itself for recorded.
+    """
     if graphs.pool is None:
         graphs.pool = torch.cuda.graph_pool_handle()
     graph = torch.cuda.CUDAGraph()
-    # Another thread may copy a batch to the GPU meanwhile.
-    with torch.cuda.graph(graph, pool=graphs.pool, capture_error_mode="thread_local"):
-        run()
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    before = generator.clone_state()
+    try:
+        # Another thread may copy a batch to the GPU meanwhile.
+        with torch.cuda.graph(graph, pool=graphs.pool, capture_error_mode="thread_local"):
+            run()
+    except RuntimeError:
+        generator.graphsafe_set_state(before)
+        raise
     replay: Run = graph.replay
     return replay
