@@ -13,6 +13,7 @@ import filecmp
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -173,9 +174,31 @@ def resumed(place: Place, check: Check) -> str:
 
 def tested(place: Place, check: Check) -> str:
     """Return what is wrong with a test that runs on GPUs alone."""
-    file = ROOT / "tests" / "models" / "kernels" / "test_padding_free.py"
-    words = ["-m", "pytest", "-c", str(ROOT / "pyproject.toml"), str(file), "-k", "on_a_gpu"]
+    folder = ROOT / "tests" / "models" / "kernels"
+    words = ["-m", "pytest", "-c", str(ROOT / "pyproject.toml"), str(folder), "-k", "gpu"]
     return ended(place, check, place.begin(check.name, words))
+
+
+def recorded(place: Place, check: Check) -> str:
+    """Return what is wrong with a run by CUDA graphs: they must be right, and right for all lengths."""
+    wrong = by_run(place, check)
+    lines = [line for line in place.said(check.name).splitlines() if "not CUDA graphs" in line]
+    return wrong or "".join(lines[:1])
+
+
+def crowded(place: Place, check: Check) -> str:
+    """Return what is wrong with the search for a batch on a GPU of which another process leaves 2 GiB."""
+    hold = "import torch, time; free, _ = torch.cuda.mem_get_info(); gib = 2**30; "
+    hold += "kept = torch.empty(free - 2 * gib, dtype=torch.uint8, device='cuda'); print('held', flush=True); "
+    other = place.begin(f"{check.name}_other", ["-c", hold + "time.sleep(600)"])
+    try:
+        while other.poll() is None and "held" not in place.said(f"{check.name}_other"):
+            time.sleep(0.2)
+        wrong = by_run(place, check)
+    finally:
+        other.kill()
+    found = re.search(r"auto_find_batch_size: (\d+) ", place.said(check.name))
+    return wrong or ("" if found and int(found[1]) < 65536 else "memory didn't run out")
 
 
 def evaluated(place: Place, check: Check) -> str:
@@ -218,9 +241,10 @@ CHECKS = (
     Check("zero2", ZERO2, packages=("deepspeed",), on_cpu=True),
     Check("zero3", ZERO3, packages=("deepspeed",), on_cpu=True),
     Check("qlora", {**QLORA, "precision": "bf16"}, packages=("bitsandbytes",)),
+    Check("cuda_graphs", {"precision": "bf16", "cuda_graphs": "true"}, own=recorded),
     Check("fp16", {"precision": "16"}),
     Check("fp16_tags", {"precision": "16"}, task=TAGS),
-    Check("batch_search", {"auto_find_batch_size": "true", "per_device_train_batch_size": 65536}),
+    Check("batch_search", {"auto_find_batch_size": "true", "per_device_train_batch_size": 65536}, own=crowded),
     Check("determinism", EXACT, own=twice, on_cpu=True),
     Check("compile", {"torch_compile": "true"}),
     Check("resume", EXACT, own=resumed, on_cpu=True),

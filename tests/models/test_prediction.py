@@ -12,3 +12,7 @@ from finetune.models.prediction import autocast_for
 def test_the_precision_of_a_product(precision: str, computed_in: torch.dtype) -> None:
     with autocast_for(precision, "cpu")():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == computed_in
+
+
+def test_cudnn_makes_no_plan_for_each_size_of_a_batch() -> None:
+    assert not torch.backends.cuda.cudnn_sdp_enabled()

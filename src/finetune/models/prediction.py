@@ -22,6 +22,10 @@ from finetune.tasks.task import Prediction, Reduced, State, Task
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+# For a padded batch in 16 bits, PyTorch takes cuDNN's attention on GPUs from Hopper on, which makes a plan for each new
+# size of a batch, forward and backward: up to a second, where a step takes 0.05 (docs/gpu.md).
+torch.backends.cuda.enable_cudnn_sdp(False)
+
 
 class Watch:
     """A bar over rows that moves with each batch, and says how many tokens a second a model writes."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from finetune.data.batches import Batch, collate_with_indices
 from finetune.models.adapt import padding_free as adaptation
 from finetune.models.kernels import padding_free
-from finetune.models.kernels.cuda_graphs import PARTS, Graphs, extended, length_of_row
+from finetune.models.kernels.cuda_graphs import PARTS, Graphs, extended, length_of_row, record_on_gpu
 from finetune.models.kernels.families import FAMILIES as KNOWN
 from tests.models.kernels.test_families import TASKS, build
 from tests.models.kernels.test_padding_free import PARAMS, assert_same, loss_and_gradients, without_dropout
@@ -156,16 +156,26 @@ def test_a_row_is_extended_by_windows(lengths: list[int]) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_on_a_gpu(dtype: torch.dtype) -> None:
-    """With dropout: steps by graphs are those of the model, which asks for each kernel."""
-    model, _ = adaptation.apply(build("bert", TASKS[0]).float().to("cuda"), PARAMS)
-    assert padding_free.why_no_flash(dtype, 16) == ""
-    graphs = Graphs(model, LONGEST)
-    for lengths in ((12, 5, 9), (16, 16, 3), (12, 5), (8, 9, 9)):
-        batch, found = {name: tensor.cuda() for name, tensor in windows(lengths).items()}, []
-        for run in (model, graphs):
-            with torch.autocast("cuda", dtype):
-                torch.manual_seed(5)
-                found.append(by(run, model, batch))
-        torch.testing.assert_close(found[1], found[0], rtol=5e-2, atol=5e-2)
-    assert not graphs.fails and len(graphs.passes) == 3
+def test_on_a_gpu(dtype: torch.dtype, capsys: pytest.CaptureFixture[str]) -> None:
+    """Steps by graphs are those of the model. That dropout is, where both are given as many tokens, graphs look at."""
+    for drops in (False, True):
+        built = build("bert", TASKS[0]) if drops else without_dropout("bert", TASKS[0])
+        model, _ = adaptation.apply(built.float().to("cuda"), PARAMS)
+        graphs = Graphs(model, LONGEST)
+        for lengths in ((12, 5, 9), (16, 16, 3), (12, 5), (8, 9, 9)):
+            batch, found = {name: tensor.cuda() for name, tensor in windows(lengths).items()}, []
+            for run in (model, graphs):
+                with torch.autocast("cuda", dtype):
+                    found.append(by(run, model, batch))
+            if not drops:
+                torch.testing.assert_close(found[1], found[0], rtol=5e-2, atol=5e-2)
+        assert not graphs.fails and len(graphs.passes) == 3, capsys.readouterr().out
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_the_gpu_draws_on_after_what_cannot_be_recorded() -> None:
+    """The host must not wait for the GPU while a pass is recorded."""
+    graphs, ones = Graphs(torch.nn.Dropout(0.5), LONGEST), torch.ones(1000, device="cuda")
+    with pytest.raises(RuntimeError):
+        record_on_gpu(lambda: print(torch.nn.functional.dropout(ones).sum().item()), graphs)
+    assert 400 < torch.nn.functional.dropout(ones, 0.5).count_nonzero().item() < 600
