@@ -5,9 +5,11 @@ python -m finetune.evaluation --task question_answering --test_data F --pytorch_
 
 import json
 import time
+from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -224,24 +226,24 @@ def write_predictions(
     task: "Task[State]",
     state: "State",
     findings: "Findings",
-) -> list["Prediction"]:
+) -> StoredRows:
     """Write one line for each row, as predictions come, into the findings too. Return what the metrics need of each."""
-    kept: list[Prediction] = []
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        for part in parts:
-            for prediction in part:
-                row = rows[len(kept)]
+
+    def needed() -> Iterator["Prediction"]:
+        with path.open("w", encoding="utf-8") as file:
+            for row, prediction in zip(rows, chain.from_iterable(parts), strict=True):
                 file.write(json.dumps({"id": row["id"], "row": row["row"], **prediction}) + "\n")
-                kept.append(task.scoring.needed(prediction))
                 findings.add(task.report.examine(prediction, row, state))
-    return kept
+                yield task.scoring.needed(prediction)
+
+    return StoredRows.of(needed())
 
 
 def write_metrics(
     path: Path,
     rows: StoredRows,
-    kept: list["Prediction"],
+    kept: StoredRows,
     task: "Task[State]",
     state: "State",
     facts: Json,
@@ -251,11 +253,11 @@ def write_metrics(
     by their published names; none without."""
     from finetune.tasks.task import Breakdown
 
-    scored = [i for i, row in enumerate(rows) if task.data.has_gold(row)]
+    scored = array("q", (i for i, row in enumerate(rows) if task.data.has_gold(row)))
     if not scored:
         say(f"no row has {task.data.gold}: predictions only")
         return {}, Breakdown(), {}
-    golden = [kept[i] for i in scored], rows.chosen(scored)
+    golden = kept.chosen(scored), rows.chosen(scored)
     metrics = task.scoring.metrics(*golden, state) | task.scoring.costly(*golden, state)
     breakdown = task.scoring.breakdown(*golden, state)
     found = task.scoring.published.metrics(*golden, state, asked.options)

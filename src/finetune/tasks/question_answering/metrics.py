@@ -6,8 +6,10 @@
 import math
 import re
 import string
+from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import compress
 
 import datasets
 import evaluate
@@ -44,14 +46,16 @@ def squad_scores(golds: Sequence[str], predicted: str) -> tuple[float, float]:
     return max(exact_score(t, predicted) for t in texts), max(f1_score(t, predicted) for t in texts)
 
 
-def published(predicted: Sequence[str], golds: Sequence[Sequence[str]], options: Json) -> dict[str, float]:
+def published(predicted: Iterable[str], golds: Iterable[Sequence[str]], options: Json) -> dict[str, float]:
     """Return exact_match and f1_score, 0 to 1, as azureml-metrics computes them, each the best over the gold texts.
 
     Its exact_match compares texts as they are, but for what the options leave out; its f1_score is that of SQuAD.
     """
-    pairs = [(text, list(texts) or [""]) for text, texts in zip(predicted, golds, strict=True)]
-    exact = [max(_left(gold, options) == _left(text, options) for gold in texts) for text, texts in pairs]
-    f1 = [max(f1_score(gold, text) for gold in texts) for text, texts in pairs]
+    exact, f1 = array("d"), array("d")
+    for text, given in zip(predicted, golds, strict=True):
+        texts = list(given) or [""]
+        exact.append(max(_left(gold, options) == _left(text, options) for gold in texts))
+        f1.append(max(f1_score(gold, text) for gold in texts))
     return {"exact_match": sum(exact) / len(exact), "f1_score": sum(f1) / len(f1)}
 
 
@@ -66,7 +70,7 @@ def _left(text: str, options: Json) -> str:
 
 
 def best_threshold(
-    scores: Sequence[float], no_answer: Sequence[float], has_answer: Sequence[bool], answered: Sequence[bool]
+    scores: Sequence[float], no_answer: Sequence[float], has_answer: Sequence[int], answered: Sequence[int]
 ) -> tuple[float, float]:
     """Return the best mean score in percent and its threshold, above which a no_answer value withholds the answer.
 
@@ -116,21 +120,27 @@ class Squad(evaluate.Metric):  # type: ignore[misc]
             description="SQuAD v1.1 and v2.0", citation="", inputs_description="", features=features
         )
 
-    def _compute(self, predictions: list[Json], references: list[Json]) -> dict[str, float]:
-        pairs = [squad_scores(r["texts"], p["prediction_text"]) for p, r in zip(predictions, references, strict=True)]
-        exact, f1 = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-        has_answer = [bool(r["texts"]) for r in references]
+    def _compute(self, predictions: Iterable[Json], references: Iterable[Json]) -> dict[str, float]:
+        """Both are columns of a table on the disk: a row is read at a time, and of each a few numbers are kept."""
+        exact, f1, exact_of_span, f1_of_span, no_answer = (array("d") for _ in range(5))
+        has_answer, answered = array("b"), array("b")
+        for prediction, reference in zip(predictions, references, strict=True):
+            text, span = prediction["prediction_text"], prediction["span_text"]
+            scores = squad_scores(reference["texts"], text)
+            of_span = scores if span == text else squad_scores(reference["texts"], span)
+            for kept, value in zip((exact, f1, exact_of_span, f1_of_span), (*scores, *of_span), strict=True):
+                kept.append(value)
+            no_answer.append(prediction["no_answer_score"])
+            has_answer.append(bool(reference["texts"]))
+            answered.append(bool(span))
         result = _summary("", exact, f1)
         for prefix, wanted in (("HasAns_", True), ("NoAns_", False)):
-            chosen = [i for i, answerable in enumerate(has_answer) if answerable == wanted]
-            if chosen:
-                result |= _summary(prefix, [exact[i] for i in chosen], [f1[i] for i in chosen])
+            chosen = [bool(answerable) == wanted for answerable in has_answer]
+            if any(chosen):
+                result |= _summary(prefix, array("d", compress(exact, chosen)), array("d", compress(f1, chosen)))
         if not all(has_answer):
-            no_answer = [p["no_answer_score"] for p in predictions]
-            answered = [bool(p["span_text"]) for p in predictions]
-            spans = [squad_scores(r["texts"], p["span_text"]) for p, r in zip(predictions, references, strict=True)]
-            for name, scores in (("exact", [pair[0] for pair in spans]), ("f1", [pair[1] for pair in spans])):
-                best, threshold = best_threshold(scores, no_answer, has_answer, answered)
+            for name, values in (("exact", exact_of_span), ("f1", f1_of_span)):
+                best, threshold = best_threshold(values, no_answer, has_answer, answered)
                 result |= {f"best_{name}": best, f"best_{name}_thresh": threshold}
         return result
 

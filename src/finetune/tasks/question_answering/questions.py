@@ -1,11 +1,14 @@
 """What the tasks share that answer questions about a context: how answers are scored, and how questions are served."""
 
+from array import array
 from collections.abc import Callable, Sequence
 
 from finetune.core.types import Json
 from finetune.data.table import Row
 from finetune.tasks.question_answering import rows
 from finetune.tasks.task import Breakdown, Prediction, Published, S, Scoring, Serving
+
+AT_ONCE = 1000  # rows
 
 
 def measured(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
@@ -16,15 +19,20 @@ def measured(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str
     """
     from finetune.tasks.question_answering.metrics import Squad, amid
 
-    result: dict[str, float] = Squad().compute(
-        predictions=[
-            {"prediction_text": p["text"], "span_text": p["span_text"], "no_answer_score": p["null_score"]}
-            for p in predictions
-        ],
-        references=[{"texts": row["answers"]["text"]} for row in rows],
-    )
+    metric = Squad()
+    for first in range(0, len(predictions), AT_ONCE):
+        part = slice(first, first + AT_ONCE)
+        metric.add_batch(
+            predictions=[
+                {"prediction_text": p["text"], "span_text": p["span_text"], "no_answer_score": p["null_score"]}
+                for p in predictions[part]
+            ],
+            references=[{"texts": row["answers"]["text"]} for row in rows[part]],
+        )
+    result: dict[str, float] = metric.compute()
     if "best_f1_thresh" in result:
-        result["calibrated_threshold"] = amid([p["null_score"] for p in predictions], result["best_f1_thresh"])
+        no_answer = array("d", (p["null_score"] for p in predictions))
+        result["calibrated_threshold"] = amid(no_answer, result["best_f1_thresh"])
     return result
 
 
@@ -32,7 +40,7 @@ def _published(predictions: Sequence[Prediction], rows: Sequence[Row], options: 
     """Return exact_match and f1_score as the published evaluation component has them."""
     from finetune.tasks.question_answering import metrics as of_texts
 
-    return of_texts.published([p["text"] for p in predictions], [row["answers"]["text"] for row in rows], options)
+    return of_texts.published((p["text"] for p in predictions), (row["answers"]["text"] for row in rows), options)
 
 
 def scoring(
