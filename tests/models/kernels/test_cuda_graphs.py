@@ -78,6 +78,37 @@ def test_gradients_of_two_batches_add_up() -> None:
 
 
 @pytest.mark.usefixtures("flash_by_formula")
+def test_no_node_of_the_models_own_weights_is_recorded() -> None:
+    """It could be of a step before, and of the stream that this step was computed on: a GPU records no such pass."""
+    recording: list[bool] = []
+
+    def noted(run: Run, graphs: Graphs) -> Run:
+        recording.append(True)
+        replay = remembered(run, graphs)
+        recording.pop()
+        return replay
+
+    def refused(gradient: Tensor) -> None:
+        assert not recording
+
+    model, _ = adaptation.apply(without_dropout("bert", TASKS[0]), PARAMS)
+    for weight in model.parameters():
+        weight.register_hook(refused)
+    graphs = graphs_on_cpu(model, noted)
+    by(graphs, model, windows((12, 5, 9)))
+    assert graphs.passes
+
+
+@pytest.mark.usefixtures("flash_by_formula")
+def test_a_weight_that_nothing_depends_on_has_no_gradient() -> None:
+    """AdamW would let it decay."""
+    model, _ = adaptation.apply(without_dropout("bert", TASKS[0]), PARAMS)
+    model.idle = torch.nn.Parameter(torch.ones(3))
+    by(graphs_on_cpu(model), model, windows((12, 5, 9)))
+    assert model.idle.grad is None
+
+
+@pytest.mark.usefixtures("flash_by_formula")
 def test_graphs_that_do_something_else_are_not_used(capsys: pytest.CaptureFixture[str]) -> None:
     """The gradients of a pass without a backward one are those of the pass before."""
 

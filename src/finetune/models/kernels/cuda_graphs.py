@@ -1,13 +1,13 @@
 """Training passes as CUDA graphs: the host asks for a whole pass at once, not for one kernel after another.
 
 A forward and backward pass of BERT-base are some two thousand kernels. A host takes longer to ask for them than a GPU
-to compute a batch of usual size. A graph (Ng, Fatica, Malaya: CUDA graphs, 2019) is recorded once and asked for by one
-call, but it computes tensors of one size, at one place in memory: rows of tokens without padding are extended to one
-of few lengths, by windows of their own that nobody looks at.
+to compute a batch of usual size. A graph (Nguyen et al. 2021, Accelerating PyTorch with CUDA graphs) is recorded once
+and asked for by one call, but it computes tensors of one size, at one place in memory: rows of tokens without padding
+are extended to one of few lengths, by windows of their own that nobody looks at.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.func import functional_call
 from torch.nn import functional
 from transformers.utils.generic import ModelOutput
 
@@ -58,20 +59,32 @@ def _is_row(value: object) -> bool:
 class Gradients:
     """The gradients of all weights, at one place for all graphs."""
 
-    weights: list[nn.Parameter]
+    weights: dict[str, nn.Parameter]
 
     def __post_init__(self) -> None:
-        sizes = [math.ceil(weight.numel() / ALIGNED) * ALIGNED for weight in self.weights]
-        self.ends = torch.tensor(sizes).cumsum(0).tolist()
-        first = self.weights[0]
-        self.flat = torch.zeros(self.ends[-1], device=first.device, dtype=first.dtype)
+        self.sizes = [math.ceil(weight.numel() / ALIGNED) * ALIGNED for weight in self.weights.values()]
+        first = next(iter(self.weights.values()))
+        self.flat = torch.zeros(sum(self.sizes), device=first.device, dtype=first.dtype)
         self.views = self.views_of(self.flat)
 
     def views_of(self, flat: Tensor) -> list[Tensor]:
         """Return a tensor for each weight, which shows its part of `flat`."""
-        begins = [0, *self.ends[:-1]]
-        parts = zip(self.weights, begins, strict=True)
-        return [flat[begin : begin + weight.numel()].view_as(weight) for weight, begin in parts]
+        parts = zip(self.weights.values(), flat.split(self.sizes), strict=True)
+        return [part[: weight.numel()].view_as(weight) for weight, part in parts]
+
+
+@dataclass
+class Computed:
+    """Outputs, and the weights that they were computed with."""
+
+    outputs: Tensors
+    weights: Mapping[str, Tensor]
+
+    def differentiated(self, grad_outputs: Tensors) -> Tensors:
+        """Return the gradients of the weights that the outputs depend on."""
+        given = [grad_outputs[name] for name in self.outputs]
+        found = torch.autograd.grad([*self.outputs.values()], [*self.weights.values()], given, allow_unused=True)
+        return {name: gradient for name, gradient in zip(self.weights, found, strict=True) if gradient is not None}
 
 
 @dataclass
@@ -148,56 +161,68 @@ class Graphs:
 
     def _recorded(self, inputs: Tensors) -> Pass:
         """Record the passes of rows like this one."""
-        if self.gradients is None:
-            self.gradients = Gradients([weight for weight in self.model.parameters() if weight.requires_grad])
         inputs = {name: tensor.clone() for name, tensor in inputs.items()}
+        gradients = self._warm_up(inputs)
         outputs: Tensors = {}
         grad_outputs: Tensors = {}
-        computed: Tensors = {}  # with what autograd needs for the backward pass
-        gradients = self.gradients
+        computed: list[Computed] = []  # with what autograd needs for the backward pass
 
         def forward() -> None:
-            torch.clear_autocast_cache()  # of weights in 16 bits, which each pass has to make of those of its step
-            computed.update(self._outputs(inputs))
-            torch.clear_autocast_cache()
-            for name, tensor in computed.items():
+            computed.append(self._computed(inputs))
+            for name, tensor in computed[0].outputs.items():
                 outputs.setdefault(name, torch.empty_like(tensor)).copy_(tensor.detach())
 
         def backward() -> None:
-            for name, tensor in computed.items():
+            done = computed.pop()
+            for name, tensor in done.outputs.items():
                 grad_outputs.setdefault(name, torch.empty_like(tensor))
-            found = differentiated(computed, grad_outputs, gradients.weights)
-            torch._foreach_copy_(gradients.views, found)
-            computed.clear()
+            found = done.differentiated(grad_outputs)
+            torch._foreach_copy_(gradients.views, [found[name] for name in gradients.weights])
 
-        self._warm_up(inputs)
         with torch.enable_grad():
             replays = [self.record(run, self) for run in (forward, backward)]
         return Pass(inputs, outputs, grad_outputs, gradients, *replays)
 
-    def _outputs(self, inputs: Tensors) -> Tensors:
-        # FlashAttention needs no indices, but a row without them is that of a padded batch.
-        indices = inputs["input_ids"][0]
-        outputs = self.model(**inputs, max_length_q=self.longest, token_indices=indices)
-        return {name: tensor for name, tensor in outputs.items() if isinstance(tensor, Tensor)}
+    def _computed(self, inputs: Tensors) -> Computed:
+        """Compute a row by the model.
 
-    def _warm_up(self, inputs: Tensors) -> None:
-        """Let libraries make and load what they do once for such a row, which can't be recorded."""
+        The weights are leaves of their own: the node of autograd that gathers a weight's gradient remembers the stream
+        of whoever used it first, and a pass whose nodes are of another stream can't be recorded.
+        """
+        leaves = {
+            n: weight.detach().requires_grad_() for n, weight in self.model.named_parameters() if weight.requires_grad
+        }
+        # FlashAttention needs no indices, but a row without them is that of a padded batch.
+        given = {**inputs, "max_length_q": self.longest, "token_indices": inputs["input_ids"][0]}
+        torch.clear_autocast_cache()  # of weights in 16 bits, which each pass has to make of those of its step
+        outputs = functional_call(self.model, leaves, kwargs=given)
+        torch.clear_autocast_cache()
+        return Computed({name: tensor for name, tensor in outputs.items() if isinstance(tensor, Tensor)}, leaves)
+
+    def _warm_up(self, inputs: Tensors) -> Gradients:
+        """Let libraries make and load what they do once for such a row. Return where the gradients are to lie."""
         with same_draws(inputs), torch.enable_grad():
-            outputs = self._outputs(inputs)
-            differentiated(outputs, outputs, self.gradients.weights if self.gradients else [])
+            done = self._computed(inputs)
+            used = done.differentiated(done.outputs)
+        if self.gradients is None:
+            weights = dict(self.model.named_parameters())
+            self.gradients = Gradients({name: weights[name] for name in used})
+        return self.gradients
 
     def _differs(self, recorded: Pass) -> str:
         """Return that the graphs give something else than the model; "" where they don't."""
         weights = recorded.gradients.weights
-        ways: list[Callable[[], Tensors]] = [lambda: self._outputs(recorded.inputs), lambda: replayed(recorded)]
+        ways: list[Callable[[], Computed]] = [
+            lambda: self._computed(recorded.inputs),
+            lambda: Computed(replayed(recorded), weights),
+        ]
         found = []
         for by in ways:
             with same_draws(recorded.inputs), torch.enable_grad():
-                outputs = by()
-                ones = {name: torch.ones_like(tensor) for name, tensor in outputs.items()}
-                gradients = torch.cat([gradient.flatten() for gradient in differentiated(outputs, ones, weights)])
-                found.append({**outputs, "gradients": gradients})
+                done = by()
+                ones = {name: torch.ones_like(tensor) for name, tensor in done.outputs.items()}
+                gradients = [gradient.flatten() for gradient in done.differentiated(ones).values()]
+                found.append({**done.outputs, "gradients": torch.cat(gradients)})
         wrong = [name for name, tensor in found[0].items() if _distance(found[1][name], tensor) > NEAR]
         return f"{', '.join(wrong)} differ from the model's own" if wrong else ""
 
@@ -210,7 +235,7 @@ class Graphs:
 
 def replayed(recorded: Pass) -> Tensors:
     """Return the outputs for what its inputs hold, which autograd can differentiate."""
-    found = Replay.apply(recorded, *recorded.gradients.weights)  # type: ignore[no-untyped-call]
+    found = Replay.apply(recorded, *recorded.gradients.weights.values())  # type: ignore[no-untyped-call]
     return dict(zip(recorded.outputs, found, strict=True))
 
 
@@ -218,13 +243,6 @@ def same_draws(inputs: Tensors) -> AbstractContextManager[None]:
     """Return in what to compute such that dropout draws what it would draw without, here and afterwards."""
     device = inputs["input_ids"].device
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-
-
-def differentiated(outputs: Tensors, grad_outputs: Tensors, weights: Sequence[Tensor]) -> list[Tensor]:
-    """Return the gradients of the weights; 0 for one that the outputs don't depend on."""
-    given = [grad_outputs[name] for name in outputs]
-    found = torch.autograd.grad([*outputs.values()], weights, given, allow_unused=True, materialize_grads=True)
-    return list(found)
 
 
 def _distance(one: Tensor, other: Tensor) -> float:
