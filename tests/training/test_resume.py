@@ -1,13 +1,19 @@
 """A run that is killed and goes on ends with the weights of one that wasn't."""
 
+import json
 import re
 import signal
 import zipfile
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from finetune import run
+from finetune.core.errors import ParameterError
+from finetune.params.finetune import FIXED_ON_RESUME
+from finetune.training.checkpoints import COMPLETE
+from finetune.training.resume import Marker, refuse_other_run
 from tests.conftest import finetune_words
 from tests.forking import Forks
 from tests.launching import launch, one_thread
@@ -109,3 +115,19 @@ def test_another_command_starts_anew(
         run.main(finetune_words(prepared, tmp_path, **{**quick, **changed}))
         said = capsys.readouterr().out
         assert "interrupted" not in said and "moved to earlier-run" in said
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [
+        (0, "8 windows in a step, this run has 16\n  why: that is per_device_train_batch_size x"),
+        (96, "8 tokens in a step, this run has 16\n  why: that is max_tokens_per_batch x"),
+    ],
+)
+def test_another_batch_is_told_in_what_it_is_counted_in(tokens: int, said: str, tmp_path: Path) -> None:
+    parameters = {**dict.fromkeys(FIXED_ON_RESUME), "max_tokens_per_batch": tokens}
+    was = Marker(5, "", "", "", 8, 3, [8, 1], [8, 1], 1, {}, parameters, {})
+    (tmp_path / COMPLETE).write_text(json.dumps({"run": asdict(was)}))
+    with pytest.raises(ParameterError) as refused:
+        refuse_other_run(tmp_path, replace(was, global_batch=16), "question_answering")
+    assert said in str(refused.value)

@@ -143,10 +143,11 @@ def refuse_other_run(checkpoint: Path, now: Marker, task: str) -> None:
     if was.teacher != now.teacher:
         what = f"{checkpoint.name} was {'trained without a' if not was.teacher else 'taught by another'} teacher"
         faults.append(Fault(what, fix="give the same --teacher_model_path, or --resume_from_checkpoint false"))
-    name = "max_tokens_per_batch"  # where it differs, that is said below
-    if was.global_batch != now.global_batch and was.parameters[name] == now.parameters[name]:
-        why = "that is per_device_train_batch_size x gradient_accumulation_steps x processes"
-        what = f"{checkpoint.name} has {was.global_batch} windows in a step, this run has {now.global_batch}"
+    by_tokens = "max_tokens_per_batch"  # where it differs, that is said below
+    if was.global_batch != now.global_batch and was.parameters[by_tokens] == now.parameters[by_tokens]:
+        of, name = ("tokens", by_tokens) if now.parameters[by_tokens] else ("windows", "per_device_train_batch_size")
+        why = f"that is {name} x gradient_accumulation_steps x processes"
+        what = f"{checkpoint.name} has {was.global_batch} {of} in a step, this run has {now.global_batch}"
         faults.append(Fault(what, why=why, fix="give the same numbers, or --resume_from_checkpoint false"))
     if was.total_steps != now.total_steps and not now.parameters["lr_scheduler_type"].startswith("constant"):
         why = f"the learning rate falls over all of them ({now.parameters['lr_scheduler_type']})"
