@@ -1,7 +1,7 @@
 """Training passes as CUDA graphs: the host asks for a whole pass at once, not for one kernel after another.
 
-A forward and backward pass of BERT-base are some two thousand kernels. A host takes longer to ask for them than a GPU
-to compute a batch of usual size. A graph (Nguyen et al. 2021, Accelerating PyTorch with CUDA graphs) is recorded once
+A forward and backward pass of BERT-base are over a thousand kernels. A host takes longer to ask for them than a GPU to
+compute a batch of usual size. A graph (Nguyen et al. 2021, Accelerating PyTorch with CUDA graphs) is recorded once
 and asked for by one call, but it computes tensors of one size, at one place in memory: rows of tokens without padding
 are extended to one of few lengths, by windows of their own that nobody looks at.
 """
