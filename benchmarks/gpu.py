@@ -28,7 +28,7 @@ from transformers import BertConfig, BertForQuestionAnswering
 from benchmarks.scaling import LENGTHS, SHAPES, Shape
 from finetune.data.batches import Batch, collate, collate_with_indices
 from finetune.models.kernels import padding_free
-from finetune.models.kernels.cuda_graphs import Graphs
+from finetune.models.kernels.cuda_graphs import CudaGraphs
 from finetune.tasks.answering import forward
 
 LONGEST = 384
@@ -83,11 +83,11 @@ def steps(way: str, shape: Shape, size: int, device: str) -> Iterator[Measured]:
     sizes = {"hidden_size": shape.hidden, "num_hidden_layers": shape.layers, "num_attention_heads": shape.hidden // 64}
     config = BertConfig(vocab_size=shape.vocabulary, intermediate_size=4 * shape.hidden, **sizes)
     model = BertForQuestionAnswering(config).to(device).train()
-    run: BertForQuestionAnswering | Graphs = model
+    run: BertForQuestionAnswering | CudaGraphs = model
     if way in WITHOUT_PADDING:
         model.set_attn_implementation(padding_free.NAME)
     if way == WAYS[3] and device == "cuda":
-        run = Graphs(model, LONGEST)
+        run = CudaGraphs(model, LONGEST)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, fused=True)
     of_epoch = batches(way, size, shape.vocabulary)
     while True:

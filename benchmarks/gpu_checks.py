@@ -182,7 +182,7 @@ def tested(place: Place, check: Check) -> str:
 def recorded(place: Place, check: Check) -> str:
     """Return what is wrong with a run by CUDA graphs: they must be right, and right for all lengths."""
     wrong = by_run(place, check)
-    lines = [line for line in place.said(check.name).splitlines() if "not CUDA graphs" in line]
+    lines = [line for line in place.said(check.name).splitlines() if "cuda_graphs: not used" in line]
     return wrong or "".join(lines[:1])
 
 

@@ -22,9 +22,14 @@ from transformers import (
 from finetune import model_selector, preprocess, run
 from finetune.core.errors import StoppedError
 from finetune.data.sampler import LengthGroupedSampler, TokenBudgetSampler, window_lengths
+from finetune.models.kernels import padding_free
+from finetune.models.kernels.cuda_graphs import CudaGraphs
+from finetune.training import attempts
 from tests.conftest import ROOT, build_tiny_model, finetune_words, prepare
 from tests.forking import Forks
 from tests.launching import launch, stopping
+from tests.models.kernels.conftest import by_formula
+from tests.models.kernels.test_cuda_graphs import remembered
 
 pytestmark = pytest.mark.slow
 STEPS = 20
@@ -162,6 +167,27 @@ def test_without_padding(prepared: Path, tmp_path: Path, whole_batch: Trajectory
     assert found.losses == pytest.approx(whole_batch.losses, abs=1e-5)
     assert found.norms == pytest.approx(whole_batch.norms, abs=1e-5)
     assert found.evaluation == pytest.approx(whole_batch.evaluation, abs=1e-5)
+
+
+def test_recorded_passes(
+    prepared: Path, tmp_path: Path, whole_batch: Trajectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recorded on a CPU, with FlashAttention by its formula; four batches in a step, whose gradients add up."""
+    made: list[CudaGraphs] = []
+
+    def on_cpu(model: Any, params: Any, longest: int) -> tuple[CudaGraphs, list[str]]:
+        made.append(CudaGraphs(model, longest, remembered))
+        return made[-1], []
+
+    monkeypatch.setattr(attempts, "cuda_graphs_of", on_cpu)
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", by_formula)
+    monkeypatch.setattr(padding_free, "has_flash", lambda query: True)
+    given = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "padding_free": "always"}
+    run.main(finetune_words(prepared, tmp_path, **SHARED, **given))
+    found = trajectory(tmp_path)
+    assert not made[0].fails and made[0].passes
+    assert found.losses == pytest.approx(whole_batch.losses, abs=1e-5)
+    assert found.norms == pytest.approx(whole_batch.norms, abs=1e-5)
 
 
 def test_so_many_tokens(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ from finetune.distributed.preemption import noted
 from finetune.distributed.settlement import Settled
 from finetune.distributed.zero_schema import stage
 from finetune.models.adapt import adaptations, fake_quantisation, four_bit
-from finetune.models.adapt.padding_free import graphs_of
+from finetune.models.adapt.padding_free import cuda_graphs_of
 from finetune.models.head import describe_new, head_parameters
 from finetune.models.loading import load_model
 from finetune.models.memory import leave_out_the_libraries, out_of_memory, return_freed_memory
@@ -217,7 +217,7 @@ def build(
     pulse.reach()
     padding = task.data.padding(tokenizer)
     graph, by_pytorch = graph_of(params, adapted.model, data["train"], task, padding)
-    graphs, recorded = graphs_of(adapted.model, params, max(lengths))
+    cuda_graphs, recorded = cuda_graphs_of(adapted.model, params, max(lengths))
     for line in recorded:
         say(line)
     objective, weights = task.weigh(params, state, data["train"]) if task.weigh else (task.objective, [])
@@ -229,7 +229,7 @@ def build(
         teacher=teacher,
         prune=gates_to_close(params, adapted.model, data["train"]),
         graph=graph,
-        graphs=graphs,
+        cuda_graphs=cuda_graphs,
         state=state,
         train=data["train"],
         validation=data["validation"],
@@ -244,7 +244,7 @@ def build(
         marker=resume.Marker.of(params, wanted, steps, len(data["train"]), gathering.sharding(params, deepspeed)),
         loss_spike_threshold=params.loss_spike_threshold,
         throughput_warmup_steps=params.throughput_warmup_steps,
-        forward_alone=not (graphs or params.torch_compile or params.apply_fsdp or stage(deepspeed or {}) == 3),
+        forward_alone=not (cuda_graphs or params.torch_compile or params.apply_fsdp or stage(deepspeed or {}) == 3),
         callbacks=[
             *arguments.callbacks(params, task.scoring.main_metric(state)),
             *ranges_to_set(params, adapted.model, data["train"], task, padding),

@@ -38,7 +38,7 @@ from finetune.distributed.preemption import prepare_worker
 from finetune.models.adapt import fake_quantisation, pruning
 from finetune.models.adapt.adaptations import gradients_set_aside, not_trained
 from finetune.models.kernels import padding_free
-from finetune.models.kernels.cuda_graphs import Graphs
+from finetune.models.kernels.cuda_graphs import CudaGraphs
 from finetune.models.memory import out_of_memory
 from finetune.models.prediction import Watch, predict
 from finetune.models.teacher import Teacher
@@ -91,7 +91,7 @@ class FinetuneTrainer(Trainer):
         teacher: Teacher | None,
         prune: Prune | None,
         graph: "ORTModule | None",
-        graphs: Graphs | None,
+        cuda_graphs: CudaGraphs | None,
         state: State,
         train: Dataset,
         validation: Dataset,
@@ -135,7 +135,7 @@ class FinetuneTrainer(Trainer):
         # What is no weight: it is clipped and decayed with none of them.
         self.apart = [*(prune.scores if prune else ()), *fake_quantisation.edges_of(model)]
         self.graph = graph
-        self.graphs = graphs
+        self.cuda_graphs = cuda_graphs
         if graph:
             self.add_callback(SeedGraph())
         self.padding_free = model.config._attn_implementation == padding_free.NAME
@@ -172,7 +172,8 @@ class FinetuneTrainer(Trainer):
         `inputs` are tensors (B, L) or (B,); `num_items_in_batch` are the items of the step over all processes.
         """
         if self.padding_free:
-            outputs = padding_free.forward(self.graphs or model, inputs, self.task.model.inputs, self.first_position)
+            by = self.cuda_graphs or model
+            outputs = padding_free.forward(by, inputs, self.task.model.inputs, self.first_position)
         else:
             outputs = forward(self.graph or model, inputs, self.task.model.inputs)
         self.throughput.count(inputs)
@@ -406,7 +407,7 @@ class FinetuneTrainer(Trainer):
 
     def release(self) -> None:
         """Give back what only steps need: gradients, and the states of optimizer and DDP. No step can follow."""
-        self.optimizer = self.lr_scheduler = self.graphs = None
+        self.optimizer = self.lr_scheduler = self.cuda_graphs = None
         self.model_wrapped = self.model
         self.model.zero_grad(set_to_none=True)
         handler: Any = self.callback_handler

@@ -12,7 +12,7 @@ from torch import Tensor
 from finetune.data.batches import Batch, collate_with_indices
 from finetune.models.adapt import padding_free as adaptation
 from finetune.models.kernels import padding_free
-from finetune.models.kernels.cuda_graphs import PARTS, Graphs, extended, length_of_row, record_on_gpu
+from finetune.models.kernels.cuda_graphs import PARTS, CudaGraphs, extended, length_of_row, record_on_gpu
 from finetune.models.kernels.families import FAMILIES as KNOWN
 from tests.models.kernels.test_families import TASKS, build
 from tests.models.kernels.test_padding_free import PARAMS, assert_same, loss_and_gradients, without_dropout
@@ -21,15 +21,15 @@ LONGEST = 16
 Run = Callable[[], None]
 
 
-def remembered(run: Run, graphs: Graphs) -> Run:
+def remembered(run: Run, graphs: CudaGraphs) -> Run:
     """Recording draws nothing, and what is recorded knows of no autograd."""
     with torch.random.fork_rng(devices=[]):
         run()
     return torch.enable_grad()(run)
 
 
-def graphs_on_cpu(model: Any, record: Callable[[Run, Graphs], Run] = remembered) -> Graphs:
-    return Graphs(model, LONGEST, record)
+def graphs_on_cpu(model: Any, record: Callable[[Run, CudaGraphs], Run] = remembered) -> CudaGraphs:
+    return CudaGraphs(model, LONGEST, record)
 
 
 def windows(lengths: tuple[int, ...], seed: int = 7) -> Batch:
@@ -82,7 +82,7 @@ def test_no_node_of_the_models_own_weights_is_recorded() -> None:
     """It could be of a step before, and of the stream that this step was computed on: a GPU records no such pass."""
     recording: list[bool] = []
 
-    def noted(run: Run, graphs: Graphs) -> Run:
+    def noted(run: Run, graphs: CudaGraphs) -> Run:
         recording.append(True)
         replay = remembered(run, graphs)
         recording.pop()
@@ -112,7 +112,7 @@ def test_a_weight_that_nothing_depends_on_has_no_gradient() -> None:
 def test_graphs_that_do_something_else_are_not_used(capsys: pytest.CaptureFixture[str]) -> None:
     """The gradients of a pass without a backward one are those of the pass before."""
 
-    def forgetful(run: Run, graphs: Graphs) -> Run:
+    def forgetful(run: Run, graphs: CudaGraphs) -> Run:
         replay = remembered(run, graphs)
         return replay if run.__name__ == "forward" else lambda: None
 
@@ -122,11 +122,11 @@ def test_graphs_that_do_something_else_are_not_used(capsys: pytest.CaptureFixtur
     assert_same(by(graphs, model, batch), wanted)
     assert graphs.fails and not graphs.passes
     why = "gradients differ from the model's own"
-    assert f"passes are not CUDA graphs ({why}); the host asks for each kernel" in capsys.readouterr().out
+    assert f"cuda_graphs: not used ({why})" in capsys.readouterr().out
 
 
-def failing(error: RuntimeError) -> Callable[[Run, Graphs], Run]:
-    def record(run: Run, graphs: Graphs) -> Run:
+def failing(error: RuntimeError) -> Callable[[Run, CudaGraphs], Run]:
+    def record(run: Run, graphs: CudaGraphs) -> Run:
         raise error
 
     return record
@@ -139,7 +139,7 @@ def test_what_cannot_be_recorded(capsys: pytest.CaptureFixture[str]) -> None:
     graphs, batch = graphs_on_cpu(model, failing(error)), windows((3, 2))
     wanted = {name: tensor.clone() for name, tensor in by(model, model, batch).items()}
     assert_same(by(graphs, model, batch), wanted)
-    assert "not CUDA graphs (CUDA error: operation not permitted)" in capsys.readouterr().out
+    assert "cuda_graphs: not used (CUDA error: operation not permitted)" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("flash_by_formula")
@@ -192,7 +192,7 @@ def test_on_a_gpu(dtype: torch.dtype, capsys: pytest.CaptureFixture[str]) -> Non
     for drops in (False, True):
         built = build("bert", TASKS[0]) if drops else without_dropout("bert", TASKS[0])
         model, _ = adaptation.apply(built.float().to("cuda"), PARAMS)
-        graphs = Graphs(model, LONGEST)
+        graphs = CudaGraphs(model, LONGEST)
         for lengths in ((12, 5, 9), (16, 16, 3), (12, 5), (8, 9, 9)):
             batch, found = {name: tensor.cuda() for name, tensor in windows(lengths).items()}, []
             for run in (model, graphs):
@@ -206,7 +206,7 @@ def test_on_a_gpu(dtype: torch.dtype, capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_the_gpu_draws_on_after_what_cannot_be_recorded() -> None:
     """The host must not wait for the GPU while a pass is recorded."""
-    graphs, ones = Graphs(torch.nn.Dropout(0.5), LONGEST), torch.ones(1000, device="cuda")
+    graphs, ones = CudaGraphs(torch.nn.Dropout(0.5), LONGEST), torch.ones(1000, device="cuda")
     with pytest.raises(RuntimeError):
         record_on_gpu(lambda: print(torch.nn.functional.dropout(ones).sum().item()), graphs)
     assert 400 < torch.nn.functional.dropout(ones, 0.5).count_nonzero().item() < 600

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from finetune.core.launch import world_size
 from finetune.models.kernels import families, padding_free
-from finetune.models.kernels.cuda_graphs import Graphs
+from finetune.models.kernels.cuda_graphs import CudaGraphs
 from finetune.params.finetune import EncoderParams, FinetuneParams
 
 
@@ -41,7 +41,7 @@ def _why_no_flash(model: PreTrainedModel, precision: str) -> str:
     return padding_free.why_no_flash(torch.float16 if precision == "16" else torch.bfloat16, size)
 
 
-def graphs_of(model: PreTrainedModel, params: FinetuneParams, longest: int) -> tuple[Graphs | None, list[str]]:
+def cuda_graphs_of(model: PreTrainedModel, params: FinetuneParams, longest: int) -> tuple[CudaGraphs | None, list[str]]:
     """Return what computes training steps by CUDA graphs, and the line to print; `longest` are a window's tokens.
 
     None where that isn't asked for, or can't be done here.
@@ -58,7 +58,7 @@ def graphs_of(model: PreTrainedModel, params: FinetuneParams, longest: int) -> t
         why = _why_no_flash(model, params.precision)
     if why:
         return None, [f"cuda_graphs: not used ({why})"]
-    return Graphs(model, longest), ["cuda_graphs: passes of training steps are recorded, and compared with the model's"]
+    return CudaGraphs(model, longest), ["cuda_graphs: passes are recorded, and compared with the model's"]
 
 
 def restore(model: PreTrainedModel) -> PreTrainedModel:

@@ -119,7 +119,7 @@ class Replay(torch.autograd.Function):
         return None, *recorded.gradients.views_of(recorded.gradients.flat.clone())
 
 
-class Graphs:
+class CudaGraphs:
     """A model that is called like the model, in training steps alone, and computes by graphs.
 
     The first one is compared with the model itself, with the same dropout: where it fails, or differs, a line says
@@ -230,7 +230,7 @@ class Graphs:
         self.fails = True
         self.passes.clear()
         self.gradients = None
-        say(f"padding_free: passes are not CUDA graphs ({why}); the host asks for each kernel")
+        say(f"cuda_graphs: not used ({why})")
 
 
 def replayed(recorded: Pass) -> Tensors:
@@ -251,7 +251,7 @@ def _distance(one: Tensor, other: Tensor) -> float:
     return float((one - other).norm() / other.norm().clamp(min=1e-12))
 
 
-def record_on_gpu(run: Run, graphs: Graphs) -> Run:
+def record_on_gpu(run: Run, graphs: CudaGraphs) -> Run:
     """Return what computes anew, in the same tensors, what `run` does. All graphs share their memory for the rest.
 
     Raises: RuntimeError if it can't be recorded. What draws for dropout is set back then: it takes itself for recorded.

@@ -18,13 +18,13 @@ from transformers.utils.generic import ModelOutput
 from finetune.core.errors import first_line
 from finetune.data.batches import INDICES, Batch
 from finetune.models.kernels import attention
-from finetune.models.kernels.cuda_graphs import Graphs
+from finetune.models.kernels.cuda_graphs import CudaGraphs
 
 NAME = "padding_free"  # as an attention implementation of transformers
 FLASH = (8, 0)  # compute capability of the GPUs that PyTorch's FlashAttention runs on
 
 
-def forward(model: nn.Module | Graphs, batch: Batch, inputs: frozenset[str], first_position: int) -> ModelOutput:
+def forward(model: nn.Module | CudaGraphs, batch: Batch, inputs: frozenset[str], first_position: int) -> ModelOutput:
     """Return the model's outputs (B, L) or (B, L, C) of a batch of `collate_with_indices`; padding isn't computed.
 
     What the outputs hold for padding is 0. `first_position` is the position id of a window's first token.
