@@ -149,7 +149,7 @@ class Kernels:
     )
     cuda_graphs: bool = param(
         False,
-        "On one GPU, record the passes of training steps without padding as CUDA graphs, so that the GPU doesn't wait for the host: faster for small models and batches. They need memory for as many graphs as there are lengths of batches.",
+        "On one GPU, record the passes of training steps without padding as CUDA graphs, so that the GPU doesn't wait for the host: faster for small models and batches. They need at least twice the memory of activations.",
     )
 
 

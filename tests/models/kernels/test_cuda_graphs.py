@@ -143,12 +143,29 @@ def test_what_cannot_be_recorded(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("flash_by_formula")
-def test_memory_that_runs_out_is_said_as_such() -> None:
-    """auto_find_batch_size looks for a smaller batch then."""
+def test_the_reason_is_what_ended_the_recording(capsys: pytest.CaptureFixture[str]) -> None:
+    """Graphs need memory of their own: where it runs out, the model may still fit."""
     model, _ = adaptation.apply(without_dropout("bert", TASKS[0]), PARAMS)
-    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-    with pytest.raises(torch.OutOfMemoryError):
-        by(graphs_on_cpu(model, failing(error)), model, windows((3, 2)))
+    error = RuntimeError("operation failed due to a previous error during capture")
+    error.__context__ = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    by(graphs_on_cpu(model, failing(error)), model, windows((3, 2)))
+    assert "not used (CUDA out of memory. Tried to allocate 2.00 GiB)" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("flash_by_formula")
+def test_what_is_no_number_is_not_used(capsys: pytest.CaptureFixture[str]) -> None:
+    def spoilt(run: Run, graphs: CudaGraphs) -> Run:
+        replay = remembered(run, graphs)
+
+        def replayed() -> None:
+            replay()
+            graphs.gradients.flat.fill_(torch.nan)
+
+        return replayed
+
+    model, _ = adaptation.apply(without_dropout("bert", TASKS[0]), PARAMS)
+    by(graphs_on_cpu(model, spoilt), model, windows((3, 2)))
+    assert "not used (gradients differ" in capsys.readouterr().out
 
 
 def test_the_draws_of_a_run_are_those_without_recording(flash_by_formula: list[float]) -> None:
@@ -197,9 +214,11 @@ def test_on_a_gpu(dtype: torch.dtype, capsys: pytest.CaptureFixture[str]) -> Non
             batch, found = {name: tensor.cuda() for name, tensor in windows(lengths).items()}, []
             for run in (model, graphs):
                 with torch.autocast("cuda", dtype):
-                    found.append(by(run, model, batch))
-            if not drops:
-                torch.testing.assert_close(found[1], found[0], rtol=5e-2, atol=5e-2)
+                    found.append(torch.cat([tensor.flatten() for tensor in by(run, model, batch).values()]))
+            assert drops or (found[1] - found[0]).norm() < 3e-2 * found[0].norm()
+            with torch.no_grad():
+                for weight in model.parameters():
+                    weight.add_(weight.grad, alpha=-0.1)
         assert not graphs.fails and len(graphs.passes) == 3, capsys.readouterr().out
 
 
@@ -207,6 +226,8 @@ def test_on_a_gpu(dtype: torch.dtype, capsys: pytest.CaptureFixture[str]) -> Non
 def test_the_gpu_draws_on_after_what_cannot_be_recorded() -> None:
     """The host must not wait for the GPU while a pass is recorded."""
     graphs, ones = CudaGraphs(torch.nn.Dropout(0.5), LONGEST), torch.ones(1000, device="cuda")
+    stream = torch.cuda.current_stream()
     with pytest.raises(RuntimeError):
         record_on_gpu(lambda: print(torch.nn.functional.dropout(ones).sum().item()), graphs)
     assert 400 < torch.nn.functional.dropout(ones, 0.5).count_nonzero().item() < 600
+    assert torch.cuda.current_stream() == stream

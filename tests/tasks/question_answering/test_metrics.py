@@ -8,23 +8,17 @@ import pyarrow.parquet
 import pytest
 
 from finetune.tasks.question_answering.metrics import (
-    Squad,
     amid,
     best_threshold,
     f1_score,
     normalize_answer,
+    official,
     squad_scores,
 )
 
 
 def score(predictions: list[tuple[str, float]], golds: list[list[str]]) -> dict[str, Any]:
-    result: dict[str, Any] = Squad().compute(
-        predictions=[
-            {"prediction_text": text, "span_text": text, "no_answer_score": null} for text, null in predictions
-        ],
-        references=[{"texts": texts} for texts in golds],
-    )
-    return result
+    return official(({"text": text, "span_text": text, "null_score": null} for text, null in predictions), golds)
 
 
 @pytest.mark.parametrize(
@@ -141,13 +135,3 @@ def test_first_of_equal_thresholds() -> None:
 def test_amid_the_values(threshold: float, expected: float) -> None:
     """Between the last value that is let through and the next; 1 below or above all."""
     assert amid([3.0, -5.0, -1.0, -5.0], threshold) == expected
-
-
-def test_batches_add_up() -> None:
-    metric = Squad()
-    for texts, predicted in ((["cat"], "cat"), (["dog"], "cow")):
-        metric.add_batch(
-            predictions=[{"prediction_text": predicted, "span_text": predicted, "no_answer_score": 0.0}],
-            references=[{"texts": texts}],
-        )
-    assert metric.compute()["exact"] == 50

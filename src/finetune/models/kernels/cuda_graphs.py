@@ -6,6 +6,7 @@ and asked for by one call, but it computes tensors of one size, at one place in 
 are extended to one of few lengths, by windows of their own that nobody looks at.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -21,7 +22,6 @@ from transformers.utils.generic import ModelOutput
 
 from finetune.core.console import say
 from finetune.core.errors import first_line
-from finetune.models.memory import out_of_memory
 
 PARTS = 8  # lengths between two powers of two: a row is extended by an eighth at most
 ALIGNED = 64  # numbers: each gradient begins where vector instructions can
@@ -147,9 +147,7 @@ class CudaGraphs:
                 self.passes[key] = self._recorded(inputs)
                 why = self._differs(self.passes[key]) if len(self.passes) == 1 else ""
             except RuntimeError as error:
-                if out_of_memory(error):
-                    raise
-                why = first_line(error)
+                why = first_line(error.__context__ or error)  # what ended the recording, not that it has no end
             if why:
                 self._give_up(why)
                 return self(**row)
@@ -161,22 +159,19 @@ class CudaGraphs:
 
     def _recorded(self, inputs: Tensors) -> Pass:
         """Record the passes of rows like this one."""
+        # Made here: what is made while a pass is recorded is made anew by each replay, with full determinism as NaN.
         inputs = {name: tensor.clone() for name, tensor in inputs.items()}
-        gradients = self._warm_up(inputs)
-        outputs: Tensors = {}
-        grad_outputs: Tensors = {}
+        outputs, gradients = self._warm_up(inputs)
+        grad_outputs = {name: torch.zeros_like(tensor) for name, tensor in outputs.items()}
         computed: list[Computed] = []  # with what autograd needs for the backward pass
 
         def forward() -> None:
             computed.append(self._computed(inputs))
             for name, tensor in computed[0].outputs.items():
-                outputs.setdefault(name, torch.empty_like(tensor)).copy_(tensor.detach())
+                outputs[name].copy_(tensor.detach())
 
         def backward() -> None:
-            done = computed.pop()
-            for name, tensor in done.outputs.items():
-                grad_outputs.setdefault(name, torch.empty_like(tensor))
-            found = done.differentiated(grad_outputs)
+            found = computed.pop().differentiated(grad_outputs)
             torch._foreach_copy_(gradients.views, [found[name] for name in gradients.weights])
 
         with torch.enable_grad():
@@ -199,15 +194,15 @@ class CudaGraphs:
         torch.clear_autocast_cache()
         return Computed({name: tensor for name, tensor in outputs.items() if isinstance(tensor, Tensor)}, leaves)
 
-    def _warm_up(self, inputs: Tensors) -> Gradients:
-        """Let libraries make and load what they do once for such a row. Return where the gradients are to lie."""
+    def _warm_up(self, inputs: Tensors) -> tuple[Tensors, Gradients]:
+        """Let libraries make and load what they do once for such a row. Return where its results are to lie."""
         with same_draws(inputs), torch.enable_grad():
             done = self._computed(inputs)
             used = done.differentiated(done.outputs)
         if self.gradients is None:
             weights = dict(self.model.named_parameters())
             self.gradients = Gradients({name: weights[name] for name in used})
-        return self.gradients
+        return {name: torch.zeros_like(tensor) for name, tensor in done.outputs.items()}, self.gradients
 
     def _differs(self, recorded: Pass) -> str:
         """Return that the graphs give something else than the model; "" where they don't."""
@@ -220,10 +215,10 @@ class CudaGraphs:
         for by in ways:
             with same_draws(recorded.inputs), torch.enable_grad():
                 done = by()
-                ones = {name: torch.ones_like(tensor) for name, tensor in done.outputs.items()}
-                gradients = [gradient.flatten() for gradient in done.differentiated(ones).values()]
+                same = {name: torch.full_like(tensor, tensor.numel() ** -0.5) for name, tensor in done.outputs.items()}
+                gradients = [gradient.flatten() for gradient in done.differentiated(same).values()]
                 found.append({**done.outputs, "gradients": torch.cat(gradients)})
-        wrong = [name for name, tensor in found[0].items() if _distance(found[1][name], tensor) > NEAR]
+        wrong = [name for name, tensor in found[0].items() if not _distance(found[1][name], tensor) <= NEAR]
         return f"{', '.join(wrong)} differ from the model's own" if wrong else ""
 
     def _give_up(self, why: str) -> None:
@@ -254,19 +249,23 @@ def _distance(one: Tensor, other: Tensor) -> float:
 def record_on_gpu(run: Run, graphs: CudaGraphs) -> Run:
     """Return what computes anew, in the same tensors, what `run` does. All graphs share their memory for the rest.
 
-    Raises: RuntimeError if it can't be recorded. What draws for dropout is set back then: it takes itself for recorded.
+    Raises: RuntimeError if it can't be recorded. What PyTorch leaves as if it still were is set back then: the stream,
+    what draws for dropout, and where memory comes from (pytorch#180395).
     """
     if graphs.pool is None:
         graphs.pool = torch.cuda.graph_pool_handle()
     graph = torch.cuda.CUDAGraph()
     generator = torch.cuda.default_generators[torch.cuda.current_device()]
     before = generator.clone_state()
+    # Another thread may pin memory for a batch meanwhile.
+    recording = torch.cuda.graph(graph, pool=graphs.pool, capture_error_mode="thread_local")
     try:
-        # Another thread may copy a batch to the GPU meanwhile.
-        with torch.cuda.graph(graph, pool=graphs.pool, capture_error_mode="thread_local"):
+        with torch.cuda.stream(torch.cuda.current_stream()), recording:
             run()
     except RuntimeError:
         generator.graphsafe_set_state(before)
+        with contextlib.suppress(RuntimeError, AttributeError):
+            torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), graphs.pool)
         raise
     replay: Run = graph.replay
     return replay

@@ -1,7 +1,4 @@
-"""The metrics of the official scripts, as `evaluate.Metric` classes that work offline.
-
-`evaluate.load("squad_v2")` fetches code from a hub; these don't.
-"""
+"""The metrics of the official scripts. (`evaluate.load("squad_v2")` fetches code from a hub, and holds all rows.)"""
 
 import math
 import re
@@ -10,9 +7,6 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import compress
-
-import datasets
-import evaluate
 
 from finetune.core.types import Json
 
@@ -99,50 +93,34 @@ def amid(no_answer: Sequence[float], threshold: float) -> float:
     return (max(through) + min(withheld)) / 2
 
 
-class Squad(evaluate.Metric):  # type: ignore[misc]
-    """The exact and F1 of SQuAD as in evaluate-v2.0.py; without unanswerable rows they equal evaluate-v1.1.py.
+def official(predictions: Iterable[Json], golds: Iterable[Sequence[str]]) -> dict[str, float]:
+    """Return exact, F1 and totals as evaluate-v2.0.py has them; without unanswerable rows they equal evaluate-v1.1.py.
 
-    predictions: {"prediction_text", "span_text", "no_answer_score"}: what is answered ("" for no answer), what would be
-    answered otherwise, and how much speaks for no answer; best_* are the sweep over the latter two. references:
-    {"texts"}, the gold answers.
+    Of a prediction, text is what is answered ("" for no answer), span_text what would be answered otherwise, and
+    null_score how much speaks for no answer; best_* are the sweep over the latter two. `golds` are the texts of each
+    row, none where there is no answer. Rows are taken one by one, and of each a few numbers are kept.
     """
-
-    def _info(self) -> evaluate.MetricInfo:
-        features = datasets.Features(
-            predictions={
-                "prediction_text": datasets.Value("string"),
-                "span_text": datasets.Value("string"),
-                "no_answer_score": datasets.Value("float64"),
-            },
-            references={"texts": datasets.Sequence(datasets.Value("string"))},
-        )
-        return evaluate.MetricInfo(
-            description="SQuAD v1.1 and v2.0", citation="", inputs_description="", features=features
-        )
-
-    def _compute(self, predictions: Iterable[Json], references: Iterable[Json]) -> dict[str, float]:
-        """Both are columns of a table on the disk: a row is read at a time, and of each a few numbers are kept."""
-        exact, f1, exact_of_span, f1_of_span, no_answer = (array("d") for _ in range(5))
-        has_answer, answered = array("b"), array("b")
-        for prediction, reference in zip(predictions, references, strict=True):
-            text, span = prediction["prediction_text"], prediction["span_text"]
-            scores = squad_scores(reference["texts"], text)
-            of_span = scores if span == text else squad_scores(reference["texts"], span)
-            for kept, value in zip((exact, f1, exact_of_span, f1_of_span), (*scores, *of_span), strict=True):
-                kept.append(value)
-            no_answer.append(prediction["no_answer_score"])
-            has_answer.append(bool(reference["texts"]))
-            answered.append(bool(span))
-        result = _summary("", exact, f1)
-        for prefix, wanted in (("HasAns_", True), ("NoAns_", False)):
-            chosen = [bool(answerable) == wanted for answerable in has_answer]
-            if any(chosen):
-                result |= _summary(prefix, array("d", compress(exact, chosen)), array("d", compress(f1, chosen)))
-        if not all(has_answer):
-            for name, values in (("exact", exact_of_span), ("f1", f1_of_span)):
-                best, threshold = best_threshold(values, no_answer, has_answer, answered)
-                result |= {f"best_{name}": best, f"best_{name}_thresh": threshold}
-        return result
+    exact, f1, exact_of_span, f1_of_span, no_answer = (array("d") for _ in range(5))
+    has_answer, answered = array("b"), array("b")
+    for prediction, texts in zip(predictions, golds, strict=True):
+        text, span = prediction["text"], prediction["span_text"]
+        scores = squad_scores(texts, text)
+        of_span = scores if span == text else squad_scores(texts, span)
+        for kept, value in zip((exact, f1, exact_of_span, f1_of_span), (*scores, *of_span), strict=True):
+            kept.append(value)
+        no_answer.append(prediction["null_score"])
+        has_answer.append(bool(texts))
+        answered.append(bool(span))
+    result = _summary("", exact, f1)
+    for prefix, wanted in (("HasAns_", True), ("NoAns_", False)):
+        chosen = [bool(answerable) == wanted for answerable in has_answer]
+        if any(chosen):
+            result |= _summary(prefix, array("d", compress(exact, chosen)), array("d", compress(f1, chosen)))
+    if not all(has_answer):
+        for name, values in (("exact", exact_of_span), ("f1", f1_of_span)):
+            best, threshold = best_threshold(values, no_answer, has_answer, answered)
+            result |= {f"best_{name}": best, f"best_{name}_thresh": threshold}
+    return result
 
 
 def _summary(prefix: str, exact: Sequence[float], f1: Sequence[float]) -> dict[str, float]:

@@ -8,8 +8,6 @@ from finetune.data.table import Row
 from finetune.tasks.question_answering import rows
 from finetune.tasks.task import Breakdown, Prediction, Published, S, Scoring, Serving
 
-AT_ONCE = 1000  # rows
-
 
 def measured(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str, float]:
     """Return exact, f1, total, HasAns_*, NoAns_*, and with unanswerable rows best_* and calibrated_threshold.
@@ -17,19 +15,9 @@ def measured(predictions: Sequence[Prediction], rows: Sequence[Row]) -> dict[str
     They are read off text, span_text, which is the best answer also where it is withheld, and null_score, by how much
     no answer beats it.
     """
-    from finetune.tasks.question_answering.metrics import Squad, amid
+    from finetune.tasks.question_answering.metrics import amid, official
 
-    metric = Squad()
-    for first in range(0, len(predictions), AT_ONCE):
-        part = slice(first, first + AT_ONCE)
-        metric.add_batch(
-            predictions=[
-                {"prediction_text": p["text"], "span_text": p["span_text"], "no_answer_score": p["null_score"]}
-                for p in predictions[part]
-            ],
-            references=[{"texts": row["answers"]["text"]} for row in rows[part]],
-        )
-    result: dict[str, float] = metric.compute()
+    result = official(predictions, (row["answers"]["text"] for row in rows))
     if "best_f1_thresh" in result:
         no_answer = array("d", (p["null_score"] for p in predictions))
         result["calibrated_threshold"] = amid(no_answer, result["best_f1_thresh"])
