@@ -88,6 +88,8 @@ def steps(way: str, shape: Shape, size: int, device: str) -> Iterator[Measured]:
     if way in WITHOUT_PADDING:
         model.set_attn_implementation(padding_free.NAME)
     if way == WAYS[3]:
+        if why := padding_free.why_no_flash(torch.bfloat16, 64) if device == "cuda" else "there is no GPU":
+            raise RuntimeError(why)
         run = CudaGraphs(model, LONGEST)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, fused=True)
     of_epoch = batches(way, size, shape.vocabulary)
