@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import TrainerState
+from transformers import BertConfig, BertForQuestionAnswering, Trainer, TrainerState
 
 from finetune.training import throughput
 from finetune.training.throughput import Throughput
+from finetune.training.trainer import FinetuneTrainer
 
 
 @pytest.mark.parametrize(
@@ -51,3 +52,12 @@ def test_parts_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     parts.move(20, "load", "validate")
     parts.done("save")
     assert str(parts) == "start 8 s, load 10 s, train 90 s, validate 20 s, save 2 s; 130 s in all"
+
+
+def test_operations_of_a_step_are_those_that_transformers_counts() -> None:
+    config = BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24)
+    trainer = object.__new__(FinetuneTrainer)
+    trainer.model = BertForQuestionAnswering(config)
+    batch = {"input_ids": torch.ones(2, 5, dtype=torch.int64)}
+    for _ in range(2):
+        assert trainer.floating_point_ops(batch) == Trainer.floating_point_ops(trainer, batch) > 0

@@ -158,27 +158,12 @@ def _no_16_bits(of: type[Evaluating]) -> Rule[Evaluating]:
     )
 
 
-# (parameter, its value for which a batch may be without padding, why it needs padding otherwise)
+# (parameter, its values with which a batch may be without padding, why it needs padding otherwise)
 PADDED = (
-    ("attn_implementation", "auto", "it is not told where windows begin"),
-    ("torch_compile", False, "each batch has another number of tokens, and would be compiled anew"),
-    ("apply_ort", False, "its graph is that of padded batches"),
+    ("attn_implementation", ("auto",), "it is not told where windows begin"),
+    ("torch_compile", (False,), "each batch has another number of tokens, and would be compiled anew"),
+    ("apply_ort", (False,), "its graph is that of padded batches"),
 )
-
-
-def _with_padding() -> Iterator[Rule[EncoderParams]]:
-    for name, free, why in PADDED:
-        yield Rule(
-            EncoderParams,
-            lambda case, name=name, free=free: (  # type: ignore[misc]
-                case.params.padding_free == "always" and vars(case.params)[name] != free
-            ),
-            lambda case, name=name: f"--padding_free always with --{name} {to_text(vars(case.params)[name])}",  # type: ignore[misc]
-            why,
-            f"--{name} {to_text(free)}, or --padding_free auto",
-        )
-
-
 # (parameter, its values with which passes may be recorded, why others can't be)
 RECORDED = (
     ("precision", ("bf16", "16"), "FlashAttention computes in 16 bits"),
@@ -195,16 +180,19 @@ RECORDED = (
 )
 
 
-def _recorded() -> Iterator[Rule[EncoderParams]]:
-    for name, allowed, why in RECORDED:
+def _beside(
+    switch: str, on: str | bool, off: str, table: Sequence[tuple[str, tuple[str | bool, ...], str]]
+) -> Iterator[Rule[EncoderParams]]:
+    """Yield a row for each parameter of the table, whose other values `switch` can't be `on` with."""
+    for name, allowed, why in table:
         yield Rule(
             EncoderParams,
             lambda case, name=name, allowed=allowed: (  # type: ignore[misc]
-                case.params.cuda_graphs and vars(case.params)[name] not in allowed
+                vars(case.params)[switch] == on and vars(case.params)[name] not in allowed
             ),
-            lambda case, name=name: f"--cuda_graphs true with --{name} {to_text(vars(case.params)[name])}",  # type: ignore[misc]
+            lambda case, name=name: f"--{switch} {to_text(on)} with --{name} {to_text(vars(case.params)[name])}",  # type: ignore[misc]
             why,
-            f"--{name} {to_text(allowed[0])}, or --cuda_graphs false",
+            f"--{name} {to_text(allowed[0])}, or --{switch} {off}",
         )
 
 
@@ -462,8 +450,8 @@ RULES: tuple[Rule[Any], ...] = (
         "it is not tried with it",
         "--torch_compile false",
     ),
-    *_with_padding(),
-    *_recorded(),
+    *_beside("padding_free", "always", "auto", PADDED),
+    *_beside("cuda_graphs", True, "false", RECORDED),
     # --- what this machine or this launch can't do ---
     Rule(
         FinetuneParams,
