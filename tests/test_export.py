@@ -10,16 +10,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 
 from finetune import evaluation, export, run
 from finetune.core.errors import DataError, ModelError, ParameterError, UnsupportedError
 from finetune.core.process import run_main
 from finetune.core.world import World
-from finetune.params.components import TASKS
 from finetune.params.export import ExportParams
 from finetune.params.schema import params_of
-from tests.conftest import ROOT, finetune_words, write_jsonl
+from tests.conftest import ROOT, finetune_words, prepare, write_jsonl
+from tests.families import build_family
 from tests.test_offline import BLOCK
 
 compression = pytest.mark.compression
@@ -62,6 +63,39 @@ def finished(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def tagger(prepared_tags: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = finish(prepared_tags, tmp_path_factory.mktemp("tagger"))
     return {"pytorch_model_folder": folder / "pytorch", "preprocess_output": prepared_tags / "data"}
+
+
+@pytest.fixture(scope="module")
+def translator(prepared_pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A tiny T5, which two beams write with, as its data say."""
+    folder = tmp_path_factory.mktemp("translator")
+    shutil.copytree(prepared_pairs, folder / "prepared")
+    described = folder / "prepared" / "data" / "preprocess.json"
+    state = json.loads(described.read_text())
+    state["state"]["num_beams"] = 2
+    described.write_text(json.dumps(state))
+    finish(folder / "prepared", folder)
+    return {"pytorch_model_folder": folder / "pytorch", "preprocess_output": folder / "prepared" / "data"}
+
+
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A decoder that answers questions behind their prompts."""
+    folder = tmp_path_factory.mktemp("writer")
+    given = {"max_seq_length": 130, "doc_stride": 16, "max_answer_length": 24}
+    model = build_family("gpt2", folder / "tiny")
+    prepared = prepare(folder, model, "generative_question_answering", (32, 8, 6), **given)
+    finish(prepared, folder)
+    return {"pytorch_model_folder": folder / "pytorch", "preprocess_output": prepared / "data"}
+
+
+MODELS = {
+    "question_answering": "finished",
+    "token_classification": "tagger",
+    "translation": "translator",
+    "generative_question_answering": "writer",
+}
+TOLD: dict[str, dict[str, Any]] = {"generative_question_answering": {"null_threshold": 1e6}}  # withhold no answer
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +180,42 @@ def test_rows_without_gold(finished: dict[str, Any], tmp_path: Path) -> None:
 
 
 # --- what is written ---
+
+GRAPHS = {
+    "translator": {"openvino_encoder_model.xml", "openvino_decoder_model.xml"},
+    "writer": {"openvino_model.xml"},
+}
+
+
+@compression
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_model_that_writes(name: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: Any) -> None:
+    """Its graphs, in 32 bits and with weights in INT8, measured as it writes; an MLflow model answers alike."""
+    needs("openvino", "nncf")
+    model = request.getfixturevalue(name)
+    export.main(words(**model, **SHORT, max_f1_drop=100, openvino_model_folder=tmp_path / "graph"))
+    record, said = read(tmp_path / "graph", "backends.json"), capsys.readouterr().out
+    rows = {row["name"]: row for row in record["backends"]}
+    assert list(rows) == [*IN_PYTORCH, "OpenVINO FP32", "OpenVINO INT8"]
+    assert "INT8 is that of weights alone" in said and record["calibration_samples"] == 0
+    assert rows["OpenVINO FP32"]["distance"] < 1e-4 < rows["OpenVINO INT8"]["distance"]
+    assert rows["OpenVINO FP32"]["score"] == rows["PyTorch FP32"]["score"]
+    assert all(row["p50_ms"] > 0 and row["memory_mb"] > 10 for row in rows.values())
+    graphs = {path.name for path in (tmp_path / "graph").glob("*.xml")}
+    assert graphs == GRAPHS[name] and {f"{graph[:-4]}.bin" for graph in graphs} < names(tmp_path / "graph")
+    typed = words(preprocess_output=model["preprocess_output"], openvino_model_folder=tmp_path / "graph")
+    told = TOLD.get(record["task"], {})
+    evaluation.main(["--task", record["task"], *typed, *words(evaluation_result=tmp_path / "scores", **told)])
+    expected = [json.loads(line) for line in (tmp_path / "scores" / "predictions.jsonl").read_text().splitlines()]
+    served = mlflow.pyfunc.load_model(str(tmp_path / "graph" / export.MLFLOW))
+    asked = [json.loads(line) for line in (model["preprocess_output"] / "test" / "rows.jsonl").read_text().splitlines()]
+    of_questions = {"question": "question", "context": "context"}
+    columns = {"source": "input_string"} if record["task"] == "translation" else of_questions
+    answers = served.predict([{given: row[own] for own, given in columns.items()} for row in asked], told)
+    assert answers.iloc[:, 0].tolist() == [one["text"] for one in expected] and all(one["text"] for one in expected)
+    pins = (tmp_path / "graph" / export.MLFLOW / "requirements.txt").read_text()
+    assert "openvino==" in pins and "torch==" in pins
 
 
 @compression
@@ -427,7 +497,8 @@ def test_parameters_of_what_is_measured(
     exported: Path, finished: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The MLflow model, other windows for INT8, other batches, threads and time: seen in what is called."""
-    from finetune.backends import candidates, measured, quantise
+    from finetune.backends import candidates, measured
+    from finetune.backends.graphs import quantise
 
     threads, batches, calibration, seconds = [], [], [], []
     open_openvino, speeds, by_nncf, predict = (
@@ -476,18 +547,18 @@ def test_a_drop_that_is_too_large(finished: dict[str, Any], tmp_path: Path, monk
 
 @compression
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["question_answering", "token_classification"])
+@pytest.mark.parametrize("task", MODELS)
 def test_evaluation_of_a_graph(task: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: Any) -> None:
     """The component scores it as it scores the PyTorch folder: the same predictions, but for the rounding of scores."""
     needs("openvino")
-    model = request.getfixturevalue("finished" if task == "question_answering" else "tagger")
+    model = request.getfixturevalue(MODELS[task])
     export.main(words(**model, **SHORT, quantization="none", openvino_model_folder=tmp_path / "graph"))
     folders = {"pytorch_model_folder": model["pytorch_model_folder"], "openvino_model_folder": tmp_path / "graph"}
     found = {}
     for name, folder in folders.items():
         capsys.readouterr()
         typed = words(**{name: folder}, preprocess_output=model["preprocess_output"], evaluation_result=tmp_path / name)
-        evaluation.main(["--task", task, *typed])
+        evaluation.main(["--task", task, *typed, *words(**TOLD.get(task, {}))])
         said = capsys.readouterr().out
         assert ("OpenVINO computes with INFERENCE_PRECISION_HINT f32" in said) == (name == "openvino_model_folder")
         lines = (tmp_path / name / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
@@ -495,7 +566,7 @@ def test_evaluation_of_a_graph(task: str, request: pytest.FixtureRequest, tmp_pa
         times = ("seconds", "rows_per_second")
         found[name] = ([json.loads(line) for line in lines], {k: v for k, v in metrics.items() if k not in times})
     (expected, scores), (got, other) = found.values()
-    assert len(got) == len(expected) >= 12 and other == scores
+    assert len(got) == len(expected) >= 6 and rounded(other) == rounded(scores)
     assert rounded(got) == rounded(expected)
     (tmp_path / "graph" / "training.json").unlink()  # which would say it too
     with pytest.raises(ModelError, match=f"was made for {task}, not for"):
@@ -548,10 +619,3 @@ def test_telemetry_is_off(ours: bool, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True)
     assert (tmp_path / "calls").exists() is not ours
     assert bool(names(tmp_path / "home") & {"intel"}) is not ours
-
-
-def test_evaluation_of_writing_tasks_names_the_reason(tmp_path: Path) -> None:
-    given = words(test_data="rows.jsonl", openvino_model_folder="graph", evaluation_result=tmp_path)
-    for task in sorted(TASKS.keys() - {"question_answering", "token_classification"}):
-        with pytest.raises(UnsupportedError, match="it writes token after token"):
-            evaluation.main(["--task", task, *given])

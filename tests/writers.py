@@ -10,10 +10,12 @@ import sentencepiece
 import torch
 import transformers
 from tokenizers import SentencePieceBPETokenizer
-from transformers import AutoModelForSeq2SeqLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+from finetune.data.batches import Batch
+from finetune.tasks.generation.writing import WritingState
 from tests.conftest import sample_rows
-from tests.families import SEQ2SEQ, byte_level, unigram_pieces
+from tests.families import FAMILIES, SEQ2SEQ, WRITING_DECODERS, byte_level, unigram_pieces
 
 T5 = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 0}
 # family -> (config class, its values, the codes of English and German)
@@ -140,3 +142,40 @@ TOKENIZERS: dict[str, Callable[[Path], Any]] = {
     "m2m_100": _m2m_100,
     "nllb": _nllb,
 }
+
+
+WORDS, PADDING, END = 500, 0, 1
+
+
+def random_writer(family: str, **config: Any) -> Any:
+    """A tiny model that writes, of random weights that are larger than those of pretraining: each text differs."""
+    if family in WRITERS:
+        kind, values, _ = WRITERS[family]
+    else:
+        kind, _, _, values = {**FAMILIES, **WRITING_DECODERS}[family]
+    given: dict[str, Any] = {"vocab_size": WORDS, "pad_token_id": PADDING, "eos_token_id": END}
+    given |= {"initializer_factor": 3.0} if kind == "T5Config" else {"initializer_range": 0.2, "init_std": 0.2}
+    torch.manual_seed(0)
+    made = getattr(transformers, kind)(**{**given, **values, **config})
+    kind_of = AutoModelForSeq2SeqLM if made.is_encoder_decoder else AutoModelForCausalLM
+    return kind_of.from_config(made).eval()
+
+
+def sources(texts: int, tokens: int) -> Batch:
+    """Random texts, each but the first shorter than the one before, and padded; as a model that writes is asked by."""
+    ids = torch.randint(5, WORDS, (texts, tokens), generator=torch.Generator().manual_seed(tokens))
+    lengths = torch.tensor([max(1, tokens - i * tokens // (texts + 1)) for i in range(texts)])
+    mask = (torch.arange(tokens) < lengths[:, None]).long()
+    ids = ids.where(mask == 1, PADDING)
+    return {"input_ids": ids, "attention_mask": mask, "row": torch.arange(texts), "prompt_tokens": lengths}
+
+
+def how_to_write(model: Any, beams: int, most: int = 12, forced: int | None = None) -> WritingState:
+    return WritingState(
+        max_seq_length=64,
+        pad_to_max_length=False,
+        max_target_length=most,
+        num_beams=beams,
+        decoder_start_token_id=PADDING if model.config.is_encoder_decoder else None,
+        forced_bos_token_id=forced,
+    )

@@ -153,7 +153,7 @@ def loaded_model(params: EvaluationParams, folder: Path, task: "Task[State]", st
         from finetune.models.openvino import PRECISIONS
 
         say(f"OpenVINO computes with INFERENCE_PRECISION_HINT {PRECISIONS[params.precision]}")
-        return load_openvino(folder, task.name, params.precision)
+        return load_openvino(folder, task, params.precision)
     model, new = load_model(folder, task, state, ignore_mismatched_sizes=True)
     if new:
         say(f"warning: these weights are random, the scores are those of an untrained model: {', '.join(new)}")

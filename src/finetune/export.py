@@ -5,14 +5,16 @@ finetune export --pytorch_model_folder OUT/pytorch --preprocess_output P --openv
 
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
 from finetune import __version__
-from finetune.backends import families, runtimes
+from finetune.backends import runtimes
 from finetune.backends.chosen import Choice, Measured, best, choose, table
+from finetune.backends.graphs import families
 from finetune.core.console import quiet_libraries, say, start
 from finetune.core.errors import DataError, Fault, ModelError, UnsupportedError
 from finetune.core.outputs import bring_in, claimed, clear
@@ -89,7 +91,8 @@ def trial_of(params: ExportParams, folder: Path) -> "Trial":
     """Return the model and what it is tried on. Raises: an error if it, or its rows, can't be used."""
     import torch
 
-    from finetune.backends.candidates import Trial, batches_for, windows_of
+    from finetune.backends.candidates import Trial, compared, passes_of, timed, windows_of
+    from finetune.data.batches import stack
     from finetune.models.adapt import fake_quantisation
     from finetune.models.loading import load_model
     from finetune.models.stored.configs import load_config, stored_state, stored_task
@@ -100,9 +103,10 @@ def trial_of(params: ExportParams, folder: Path) -> "Trial":
     if name is None:
         fix = "give the pytorch_model_folder or mlflow_model_folder of a run"
         raise ModelError(Fault(f"{folder} is no finished model", why="its config.json names no task", fix=fix))
-    families.refuse_others(name, load_config(folder).model_type)
-    Preprocessed.read(params.preprocess_output, name)
     task = load_task(name)
+    families.refuse_others(load_config(folder), task.writes)
+    refuse_for_writers(params, task)
+    Preprocessed.read(params.preprocess_output, name)
     state = stored_state(folder, task)
     assert state is not None
     model, new = load_model(folder, task, state)
@@ -117,14 +121,13 @@ def trial_of(params: ExportParams, folder: Path) -> "Trial":
     rows = rows_to_score(params, task, state)
     train = read_rows(Preprocessed.rows_file(params.preprocess_output, "train"), task.data.damage)
     windows = windows_of(rows, task, tokenizer, state, len(rows))
-    calibration = windows_of(train, task, tokenizer, state, params.calibration_samples)
-    if not windows or not calibration:
+    ranges = [] if task.writes else passes_of(train, task, tokenizer, state, params.calibration_samples)
+    if not windows or not (ranges or task.writes):
         raise DataError(Fault(f"no row of {params.preprocess_output} can be encoded for this model"))
     padding = task.data.padding(tokenizer)
-    alone, together, compared = batches_for(windows, padding, params.per_device_eval_batch_size)
-    ranges = [batches_for([window], padding, 1)[1] for window in calibration]
-    ptq = f"; INT8 has its ranges of {len(ranges)} windows of train" if params.quantization == "ptq" else ""
-    say(f"{len(rows)} rows of validation are scored{ptq}")
+    alone, together = timed(windows, padding, params.per_device_eval_batch_size)
+    of_int8 = f"INT8 has its ranges of {len(ranges)} windows of train" if ranges else "INT8 is that of weights alone"
+    say(f"{len(rows)} rows of validation are scored" + (f"; {of_int8}" if params.quantization == "ptq" else ""))
     return Trial(
         folder=folder,
         model=model.eval(),
@@ -135,11 +138,22 @@ def trial_of(params: ExportParams, folder: Path) -> "Trial":
         rows=rows,
         alone=alone,
         together=together,
-        compared=compared,
-        calibration=[{key: tensor.numpy() for key, tensor in batch.items()} for batch in ranges],
+        compared=compared(passes_of(rows, task, tokenizer, state, len(rows)), padding),
+        calibration=[stack([window], padding) for window in ranges],
         threads=params.threads or torch.get_num_threads(),
         batch_size=params.per_device_eval_batch_size,
     )
+
+
+def refuse_for_writers(params: ExportParams, task: "Task[State]") -> None:
+    """Raise UnsupportedError for what isn't done with a model that writes."""
+    if task.writes and params.onnx:
+        why = "its encoder and the steps of its decoder are converted for OpenVINO alone"
+        raise UnsupportedError(Fault(f"--onnx true for a model of {task.name}", why=why, fix="--onnx false"))
+    if task.writes and params.quantization == "qat":
+        why = "apply_qat trains models that read"
+        what = f"--quantization qat for a model of {task.name}"
+        raise UnsupportedError(Fault(what, why=why, fix="--quantization ptq"))
 
 
 def rows_to_score(params: ExportParams, task: "Task[State]", state: "State") -> "Rows":
@@ -165,7 +179,8 @@ def measure(trial: "Trial", found: Sequence["Candidate"], params: ExportParams) 
         say(f"score {one.name}")
         scores.append(score_of(trial, one))
     say(f"time all in turns, {params.benchmark_seconds:g} s, {trial.threads} threads each")
-    speed = speeds({one.name: one.model for one in found}, trial.alone, trial.together, params.benchmark_seconds)
+    answers = {one.name: partial(trial.answer, one.model) for one in found}
+    speed = speeds(answers, trial.alone, trial.together, params.benchmark_seconds)
     return [account(trial, one, score, speed[one.name]) for one, score in zip(found, scores, strict=True)]
 
 
@@ -194,17 +209,17 @@ def write_model(trial: "Trial", place: Path, onnx: Sequence[Path], out: Path) ->
     """Move the OpenVINO model of a place into the folder, beside it what answers are encoded and decoded with, and an
     MLflow model of all that."""
     from finetune.models.stored.places import leave_out_places
-    from finetune.results.saving import SERVED, SERVED_IN_OPENVINO, save_served
+    from finetune.results.saving import SERVED, SERVED_IN_OPENVINO, WRITING_IN_OPENVINO, save_served
 
     place = place.rename(place.with_name(SERVED))
-    trial.model.config.save_pretrained(place)
     trial.tokenizer.save_pretrained(place)
     leave_out_places(place)
     sums.write_sums(place)
     if (trial.folder / Trained.FILE).is_file():
         shutil.copyfile(trial.folder / Trained.FILE, place / Trained.FILE)
     (out / MLFLOW).mkdir()
-    save_served(place, trial.task, trial.state, out / MLFLOW, SERVED_IN_OPENVINO)
+    packages = WRITING_IN_OPENVINO if trial.task.writes else SERVED_IN_OPENVINO
+    save_served(place, trial.task, trial.state, out / MLFLOW, packages)
     for path in onnx:
         shutil.move(path, place / path.name)
     bring_in(place, out)

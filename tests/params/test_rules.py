@@ -13,9 +13,7 @@ from finetune.params.case import Case, ModelFacts, Rule
 from finetune.params.components import TASKS
 from finetune.params.datapreprocess import QuestionAnsweringPreprocessParams
 from finetune.params.evaluation import (
-    GenerativeQuestionAnsweringEvaluationParams,
     QuestionAnsweringEvaluationParams,
-    TranslationEvaluationParams,
 )
 from finetune.params.export import ExportParams
 from finetune.params.finetune import QuestionAnsweringParams
@@ -240,13 +238,6 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
     (
         scored(test_data=OUT, mlflow_model_folder=OUT, pytorch_model_folder=OUT),
         "--mlflow_model_folder and --pytorch_model_folder are both given",
-    ),
-    *(
-        (
-            Case(kind(evaluation_result=OUT, test_data=OUT, openvino_model_folder=OUT)),
-            "--openvino_model_folder for a model that writes",
-        )
-        for kind in (GenerativeQuestionAnsweringEvaluationParams, TranslationEvaluationParams)
     ),
     (scored(replace(BERT, model_type="deberta"), precision="bf16"), "--precision bf16 for a deberta"),
     (tuned(eval_accumulation_steps=0), "--eval_accumulation_steps 0"),

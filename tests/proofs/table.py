@@ -857,14 +857,6 @@ EVALUATION = (
         "openvino_model_folder",
         "the predictions of OpenVINO in 32 bits are those of the same model's PyTorch folder",
         elsewhere="tests/test_export.py::test_evaluation_of_a_graph",
-        tasks=(QA, TC),
-    ),
-    Proof(
-        "openvino_model_folder",
-        "refused, with the reason: a graph of one forward pass writes nothing",
-        {"openvino_model_folder": "{imported}/model", "pytorch_model_folder": None},
-        refused=(6, "it writes token after token"),
-        tasks=WRITING,
     ),
     Proof(
         "per_device_eval_batch_size",

@@ -9,7 +9,9 @@ from transformers.utils.generic import ModelOutput
 
 from finetune.core.errors import Fault, ModelError
 from finetune.models.openvino import IR, Opened, open_openvino
+from finetune.models.openvino_writer import open_writer
 from finetune.models.stored.configs import stored_task
+from finetune.tasks.task import State, Task
 
 
 class Called(torch.nn.Module):
@@ -31,10 +33,12 @@ def as_model(opened: Opened) -> PreTrainedModel:
     return cast(PreTrainedModel, Called(opened))
 
 
-def load_openvino(folder: Path, task: str, precision: str) -> PreTrainedModel:
+def load_openvino(folder: Path, task: Task[State], precision: str) -> PreTrainedModel:
     """Return the OpenVINO model of a folder that `finetune export` wrote for the task. Raises: ModelError."""
-    if (made_for := stored_task(folder)) != task:
+    if (made_for := stored_task(folder)) != task.name:
         fix = f"--task {made_for}" if made_for else "give the openvino_model_folder that finetune export wrote"
-        raise ModelError(Fault(f"{folder} was made for {made_for or 'no task'}, not for {task}", fix=fix))
+        raise ModelError(Fault(f"{folder} was made for {made_for or 'no task'}, not for {task.name}", fix=fix))
     threads = torch.get_num_threads()
+    if task.writes:
+        return open_writer(folder, threads, precision)
     return as_model(open_openvino(folder / IR, threads, precision))

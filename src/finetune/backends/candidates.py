@@ -1,26 +1,34 @@
 """The backends that are compared, each a model that is called as PyTorch's is, and what they are tried on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils.generic import ModelOutput
 
-from finetune.backends import conversion, memory, quantise, runtimes
+from finetune.backends import memory, runtimes
 from finetune.backends.called import as_model
 from finetune.backends.chosen import Measured
+from finetune.backends.graphs import conversion, generation, quantise
 from finetune.backends.measured import Speed
 from finetune.backends.runtimes import ONNX, ONNX_INT8
 from finetune.core.types import Json
 from finetune.core.world import World
 from finetune.data.batches import Arrays, Batch, as_windows, collate, spread
 from finetune.data.table import Row
-from finetune.models.openvino import IR, IR_WEIGHTS, open_openvino
+from finetune.models.openvino import IR, graph_files, open_openvino
+from finetune.models.openvino_writer import open_writer
 from finetune.models.prediction import compute_in, predict_rows
 from finetune.models.stored import intact
 from finetune.tasks.encoding import encoded
-from finetune.tasks.task import State, Task
+from finetune.tasks.task import Reduced, State, Task
+
+if TYPE_CHECKING:
+    import openvino
 
 ALONE = 16  # windows that are timed one at a time, of all lengths
 COMPARED = 32  # windows whose logits are compared
@@ -28,7 +36,7 @@ COMPARED = 32  # windows whose logits are compared
 
 @dataclass(frozen=True)
 class Trial:
-    """A finished model and the windows that its backends are tried on: batches of the inputs alone."""
+    """A finished model and the windows that its backends are tried on."""
 
     folder: Path  # of the PyTorch model
     model: PreTrainedModel
@@ -39,14 +47,14 @@ class Trial:
     rows: Sequence[Row]  # of validation, with gold
     alone: Sequence[Batch]  # of one window each
     together: Batch
-    compared: Sequence[Batch]  # of two windows, the shorter one padded
-    calibration: Sequence[Arrays]  # of one window of train each
+    compared: Sequence[Batch]  # of two windows, the shorter one padded: what goes into a forward pass
+    calibration: Sequence[Arrays]  # the same of one window of train each
     threads: int
     batch_size: int
 
-    @property
-    def inputs(self) -> list[str]:
-        return list(self.together)
+    def answer(self, model: PreTrainedModel, batch: Batch) -> Reduced:
+        """Return what evaluation has of a batch, before it is decoded."""
+        return self.task.answer(model, batch, self.state)
 
     @property
     def metric(self) -> str:
@@ -68,24 +76,41 @@ class Candidate:
 def windows_of(
     rows: Sequence[Row], task: Task[State], tokenizer: PreTrainedTokenizerFast, state: State, most: int
 ) -> list[Json]:
-    """Return at most so many windows of the rows, of what goes into the model's forward alone."""
+    """Return at most so many windows of the rows, as they are answered."""
     found: list[Json] = []
     for _, columns in encoded(spread(rows, most), task, tokenizer, state, most):
-        found += as_windows({name: values for name, values in columns.items() if name in task.model.inputs})
+        found += as_windows(columns)
     return spread(found, most)
 
 
-def batches_for(
-    windows: Sequence[Json], padding: dict[str, int], batch_size: int
-) -> tuple[list[Batch], Batch, list[Batch]]:
-    """Return the batches of one window, the batch of many around the median length, and the batches to compare."""
-    ordered = sorted(windows, key=lambda window: len(window["input_ids"]))
+def passes_of(
+    rows: Sequence[Row], task: Task[State], tokenizer: PreTrainedTokenizerFast, state: State, most: int
+) -> list[Json]:
+    """Return at most so many windows of the rows, of what goes into a forward pass alone; gold is a decoder's input."""
+    found: list[Json] = []
+    for part, columns in encoded(spread(rows, most), task, tokenizer, state, most):
+        known = columns | (task.data.label(part, columns, state)[0] if task.writes else {})
+        found += as_windows({name: values for name, values in known.items() if name in task.model.inputs})
+    return spread(found, most)
+
+
+def timed(windows: Sequence[Json], padding: dict[str, int], batch_size: int) -> tuple[list[Batch], Batch]:
+    """Return the batches of one window, and the batch of many around the median length."""
+    ordered = _by_length(windows)
     alone = [collate([window], padding) for window in spread(ordered, ALONE)]
     middle = max(0, (len(ordered) - batch_size) // 2)
     together = (ordered[middle : middle + batch_size] * batch_size)[:batch_size]
-    some = spread(ordered, COMPARED)
-    pairs = zip(some, reversed(some), strict=True)
-    return alone, collate(together, padding), [collate(pair, padding) for pair in pairs]
+    return alone, collate(together, padding)
+
+
+def compared(passes: Sequence[Json], padding: dict[str, int]) -> list[Batch]:
+    """Return batches of two, the shortest beside the longest."""
+    some = spread(_by_length(passes), COMPARED)
+    return [collate(pair, padding) for pair in zip(some, reversed(some), strict=True)]
+
+
+def _by_length(windows: Sequence[Json]) -> list[Json]:
+    return sorted(windows, key=lambda window: len(window["input_ids"]))
 
 
 def in_pytorch(trial: Trial) -> list[Candidate]:
@@ -107,27 +132,44 @@ def in_openvino(trial: Trial, quantization: str, folder: Path) -> list[Candidate
 
     Raises: ModelError if one isn't the same model: in 32 bits as PyTorch's, with ranges of training as it was trained.
     """
-    import openvino
-
-    def saved(name: str, model: openvino.Model, place: Path) -> Candidate:
-        place.mkdir(parents=True)
-        openvino.save_model(model, place / IR, compress_to_fp16=False)
-        opened = as_model(open_openvino(place / IR, trial.threads))
-        return Candidate(name, opened, [place / IR, place / IR_WEIGHTS], "OpenVINO", place / IR)
-
-    graph = conversion.graph_of(trial.model, trial.compared[0])
-    converted = conversion.to_openvino(graph, trial.compared[0])
-    full = saved("OpenVINO FP32", converted, folder / "fp32")
+    graphs = graphs_of(trial, trial.model)
+    full = saved(trial, "OpenVINO FP32", graphs, folder / "fp32")
     refuse_other_model(trial, full)
     found = [full]
     if quantization == "ptq":
-        found.append(saved("OpenVINO INT8", quantise.by_nncf(converted, trial.calibration), folder / "int8"))
+        if trial.task.writes:
+            quantised = {name: quantise.weights_by_nncf(graph) for name, graph in graphs.items()}
+        else:
+            quantised = {name: quantise.by_nncf(graph, trial.calibration) for name, graph in graphs.items()}
+        found.append(saved(trial, "OpenVINO INT8", quantised, folder / "int8"))
     if trial.rounded is not None and quantization != "none":
-        graph = conversion.graph_of(trial.rounded, trial.compared[0])
-        found.append(saved("OpenVINO INT8 QAT", conversion.to_openvino(graph, trial.compared[0]), folder / "qat"))
+        found.append(saved(trial, "OpenVINO INT8 QAT", graphs_of(trial, trial.rounded), folder / "qat"))
         apart = conversion.relative_distance(found[-1].model, trial.rounded, trial.compared)
         conversion.refuse_other_rounding(found[-1].name, apart)
     return found
+
+
+def graphs_of(trial: Trial, model: PreTrainedModel) -> dict[str, "openvino.Model"]:
+    """Return the graphs of a model by the names of their files."""
+    if trial.task.writes:
+        return generation.graphs_of(model)
+    return {IR: conversion.to_openvino(conversion.graph_of(model, trial.compared[0]), trial.compared[0])}
+
+
+def saved(trial: Trial, name: str, graphs: Mapping[str, "openvino.Model"], place: Path) -> Candidate:
+    """Write graphs into a folder of their own, with the config that they are opened by, and open them."""
+    import openvino
+
+    place.mkdir(parents=True)
+    trial.model.config.save_pretrained(place)
+    for file, graph in graphs.items():
+        openvino.save_model(graph, place / file, compress_to_fp16=False)
+    if trial.task.writes:
+        opened: PreTrainedModel = open_writer(place, trial.threads)
+    else:
+        opened = as_model(open_openvino(place / IR, trial.threads))
+    files = graph_files(place)
+    return Candidate(name, opened, files, "OpenVINO", files[0])
 
 
 def in_onnx(trial: Trial, ptq: bool, folder: Path) -> list[Candidate]:
@@ -149,8 +191,17 @@ def in_onnx(trial: Trial, ptq: bool, folder: Path) -> list[Candidate]:
 
 def refuse_other_model(trial: Trial, candidate: Candidate) -> None:
     """Raise ModelError if a candidate in 32 bits computes other logits than PyTorch."""
-    found = conversion.distance(candidate.model, trial.model.eval(), trial.compared)
-    conversion.refuse_other_logits(candidate.name, found)
+    given = called(trial, candidate), trial.model.eval(), trial.compared
+    if trial.task.writes:
+        conversion.refuse_other_writing(candidate.name, conversion.relative_distance(*given))
+    else:
+        conversion.refuse_other_logits(candidate.name, conversion.distance(*given))
+
+
+def called(trial: Trial, candidate: Candidate) -> Callable[..., ModelOutput]:
+    """Return what gives the logits of a batch that are compared; of a model that writes, as it writes."""
+    steps = trial.task.writes and candidate.kind == "OpenVINO"
+    return partial(generation.in_steps, candidate.model) if steps else candidate.model
 
 
 def score_of(trial: Trial, candidate: Candidate) -> float:
@@ -163,12 +214,13 @@ def score_of(trial: Trial, candidate: Candidate) -> float:
 def account(trial: Trial, candidate: Candidate, score: float, speed: Speed) -> Measured:
     """Return what the candidate costs; its memory is that of a process which is started here."""
     tokens = max(batch["input_ids"].shape[1] for batch in trial.alone)
+    columns = [*(trial.together if trial.task.writes else trial.compared[0])]
     return Measured(
         name=candidate.name,
         score=score,
         p50_ms=speed.p50_ms,
         windows_per_second=speed.windows_per_second,
         disk_mb=sum(path.stat().st_size for path in candidate.files) / 1e6,
-        memory_mb=memory.peak_mb(candidate.kind, candidate.path, trial.task.name, trial.threads, tokens, trial.inputs),
-        distance=conversion.distance(candidate.model, trial.model.eval(), trial.compared),
+        memory_mb=memory.peak_mb(candidate.kind, candidate.path, trial.task.name, trial.threads, tokens, columns),
+        distance=conversion.distance(called(trial, candidate), trial.model.eval(), trial.compared),
     )

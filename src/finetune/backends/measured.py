@@ -1,17 +1,18 @@
 """How fast each backend is: all take turns on the same windows with the same threads, and medians are compared."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 
 import torch
-from transformers import PreTrainedModel
 
 from finetune.data.batches import Batch
 
 TURNS = 3  # of each backend at least
+
+Answer = Callable[[Batch], object]  # of a backend
 
 
 @dataclass(frozen=True)
@@ -22,37 +23,35 @@ class Speed:
     windows_per_second: float  # in a batch
 
 
-def speeds(
-    models: Mapping[str, PreTrainedModel], windows: Sequence[Batch], batch: Batch, seconds: float
-) -> dict[str, Speed]:
-    """Return the speed of each model; of the `windows` each is a batch of one.
+def speeds(answers: Mapping[str, Answer], windows: Sequence[Batch], batch: Batch, seconds: float) -> dict[str, Speed]:
+    """Return the speed of each backend; of the `windows` each is a batch of one.
 
     Another load of the machine slows whoever's turn it is, hence turns and medians. The first turn of each, in which
     memory is taken and kernels are chosen, doesn't count.
     """
-    alone: dict[str, list[float]] = {name: [] for name in models}
-    together: dict[str, list[float]] = {name: [] for name in models}
-    for model in models.values():
-        _turn(model, [*windows, batch])
+    alone: dict[str, list[float]] = {name: [] for name in answers}
+    together: dict[str, list[float]] = {name: [] for name in answers}
+    for answer in answers.values():
+        _turn(answer, [*windows, batch])
     end = time.perf_counter() + seconds
     turns = 0
     while turns < TURNS or time.perf_counter() < end:
-        for name, model in models.items():
-            *singles, all_at_once = _turn(model, [*windows, batch])
+        for name, answer in answers.items():
+            *singles, all_at_once = _turn(answer, [*windows, batch])
             alone[name] += singles
             together[name].append(all_at_once)
         turns += 1
     size = len(batch["input_ids"])
-    return {name: Speed(1000 * median(alone[name]), size / median(together[name])) for name in models}
+    return {name: Speed(1000 * median(alone[name]), size / median(together[name])) for name in answers}
 
 
 @torch.inference_mode()
-def _turn(model: PreTrainedModel, batches: Sequence[Batch]) -> list[float]:
+def _turn(answer: Answer, batches: Sequence[Batch]) -> list[float]:
     """Return the seconds that each batch takes."""
     taken = []
     for batch in batches:
         started = time.perf_counter()
-        model(**batch)
+        answer(batch)
         taken.append(time.perf_counter() - started)
     return taken
 

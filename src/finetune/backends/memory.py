@@ -1,6 +1,6 @@
 """The memory that a backend takes: the peak of a process of its own, which loads the model and answers one window.
 
-python -m finetune.backends.memory KIND PATH TASK THREADS TOKENS INPUT ...
+python -m finetune.backends.memory KIND PATH TASK THREADS TOKENS COLUMN ...
 """
 
 import os
@@ -8,25 +8,32 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from finetune.backends import runtimes
-from finetune.core.types import Json
+from finetune.data.batches import Arrays
 from finetune.models.openvino import open_openvino
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from finetune.data.batches import Batch
+    from finetune.tasks.task import State, Task
 
 KINDS = ("PyTorch FP32", "PyTorch bf16", "OpenVINO", "ONNX Runtime")
 STATUS = Path("/proc/self/status")
 
 
-def peak_mb(kind: str, path: Path, task: str, threads: int, tokens: int, inputs: Sequence[str]) -> float | None:
+def peak_mb(kind: str, path: Path, task: str, threads: int, tokens: int, columns: Sequence[str]) -> float | None:
     """Return the peak in MB of a process that has nothing but this model; None where the system doesn't say.
 
     `path` is the folder of a PyTorch model, or the file of another one.
     """
     if not STATUS.is_file():
         return None
-    words = [kind, str(path.absolute()), task, str(threads), str(tokens), *inputs]
+    words = [kind, str(path.absolute()), task, str(threads), str(tokens), *columns]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, "-m", "finetune.backends.memory", *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -36,30 +43,63 @@ def peak_mb(kind: str, path: Path, task: str, threads: int, tokens: int, inputs:
 
 
 def main(argv: Sequence[str]) -> None:
-    kind, path, task, threads, tokens, *inputs = argv
-    window = {name: np.ones((1, int(tokens)), dtype=np.int64) for name in inputs}
-    if "token_type_ids" in window:
-        window["token_type_ids"] *= 0
-    if kind == "OpenVINO":
+    kind, path, task, threads, tokens, *columns = argv
+    window = window_of(columns, int(tokens))
+    if "row" in window:  # what a model that writes is asked by
+        _write(kind, Path(path), task, int(threads), window)
+    elif kind == "OpenVINO":
         open_openvino(Path(path), int(threads)).compute(window)
     elif kind == "ONNX Runtime":
         runtimes.open_onnx(Path(path), int(threads)).compute(window)
     else:
-        _compute_in_torch(Path(path), task, "bf16" if kind == "PyTorch bf16" else "32", window)
+        _compute_in_torch(Path(path), task, kind, window)
     peak = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
     print(int(peak.split()[1]) * 1024 / 1e6)
 
 
-def _compute_in_torch(folder: Path, task_name: str, precision: str, window: Json) -> None:
+def window_of(columns: Sequence[str], tokens: int) -> Arrays:
+    """Return one window of so many tokens, with these columns."""
+    of_text: Arrays = {"row": np.zeros(1, dtype=np.int64), "prompt_tokens": np.full(1, tokens)}
+    window = {name: of_text.get(name, np.ones((1, tokens), dtype=np.int64)) for name in columns}
+    return window | ({"token_type_ids": window["token_type_ids"] * 0} if "token_type_ids" in window else {})
+
+
+def _compute_in_torch(folder: Path, task_name: str, kind: str, window: Arrays) -> None:
     import torch
 
-    from finetune.models.loading import load_model
-    from finetune.models.prediction import compute_in
     from finetune.tasks import load_task
 
-    model, _ = load_model(folder, load_task(task_name), None)
     with torch.inference_mode():
-        compute_in(model.eval(), precision)(**{name: torch.from_numpy(array) for name, array in window.items()})
+        _in_torch(folder, load_task(task_name), kind)(**_tensors(window))
+
+
+def _write(kind: str, path: Path, task_name: str, threads: int, window: Arrays) -> None:
+    import torch
+
+    from finetune.models.openvino_writer import open_writer
+    from finetune.models.stored.configs import stored_state
+    from finetune.tasks import load_task
+
+    task, graphs = load_task(task_name), kind == "OpenVINO"
+    state = stored_state(path.parent if graphs else path, task)
+    assert state is not None
+    model = open_writer(path.parent, threads) if graphs else _in_torch(path, task, kind)
+    with torch.inference_mode():
+        task.answer(model, _tensors(window), state)
+
+
+def _in_torch(folder: Path, task: "Task[State]", kind: str) -> "PreTrainedModel":
+    from finetune.models.loading import load_model
+    from finetune.models.prediction import compute_in
+
+    model, _ = load_model(folder, task, None)
+    return compute_in(model.eval(), "bf16" if kind == "PyTorch bf16" else "32")
+
+
+def _tensors(window: Arrays) -> "Batch":
+    import torch
+
+    return {name: torch.from_numpy(array) for name, array in window.items()}
 
 
 if __name__ == "__main__":

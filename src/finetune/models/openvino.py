@@ -4,7 +4,7 @@ An IR is a graph in an .xml file and its weights in the .bin beside it, on the C
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,19 +20,24 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 IR, IR_WEIGHTS = "openvino_model.xml", "openvino_model.bin"
+ENCODER, DECODER = (
+    "openvino_encoder_model.xml",
+    "openvino_decoder_model.xml",
+)  # of an encoder-decoder
 PRECISIONS = {"32": "f32", "bf16": "bf16"}  # left to itself, OpenVINO computes in bf16 where the processor has it
 ALL_CORES = 0
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A model that computes logits: (B, L) integers by name of the input -> arrays by name of the output, B first.
+    """A graph that is computed: arrays by name of the input -> arrays by name of the output, B first.
 
     It is one thread's at a time.
     """
 
     inputs: tuple[str, ...]
     compute: Callable[[Arrays], Arrays]
+    empty: dict[str, tuple[int, ...]] = field(default_factory=dict)  # input -> its sizes behind B, 0 where any will do
 
 
 def open_openvino(model: Path, threads: int, precision: str = "32") -> Opened:
@@ -56,12 +61,28 @@ def open_openvino(model: Path, threads: int, precision: str = "32") -> Opened:
         found = request.infer(given, share_inputs=True)
         return {name: np.array(found[name]) for name in names[1]}  # a copy: the next computation writes there
 
-    return Opened(tuple(names[0]), compute)
+    empty = {
+        port.any_name: tuple(0 if size.is_dynamic else size.get_length() for size in list(port.partial_shape)[1:])
+        for port in compiled.inputs
+    }
+    return Opened(tuple(names[0]), compute, empty)
+
+
+def is_ir(folder: Path) -> bool:
+    """Return whether a folder holds graphs of OpenVINO."""
+    return any((folder / name).is_file() for name in (IR, ENCODER, DECODER))
+
+
+def graph_files(folder: Path) -> list[Path]:
+    """Return the files of the graphs that a folder holds, or lacks: each has its weights beside it."""
+    whole = any((folder / name).is_file() for name in (ENCODER, DECODER))
+    graphs = [folder / name for name in ((ENCODER, DECODER) if whole else (IR,))]
+    return [file for graph in graphs for file in (graph, graph.with_suffix(".bin"))]
 
 
 def refuse_no_ir(folder: Path) -> None:
-    """Raise ModelError unless both files of an OpenVINO model are in the folder."""
-    missing = [name for name in (IR, IR_WEIGHTS) if not (folder / name).is_file()]
+    """Raise ModelError unless all files of an OpenVINO model are in the folder."""
+    missing = [file.name for file in graph_files(folder) if not file.is_file()]
     if missing:
         fix = "give the openvino_model_folder that finetune export wrote"
         raise ModelError(Fault(f"{folder} has no {' and no '.join(missing)}", why="it is no OpenVINO model", fix=fix))

@@ -22,8 +22,9 @@ PYTORCH_MODEL = (
     ".saving/",
 )  # fmt: skip
 OPENVINO_MODEL = (
-    "backends.json", "backends.html", "openvino_model.xml", "openvino_model.bin", "model.onnx", "model_int8.onnx", ".exporting/",
-    "mlflow_model/",
+    "backends.json", "backends.html", "openvino_model.xml", "openvino_model.bin",
+    "openvino_encoder_model.xml", "openvino_encoder_model.bin", "openvino_decoder_model.xml", "openvino_decoder_model.bin",
+    "model.onnx", "model_int8.onnx", ".exporting/", "mlflow_model/",
     *PYTORCH_MODEL,  # config.json and the tokenizer, whose names are those of a PyTorch folder
 )  # fmt: skip
 MLFLOW_MODEL = (

@@ -14,8 +14,6 @@ from finetune.params.case import Case, Rule
 from finetune.params.datapreprocess import DataFiles
 from finetune.params.evaluation import (
     EvaluationParams,
-    GenerativeQuestionAnsweringEvaluationParams,
-    TranslationEvaluationParams,
 )
 from finetune.params.export import CALIBRATION, ExportParams
 from finetune.params.finetune import SCHEDULERS, EncoderParams, FinetuneParams
@@ -122,17 +120,6 @@ def _one_of(of: type[P], *names: str) -> Rule[P]:
 def _listed(names: Sequence[str], word: str) -> str:
     *others, last = [f"--{name}" for name in names] or [""]
     return f"{', '.join(others)} {word} {last}" if others else last
-
-
-def _no_graph(of: type[EvaluationParams]) -> Rule[EvaluationParams]:
-    """Return a row for a task whose model writes."""
-    return Rule(
-        of,
-        lambda case: case.params.openvino_model_folder is not None,
-        "--openvino_model_folder for a model that writes",
-        "it writes token after token, and finetune export converts models that read their answer off one forward pass",
-        "--pytorch_model_folder FOLDER",
-    )
 
 
 def _nothing_accumulated(of: type[Evaluating]) -> Rule[Evaluating]:
@@ -258,8 +245,6 @@ RULES: tuple[Rule[Any], ...] = (
     ),
     _one_of(EvaluationParams, "preprocess_output", "test_data"),
     _one_of(EvaluationParams, "mlflow_model_folder", "pytorch_model_folder", "openvino_model_folder"),
-    _no_graph(GenerativeQuestionAnsweringEvaluationParams),
-    _no_graph(TranslationEvaluationParams),
     _no_16_bits(EvaluationParams),
     _nothing_accumulated(FinetuneParams),
     _nothing_accumulated(EvaluationParams),

@@ -33,6 +33,7 @@ SERVED_IN_OPENVINO = (
     "mlflow", "openvino", "transformers", "tokenizers", "sentencepiece", "safetensors", "numpy", "pandas",
     "array-api-compat",
 )  # fmt: skip
+WRITING_IN_OPENVINO = ("torch", *SERVED_IN_OPENVINO)  # `generate` finds the tokens
 SERVED_IN_PYTORCH = ("torch", *(name for name in SERVED_IN_OPENVINO if name != "openvino"))
 SERVED = "model"  # folder in artifacts/ of the MLflow model
 MLFLOW_TYPES = {bool: "boolean", int: "long", float: "double", str: "string"}

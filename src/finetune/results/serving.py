@@ -51,7 +51,7 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     def load_context(self, context: "PythonModelContext") -> None:
         """Load the model, once; `context.artifacts["model"]` is the folder of weights, config and tokenizer."""
         from finetune.models.micro_batches import MicroBatches
-        from finetune.models.openvino import IR
+        from finetune.models.openvino import is_ir
         from finetune.models.stored.configs import STATE_KEY
         from finetune.models.stored.sums import refuse_damaged
         from finetune.tasks import load_task
@@ -62,7 +62,7 @@ class ServedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         self.task = load_task(stored["task"])
         self.state = self.task.state(**stored["state"])
         self.limits = {**limits.LIMITS, **(context.model_config or {}), **limits.of_environment()}
-        load = in_openvino if (folder / IR).is_file() else in_pytorch
+        load = in_openvino if is_ir(folder) else in_pytorch
         self.loaded = load(folder, self.task, self.state)
         self.predictions: MicroBatches[State, Prediction] = MicroBatches(
             lambda records, state: self.loaded.predict(self.task.serving.rows(records), state),
@@ -121,22 +121,27 @@ def in_pytorch(folder: Path, task: "Task[State]", state: "State") -> Loaded:
 
 
 def in_openvino(folder: Path, task: "Task[State]", state: "State") -> Loaded:
-    """Return the model of a folder that `finetune export` wrote, on the CPU. There need be no torch.
+    """Return the model of a folder that `finetune export` wrote, on the CPU. A model that reads needs no torch.
 
     It has as many threads as OMP_NUM_THREADS says, as PyTorch's would, or one for each core.
     """
-    from finetune.models.openvino import ALL_CORES, IR, open_openvino, predict_rows
+    from finetune.models import openvino
     from finetune.models.stored.configs import load_config
     from finetune.models.stored.tokenizers import saved_tokenizer
 
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    opened = open_openvino(folder / IR, int(threads) if threads.isdecimal() else ALL_CORES)
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    threads = int(given) if given.isdecimal() else openvino.ALL_CORES
     tokenizer = saved_tokenizer(folder, task)
-    return Loaded(
-        load_config(folder),
-        tokenizer,
-        lambda rows, asked: predict_rows(opened, tokenizer, rows, task, asked, BATCH_SIZE),
-    )
+    if task.writes:
+        from finetune.models.openvino_writer import open_writer
+        from finetune.models.prediction import predict_rows
+
+        model = open_writer(folder, threads)
+        predict = lambda rows, asked: predict_rows(model, tokenizer, rows, task, asked, BATCH_SIZE)  # noqa: E731
+    else:
+        opened = openvino.open_openvino(folder / openvino.IR, threads)
+        predict = lambda rows, asked: openvino.predict_rows(opened, tokenizer, rows, task, asked, BATCH_SIZE)  # noqa: E731
+    return Loaded(load_config(folder), tokenizer, predict)
 
 
 def device(has_gpu: bool) -> str:

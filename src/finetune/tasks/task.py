@@ -383,3 +383,8 @@ class Task(Generic[S]):
     serving: Serving[S]
     report: Report[S]
     card: Card[S]
+
+    @property
+    def writes(self) -> bool:
+        """Whether the model writes its answer, token after token."""
+        return self.reduce is None

@@ -149,7 +149,7 @@ def _wrong_sizes(values: Json, of: str) -> Iterator[tuple[str, str]]:
 
 def mlflow_weights(folder: Path) -> Path:
     """Return the folder inside an MLflow model that holds its weights. Raises: ModelError if there is none."""
-    converted = next(folder.rglob("openvino_model.xml"), None)
+    converted = next(folder.rglob("openvino_*model.xml"), None)
     if converted is not None:
         fix = f"--openvino_model_folder {converted.parent} where it is taken, or the mlflow_model_folder of a run"
         raise ModelError(Fault(f"{folder} is a model for OpenVINO", why="it has no weights for PyTorch", fix=fix))

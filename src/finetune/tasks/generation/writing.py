@@ -46,6 +46,7 @@ def generation_config(model: PreTrainedModel, state: WritingState, never_empty: 
         min_new_tokens=_first(state) + 1 if never_empty and state.num_beams > 1 else None,
         num_beams=state.num_beams,
         do_sample=False,
+        use_cache=True,  # the config of a model that was trained says no
         decoder_start_token_id=state.decoder_start_token_id,
         forced_bos_token_id=state.forced_bos_token_id,
         pad_token_id=pad,

@@ -3,13 +3,14 @@
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedModel
+from transformers.utils.generic import ModelOutput
 
 from finetune.core.errors import Fault, ModelError, UnsupportedError
 from finetune.data.batches import Batch
@@ -18,8 +19,12 @@ if TYPE_CHECKING:
     import onnx
     import openvino
 
+Forward = Callable[..., ModelOutput]  # a model, or what is called as one
+
 # Two runtimes add up the same products in another order, which moves a logit by 1e-5; bf16 moves it by 1e-1.
 PARITY = 1e-3
+# The logits of a vocabulary are ten or a hundred times as large as those of a head.
+WRITTEN_PARITY = 1e-4  # of the root mean square of a logit
 # With rounding, what lies halfway between two numbers of a grid goes to either, and moves a logit by more.
 ROUNDED_PARITY = 0.1  # of the root mean square of a logit
 LARGEST_ONNX = 2**31 - 2**24  # bytes of weights in one file, whose format has 2 GiB
@@ -40,8 +45,12 @@ class Logits(torch.nn.Module):
 @torch.no_grad()
 def graph_of(model: PreTrainedModel, batch: Batch) -> Logits:
     """Return what is converted: from the inputs of the batch to everything that the model calls logits."""
-    outputs = [name for name in model.eval()(**batch) if name.endswith("logits")]
-    return Logits(model, list(batch), outputs).eval()
+    return Logits(model, list(batch), logits_of(model.eval()(**batch))).eval()
+
+
+def logits_of(outputs: ModelOutput) -> list[str]:
+    """Return the names of what a model calls logits."""
+    return [name for name in outputs if name.endswith("logits")]
 
 
 def to_openvino(graph: Logits, batch: Batch) -> "openvino.Model":
@@ -106,26 +115,32 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
+def told_of(batch: Batch) -> torch.Tensor:
+    """Return which logits are compared: (B, L) without padding; all (B, T) of a decoder, whose padding comes last."""
+    decoded = batch.get("decoder_input_ids")
+    return batch["attention_mask"].bool() if decoded is None else torch.ones_like(decoded, dtype=torch.bool)
+
+
 @torch.no_grad()
-def distance(one: PreTrainedModel, other: PreTrainedModel, batches: Sequence[Batch]) -> float:
+def distance(one: Forward, other: Forward, batches: Sequence[Batch]) -> float:
     """Return the largest difference of a logit of the two models, on tokens that aren't padding."""
     largest = 0.0
     for batch in batches:
-        told = batch["attention_mask"].bool()  # (B, L)
+        told = told_of(batch)
         first, second = one(**batch), other(**batch)
-        for name in second:
+        for name in logits_of(second):
             largest = max(largest, float((first[name][told].float() - second[name][told].float()).abs().max()))
     return largest
 
 
 @torch.no_grad()
-def relative_distance(one: PreTrainedModel, other: PreTrainedModel, batches: Sequence[Batch]) -> float:
+def relative_distance(one: Forward, other: Forward, batches: Sequence[Batch]) -> float:
     """Return the root mean square of the differences of logits, without padding, as a share of that of the other's."""
     apart, size = 0.0, 0.0
     for batch in batches:
-        told = batch["attention_mask"].bool()  # (B, L)
+        told = told_of(batch)
         first, second = one(**batch), other(**batch)
-        for name in second:
+        for name in logits_of(second):
             apart += float((first[name][told] - second[name][told]).double().square().sum())
             size += float(second[name][told].double().square().sum())
     return math.sqrt(apart / size)
@@ -136,6 +151,13 @@ def refuse_other_rounding(name: str, found: float) -> None:
     if not found <= ROUNDED_PARITY:
         why = f"logits are off by {found:.0%} of their size, and rounding moves them by less than {ROUNDED_PARITY:.0%}"
         raise ModelError(Fault(f"{name} is not the model that was trained", why=why, fix="--quantization ptq"))
+
+
+def refuse_other_writing(name: str, found: float) -> None:
+    """Raise ModelError if a model in 32 bits that writes doesn't compute what PyTorch does."""
+    if not found <= WRITTEN_PARITY:
+        why = f"logits are off by {found:.2%} of their size, and rounding moves them by less than {WRITTEN_PARITY:.2%}"
+        raise ModelError(Fault(f"{name} is not the model that was trained", why=why, fix="report it, with config.json"))
 
 
 def refuse_other_logits(name: str, found: float) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune.backends.conversion import quiet
+from finetune.backends.graphs.conversion import quiet
 from finetune.data.batches import Arrays
 
 if TYPE_CHECKING:
@@ -35,6 +35,18 @@ def by_nncf(model: "openvino.Model", windows: Sequence[Arrays]) -> "openvino.Mod
             subset_size=len(windows),
             advanced_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
         )
+
+
+def weights_by_nncf(model: "openvino.Model") -> "openvino.Model":
+    """Return an OpenVINO model whose weights alone are in INT8, a scale for each row: it computes in 32 bits.
+
+    So it needs no ranges of what flows through a decoder, step by step.
+    """
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    with quiet(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
 
 
 def by_onnxruntime(model: Path, windows: Sequence[Arrays], folder: Path, target: Path) -> None:

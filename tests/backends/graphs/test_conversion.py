@@ -9,8 +9,9 @@ import torch
 import transformers
 from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassification
 
-from finetune.backends import conversion, quantise, runtimes
+from finetune.backends import runtimes
 from finetune.backends.called import as_model
+from finetune.backends.graphs import conversion, quantise
 from finetune.core.errors import ModelError, UnsupportedError
 from finetune.data.batches import Arrays, Batch
 from finetune.models import blocks

@@ -1,0 +1,103 @@
+"""How fast models that write are in PyTorch and in OpenVINO: random weights of real sizes, 32 tokens for each text.
+
+    .venv/bin/pip install ".[compression]" -c constraints.txt
+    .venv/bin/python benchmarks/writers.py [THREADS]
+
+A Marian of 6 + 6 layers x 512 with 58,101 words, as those that translate, from 32 tokens; a GPT-2 of 12 layers x 768,
+behind prompts of 128. All write 32 tokens, greedily, one text alone and eight together, in turns; medians.
+"""
+
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import openvino
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig, GPT2Config, MarianConfig
+from transformers.modeling_outputs import BaseModelOutput
+
+from finetune.backends.graphs import generation, quantise
+from finetune.models.openvino_writer import open_writer
+
+WRITTEN, ROUNDS = 32, 5
+MODELS = {
+    "Marian": (MarianConfig(d_model=512, encoder_layers=6, decoder_layers=6, encoder_attention_heads=8,
+                            decoder_attention_heads=8, encoder_ffn_dim=2048, decoder_ffn_dim=2048, vocab_size=58101,
+                            pad_token_id=58100, decoder_start_token_id=58100), 32),
+    "GPT-2": (GPT2Config(), 128),
+}  # fmt: skip
+
+
+def main() -> None:
+    threads = int(sys.argv[1]) if len(sys.argv) > 1 else 1
+    torch.set_num_threads(threads)
+    print("model    backend         alone: ms   tokens/s   eight: tokens/s   MB")
+    for name, (config, tokens) in MODELS.items():
+        torch.manual_seed(0)
+        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model = kind.from_config(config).eval()
+        with tempfile.TemporaryDirectory() as temporary:
+            backends = {"PyTorch": model, **converted(model, Path(temporary), threads)}
+            sizes = {"PyTorch": 4 * model.num_parameters() / 1e6}
+            for backend in list(backends)[1:]:
+                sizes[backend] = sum(file.stat().st_size for file in Path(temporary, backend).glob("*.bin")) / 1e6
+            seconds = {count: times(backends, torch.randint(5, 50_000, (count, tokens))) for count in (1, 8)}
+        for backend in backends:
+            alone, eight = seconds[1][backend], seconds[8][backend]
+            print(
+                f"{name:8} {backend:15} {1000 * alone:9.0f} {WRITTEN / alone:10.0f} {8 * WRITTEN / eight:17.0f} "
+                f"{sizes[backend]:6.0f}",
+                flush=True,
+            )
+
+
+def converted(model: Any, folder: Path, threads: int) -> dict[str, Any]:
+    """Return the model in OpenVINO, in 32 bits and with weights in INT8."""
+    graphs = generation.graphs_of(model)
+    found = {}
+    for name in ("OpenVINO FP32", "OpenVINO INT8"):
+        (folder / name).mkdir()
+        model.config.save_pretrained(folder / name)
+        for file, graph in graphs.items():
+            made = quantise.weights_by_nncf(graph) if name.endswith("INT8") else graph
+            openvino.save_model(made, folder / name / file, compress_to_fp16=False)
+        found[name] = open_writer(folder / name, threads)
+    return found
+
+
+@torch.no_grad()
+def times(backends: dict[str, Any], ids: torch.Tensor) -> dict[str, float]:
+    """Return the median seconds in which each backend writes behind these ids (B, L); all write the same in 32 bits."""
+    how = GenerationConfig(
+        max_new_tokens=WRITTEN, min_new_tokens=WRITTEN, do_sample=False, use_cache=True,
+        decoder_start_token_id=58100, pad_token_id=1, eos_token_id=0,
+    )  # fmt: skip
+    taken: dict[str, list[float]] = {name: [] for name in backends}
+    written = {}
+    for _ in range(ROUNDS + 1):
+        for name, model in backends.items():
+            started = time.perf_counter()
+            written[name] = write(model, ids, how)
+            taken[name].append(time.perf_counter() - started)
+    assert torch.equal(written["PyTorch"], written["OpenVINO FP32"])
+    return {name: statistics.median(all_of[1:]) for name, all_of in taken.items()}
+
+
+def write(model: Any, ids: torch.Tensor, how: GenerationConfig) -> torch.Tensor:
+    """Return what is written; an encoder-decoder reads first, as in `tasks.generation.writing`."""
+    mask = torch.ones_like(ids)
+    given = {"attention_mask": mask, "generation_config": how}
+    if model.config.is_encoder_decoder:
+        outputs = model(input_ids=ids, attention_mask=mask, decoder_input_ids=ids[:, :1])
+        given["encoder_outputs"] = BaseModelOutput(outputs["encoder_last_hidden_state"])
+    else:
+        given["input_ids"] = ids
+    written: torch.Tensor = model.generate(**given)
+    return written
+
+
+if __name__ == "__main__":
+    main()
