@@ -445,6 +445,18 @@ def test_after_training(prepared_tags: Path, tmp_path: Path, capsys: pytest.Capt
 
 @compression
 @pytest.mark.slow
+def test_after_training_a_model_that_writes(prepared_pairs: Path, tmp_path: Path) -> None:
+    needs("openvino", "nncf")
+    out = {"openvino_model_folder": tmp_path / "openvino"}
+    finish(prepared_pairs, tmp_path, max_steps=2, **out)
+    assert not (tmp_path / "openvino").exists()
+    finish(prepared_pairs, tmp_path, max_steps=2, quantization="ptq", **out)
+    measured = [row["name"] for row in read(tmp_path / "openvino", "backends.json")["backends"]]
+    assert measured == [*IN_PYTORCH, "OpenVINO FP32", "OpenVINO INT8"]
+
+
+@compression
+@pytest.mark.slow
 def test_the_example(finished: dict[str, Any], prepared: Path, tmp_path: Path) -> None:
     """examples/compression.sh, from a finetuned model to the scores of two INT8 models; without arguments its usage."""
     needs("openvino", "nncf")

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from finetune import __version__
 from finetune.backends import runtimes
 from finetune.backends.chosen import Choice, Measured, best, choose, table
-from finetune.backends.graphs import families
 from finetune.core.console import quiet_libraries, say, start
 from finetune.core.errors import DataError, Fault, ModelError, UnsupportedError
 from finetune.core.outputs import bring_in, claimed, clear
@@ -95,6 +94,7 @@ def trial_of(params: ExportParams, folder: Path) -> "Trial":
     from finetune.data.batches import stack
     from finetune.models.adapt import fake_quantisation
     from finetune.models.loading import load_model
+    from finetune.models.stored import exportable
     from finetune.models.stored.configs import load_config, stored_state, stored_task
     from finetune.models.stored.tokenizers import load_tokenizer
     from finetune.tasks import load_task
@@ -104,7 +104,10 @@ def trial_of(params: ExportParams, folder: Path) -> "Trial":
         fix = "give the pytorch_model_folder or mlflow_model_folder of a run"
         raise ModelError(Fault(f"{folder} is no finished model", why="its config.json names no task", fix=fix))
     task = load_task(name)
-    families.refuse_others(load_config(folder), task.writes)
+    config = load_config(folder)
+    if why := exportable.why_not(config, task.writes):
+        fix = "finetune another one, or use the model in PyTorch, as it is"
+        raise UnsupportedError(Fault(f"finetune export of a {config.model_type}", why=why, fix=fix))
     refuse_for_writers(params, task)
     Preprocessed.read(params.preprocess_output, name)
     state = stored_state(folder, task)

@@ -8,7 +8,7 @@ import os
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING
 
 from finetune import __version__
 from finetune.core.console import quiet_libraries, say, start
@@ -27,7 +27,7 @@ from finetune.export import export
 from finetune.models.memory import keep_freed_memory
 from finetune.models.stored import intact, sums
 from finetune.params.export import ExportParams
-from finetune.params.finetune import MLFLOW_MODEL, PYTORCH_MODEL, EncoderParams, FinetuneParams
+from finetune.params.finetune import MLFLOW_MODEL, PYTORCH_MODEL, Export, FinetuneParams
 from finetune.params.schema import non_default, outputs_of
 from finetune.training.schedule import schedule, without_effect_here
 
@@ -259,13 +259,13 @@ def keep_the_best(attempt: "Attempt") -> None:
         checkpoints.keep(attempt.params.pytorch_model_folder, 1, {best})
 
 
-def wants_openvino(params: FinetuneParams) -> TypeGuard[EncoderParams]:
-    return isinstance(params, EncoderParams) and params.quantization != "none"
+def wants_openvino(params: FinetuneParams) -> bool:
+    return isinstance(params, Export) and params.quantization != "none"
 
 
-def write_openvino(params: EncoderParams) -> None:
+def write_openvino(params: FinetuneParams) -> None:
     """Write the OpenVINO model, as finetune export does with the model that was saved."""
-    assert params.openvino_model_folder is not None  # by the rules
+    assert isinstance(params, Export) and params.openvino_model_folder is not None  # by the rules
     say("[export]")
     export(
         ExportParams(

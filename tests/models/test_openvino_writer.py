@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from finetune.backends.graphs import families, generation
+from finetune.backends.graphs import generation
 from finetune.data.batches import Arrays
 from finetune.models import openvino_writer
 from finetune.models.openvino import DECODER, ENCODER, IR, Opened
 from finetune.models.openvino_writer import KEPT, PAST, PRESENT, READ, Writer, names_of
+from finetune.models.stored import exportable
 from finetune.tasks.generation.objective import objective
 from finetune.tasks.generation.writing import by_generation
 from tests.writers import how_to_write, random_writer, sources
@@ -46,7 +47,7 @@ def in_pytorch(model: Any, layers: int = 2) -> Writer:
     return Writer(model.config, None, opened(generation.Step(model), step, ["logits", *present], empty))
 
 
-@pytest.fixture(scope="module", params=families.WRITERS)
+@pytest.fixture(scope="module", params=exportable.WRITERS)
 def model(request: pytest.FixtureRequest) -> Any:
     return random_writer(request.param)
 

@@ -422,7 +422,6 @@ FINETUNE = (
             name,
             "the OpenVINO model is written after training, with the ranges that were asked for; without, nothing is",
             elsewhere="tests/test_export.py::test_after_training",
-            tasks=(QA, TC),
         )
         for name in ("quantization", "openvino_model_folder")
     ),

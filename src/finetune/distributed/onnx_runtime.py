@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from finetune.core.world import World
-from finetune.params.finetune import EncoderParams, FinetuneParams
+from finetune.params.finetune import EncoderParams, Export, FinetuneParams
 from finetune.params.provenance import Derived
 
 PACKAGE = 'onnxruntime-training is not installed: pip install ".[ort]" in an environment of its own'
@@ -23,7 +23,7 @@ UNPROVED: tuple[tuple[Callable[[FinetuneParams, World], bool], str], ...] = (
     (lambda params, _: isinstance(params, EncoderParams) and params.apply_pruning, "it is not tried with pruning"),
     (lambda params, _: isinstance(params, EncoderParams) and params.apply_qat, "it is not tried with apply_qat"),
     (
-        lambda params, _: isinstance(params, EncoderParams) and params.quantization != "none",
+        lambda params, _: isinstance(params, Export) and params.quantization != "none",
         "it is not tried with quantization",
     ),
     (lambda params, _: params.enable_full_determinism, "it is not tried with enable_full_determinism"),

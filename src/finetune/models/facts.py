@@ -6,6 +6,7 @@ from finetune.distributed import fsdp
 from finetune.models import blocks
 from finetune.models.adapt import lora
 from finetune.models.kernels import families
+from finetune.models.stored import exportable
 from finetune.params.case import ModelFacts
 
 
@@ -20,4 +21,5 @@ def facts_of(model: PreTrainedModel) -> ModelFacts:
         has_linear_layers=bool(lora.targets(model)),
         has_blocks=model.config.model_type in blocks.FAMILIES,
         needs_padding=not families.is_known(model.config),
+        not_exported=exportable.why_not(model.config, model.can_generate()),
     )

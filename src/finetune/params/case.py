@@ -22,6 +22,7 @@ class ModelFacts:
     has_linear_layers: bool  # that adapters could be put on
     has_blocks: bool  # that pruning can cut out
     needs_padding: bool  # attention can't be told where windows begin
+    not_exported: str = ""  # why it isn't converted for other runtimes; "" where it is
 
 
 @dataclass(frozen=True)

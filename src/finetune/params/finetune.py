@@ -116,7 +116,24 @@ class Pruning:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Quantisation:
+class Export:
+    """Export."""
+
+    quantization: Literal["none", "ptq", "qat"] = param(
+        "none",
+        "Write openvino_model_folder after training, as finetune export does. ptq: also with weights in INT8. none: write nothing there.",
+    )
+    openvino_model_folder: Path | None = port(
+        "uri_folder",
+        "With quantization: the best model for OpenVINO, its tokenizer, mlflow_model to deploy, backends.json and backends.html with what it was compared with.",
+        output=True,
+        optional=True,
+        writes=OPENVINO_MODEL,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantisation(Export):
     """Quantisation."""
 
     apply_qat: bool = param(
@@ -126,13 +143,6 @@ class Quantisation:
     quantization: Literal["none", "ptq", "qat"] = param(
         "none",
         "Write openvino_model_folder after training, as finetune export does. ptq: INT8 with ranges that are set then, and with apply_qat those that were learnt. qat: those that were learnt alone. none: write nothing there.",
-    )
-    openvino_model_folder: Path | None = port(
-        "uri_folder",
-        "With quantization: the best model for OpenVINO, its tokenizer, mlflow_model to deploy, backends.json and backends.html with what it was compared with.",
-        output=True,
-        optional=True,
-        writes=OPENVINO_MODEL,
     )
 
 
@@ -434,7 +444,17 @@ class LabelSmoothing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerativeQuestionAnsweringParams(FinetuneParams, LabelSmoothing):
+class WriterParams(FinetuneParams, LabelSmoothing, Export):
+    """Models that write."""
+
+    quantization: Literal["none", "ptq"] = param(
+        "none",
+        "Write openvino_model_folder after training, as finetune export does. ptq: also with weights in INT8. none: write nothing there.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerativeQuestionAnsweringParams(WriterParams):
     """Generative question answering."""
 
     metric_for_best_model: Literal["loss", "f1", "exact"] = param(
@@ -443,7 +463,7 @@ class GenerativeQuestionAnsweringParams(FinetuneParams, LabelSmoothing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TranslationParams(FinetuneParams, LabelSmoothing):
+class TranslationParams(WriterParams):
     """Translation."""
 
     num_train_epochs: int = param(5, "Passes over the training rows.", min=1)

@@ -16,7 +16,7 @@ from finetune.params.evaluation import (
     EvaluationParams,
 )
 from finetune.params.export import CALIBRATION, ExportParams
-from finetune.params.finetune import SCHEDULERS, EncoderParams, FinetuneParams
+from finetune.params.finetune import SCHEDULERS, EncoderParams, Export, FinetuneParams
 from finetune.params.model_import import ModelImportParams
 from finetune.params.schema import to_text
 
@@ -292,7 +292,7 @@ RULES: tuple[Rule[Any], ...] = (
         kind=ParameterError,
     ),
     Rule(
-        EncoderParams,
+        Export,
         lambda case: case.params.quantization != "none" and case.params.openvino_model_folder is None,
         lambda case: f"--quantization {case.params.quantization} has no folder to write to",
         fix="--openvino_model_folder FOLDER, or --quantization none",
@@ -465,7 +465,7 @@ RULES: tuple[Rule[Any], ...] = (
         'pip install ".[deepspeed]", or --apply_deepspeed false',
     ),
     Rule(
-        EncoderParams,
+        Export,
         lambda case: case.params.quantization != "none" and not case.world.has_openvino(),
         lambda case: f"--quantization {case.params.quantization}",
         "the packages openvino and nncf are not installed",
@@ -594,11 +594,11 @@ RULES: tuple[Rule[Any], ...] = (
         of_model=True,
     ),
     Rule(
-        EncoderParams,
-        lambda case: case.params.quantization != "none" and not case.model.has_blocks,
-        lambda case: f"--quantization {case.params.quantization}",
-        lambda case: f"the conversion of this model type ({case.model.model_type}) is not compared with PyTorch",
-        f"--quantization none, or {WITH_BLOCKS}",
+        Export,
+        lambda case: case.params.quantization != "none" and bool(case.model.not_exported),
+        lambda case: f"--quantization {case.params.quantization} for a {case.model.model_type}",
+        lambda case: case.model.not_exported,
+        "--quantization none",
         of_model=True,
     ),
     Rule(

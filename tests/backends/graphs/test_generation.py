@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.backends.graphs import conversion, families, generation, quantise
+from finetune.backends.graphs import conversion, generation, quantise
 from finetune.core.errors import ModelError
 from finetune.data.batches import Batch
 from finetune.models.openvino import DECODER, ENCODER, IR, graph_files
 from finetune.models.openvino_writer import Writer, open_writer
+from finetune.models.stored import exportable
 from finetune.tasks.generation.objective import objective
 from finetune.tasks.generation.writing import by_generation
 from tests.writers import how_to_write, random_writer, sources
@@ -48,7 +49,7 @@ def passes(model: Any) -> list[Batch]:
 
 
 @compression
-@pytest.mark.parametrize("family", families.WRITERS)
+@pytest.mark.parametrize("family", exportable.WRITERS)
 def test_openvino_writes_the_same(openvino: Any, family: str, tmp_path: Path) -> None:
     """In one pass and in steps; greedily and by beams, texts of other lengths together."""
     model = random_writer(family)

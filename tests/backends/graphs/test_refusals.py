@@ -1,5 +1,6 @@
 """What finetune export refuses before it converts anything; none of its packages is needed for that."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,11 @@ from transformers import CONFIG_MAPPING
 
 from finetune import export
 from finetune.backends import runtimes
-from finetune.backends.graphs import families
 from finetune.core.errors import UnsupportedError
+from finetune.models.facts import facts_of
+from finetune.models.loading import empty_model
+from finetune.models.stored import exportable
+from finetune.params.components import TASKS
 from finetune.params.export import ExportParams
 from finetune.tasks import load_task
 from tests.backends.graphs.test_conversion import CONFIGS
@@ -21,15 +25,15 @@ def config(family: str, **values: Any) -> Any:
 
 def test_every_family_is_compared_in_a_test() -> None:
     """Of those that write, tests/backends/graphs/test_generation.py takes the list itself."""
-    assert set(families.READERS) == CONFIGS.keys()
+    assert set(exportable.READERS) == CONFIGS.keys()
 
 
 @pytest.mark.parametrize(
     ("family", "writes"),
-    [*((family, False) for family in families.READERS), *((family, True) for family in families.WRITERS)],
+    [*((family, False) for family in exportable.READERS), *((family, True) for family in exportable.WRITERS)],
 )
 def test_what_is_converted(family: str, writes: bool) -> None:
-    families.refuse_others(config(family), writes)
+    assert exportable.why_not(config(family), writes) == ""
 
 
 @pytest.mark.parametrize(
@@ -40,18 +44,25 @@ def test_what_is_converted(family: str, writes: bool) -> None:
     ],
 )
 def test_another_family(family: str, writes: bool, instead: str) -> None:
-    with pytest.raises(
-        UnsupportedError, match=f"finetune export of a {family}\n.*why: .*\n.*fix: finetune one of {instead},"
-    ):
-        families.refuse_others(config(family), writes)
+    assert re.match(
+        f"conversions are compared with PyTorch for {instead}, .* alone$", exportable.why_not(config(family), writes)
+    )
 
 
 def test_positions_that_depend_on_the_length() -> None:
     """A graph has those of its example: the logits of a longer text would be others, and no comparison would see it."""
     scaled = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
-    with pytest.raises(UnsupportedError, match=r"finetune export of this llama\n.*rope_type dynamic"):
-        families.refuse_others(config("llama", rope_parameters=scaled), writes=True)
-    families.refuse_others(config("llama", rope_parameters={**scaled, "rope_type": "linear"}), writes=True)
+    assert "rope_type dynamic" in exportable.why_not(config("llama", rope_parameters=scaled), writes=True)
+    assert not exportable.why_not(config("llama", rope_parameters={**scaled, "rope_type": "linear"}), writes=True)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_model_is_refused_before_it_is_trained_as_after(task: str) -> None:
+    """By the facts of an empty one: whether it writes is what its class says."""
+    for family in ("bert", "t5", "gpt2", "albert"):
+        if type(config(family)) in load_task(task).model.families:
+            model = empty_model(config(family), load_task(task))
+            assert facts_of(model).not_exported == exportable.why_not(model.config, load_task(task).writes)
 
 
 @pytest.mark.parametrize("given", [{"onnx": True}, {"quantization": "qat"}])

@@ -1,1 +1,1 @@
-"""A model as graphs of OpenVINO and ONNX: which models, from which module, in how many bits."""
+"""A model as graphs of OpenVINO and ONNX, in 32 bits and in INT8."""
