@@ -28,7 +28,10 @@ from finetune.params.finetune import OPENVINO_MODEL
 from finetune.params.schema import outputs_of
 
 if TYPE_CHECKING:
-    from finetune.backends.candidates import Candidate, Trial
+    from transformers import PreTrainedModel
+
+    from finetune.backends.candidates import Candidate
+    from finetune.backends.trial import Trial
     from finetune.tasks.task import Rows, State, Task
 
 STAGED = ".exporting"
@@ -90,36 +93,16 @@ def trial_of(params: ExportParams, folder: Path) -> "Trial":
     """Return the model and what it is tried on. Raises: an error if it, or its rows, can't be used."""
     import torch
 
-    from finetune.backends.candidates import Trial, compared, passes_of, timed, windows_of
+    from finetune.backends.trial import Trial, compared, passes_of, timed, windows_of
     from finetune.data.batches import stack
-    from finetune.models.adapt import fake_quantisation
-    from finetune.models.loading import load_model
-    from finetune.models.stored import exportable
-    from finetune.models.stored.configs import load_config, stored_state, stored_task
+    from finetune.models.stored.configs import stored_state
     from finetune.models.stored.tokenizers import load_tokenizer
-    from finetune.tasks import load_task
 
-    name = stored_task(folder)
-    if name is None:
-        fix = "give the pytorch_model_folder or mlflow_model_folder of a run"
-        raise ModelError(Fault(f"{folder} is no finished model", why="its config.json names no task", fix=fix))
-    task = load_task(name)
-    config = load_config(folder)
-    if why := exportable.why_not(config, task.writes):
-        fix = "finetune another one, or use the model in PyTorch, as it is"
-        raise UnsupportedError(Fault(f"finetune export of a {config.model_type}", why=why, fix=fix))
-    refuse_for_writers(params, task)
-    Preprocessed.read(params.preprocess_output, name)
+    task = task_of(params, folder)
+    Preprocessed.read(params.preprocess_output, task.name)
     state = stored_state(folder, task)
     assert state is not None
-    model, new = load_model(folder, task, state)
-    if new:
-        raise ModelError(Fault(f"{folder} lacks weights", why=", ".join(new), fix=intact.AGAIN))
-    rounded = fake_quantisation.as_trained(model)
-    if params.quantization == "qat" and rounded is None:
-        why = f"its config.json has no {fake_quantisation.KEY}: it was trained without rounding"
-        fix = "--quantization ptq, or train it with --apply_qat true"
-        raise ModelError(Fault(f"--quantization qat for {folder}", why=why, fix=fix))
+    model, rounded = models_of(params, folder, task, state)
     tokenizer = load_tokenizer(folder, task)
     rows = rows_to_score(params, task, state)
     train = read_rows(Preprocessed.rows_file(params.preprocess_output, "train"), task.data.damage)
@@ -146,6 +129,44 @@ def trial_of(params: ExportParams, folder: Path) -> "Trial":
         threads=params.threads or torch.get_num_threads(),
         batch_size=params.per_device_eval_batch_size,
     )
+
+
+def task_of(params: ExportParams, folder: Path) -> "Task[State]":
+    """Return the task of a finished model. Raises: ModelError if it names none, UnsupportedError if the model isn't
+    converted as asked."""
+    from finetune.models.stored import exportable
+    from finetune.models.stored.configs import load_config, stored_task
+    from finetune.tasks import load_task
+
+    name = stored_task(folder)
+    if name is None:
+        fix = "give the pytorch_model_folder or mlflow_model_folder of a run"
+        raise ModelError(Fault(f"{folder} is no finished model", why="its config.json names no task", fix=fix))
+    task, config = load_task(name), load_config(folder)
+    if why := exportable.why_not(config, task.writes):
+        fix = "finetune another one, or use the model in PyTorch, as it is"
+        raise UnsupportedError(Fault(f"finetune export of a {config.model_type}", why=why, fix=fix))
+    refuse_for_writers(params, task)
+    return task
+
+
+def models_of(
+    params: ExportParams, folder: Path, task: "Task[State]", state: "State"
+) -> "tuple[PreTrainedModel, PreTrainedModel | None]":
+    """Return the model, and the one that was trained if that was with rounding. Raises: ModelError if weights are
+    lacking, or the rounding that is asked for."""
+    from finetune.models.adapt import fake_quantisation
+    from finetune.models.loading import load_model
+
+    model, new = load_model(folder, task, state)
+    if new:
+        raise ModelError(Fault(f"{folder} lacks weights", why=", ".join(new), fix=intact.AGAIN))
+    rounded = fake_quantisation.as_trained(model)
+    if params.quantization == "qat" and rounded is None:
+        why = f"its config.json has no {fake_quantisation.KEY}: it was trained without rounding"
+        fix = "--quantization ptq, or train it with --apply_qat true"
+        raise ModelError(Fault(f"--quantization qat for {folder}", why=why, fix=fix))
+    return model, rounded
 
 
 def refuse_for_writers(params: ExportParams, task: "Task[State]") -> None:

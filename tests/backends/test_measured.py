@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from finetune.backends import memory
-from finetune.backends.candidates import compared, timed
 from finetune.backends.measured import TURNS, speeds, threads_of
+from finetune.backends.trial import compared, timed
 from finetune.data.batches import Batch, spread
 from tests.conftest import build_tiny_model
 
