@@ -11,6 +11,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig, GPT2Config, MarianConfig
 from transformers.modeling_outputs import BaseModelOutput
 
-from finetune.backends.graphs import generation, quantise
-from finetune.models.openvino_writer import open_writer
+from finetune.backends import runtimes
+from finetune.backends.graphs import conversion, generation, quantise
+from finetune.models.writer import open_writer, writer_of
 
 WRITTEN, ROUNDS = 32, 5
 MODELS = {
@@ -34,38 +36,51 @@ MODELS = {
 def main() -> None:
     threads = int(sys.argv[1]) if len(sys.argv) > 1 else 1
     torch.set_num_threads(threads)
-    print("model    backend         alone: ms   tokens/s   eight: tokens/s   MB")
+    print("model    backend            alone: ms   tokens/s   eight: tokens/s   MB")
     for name, (config, tokens) in MODELS.items():
         torch.manual_seed(0)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model = kind.from_config(config).eval()
         with tempfile.TemporaryDirectory() as temporary:
-            backends = {"PyTorch": model, **converted(model, Path(temporary), threads)}
-            sizes = {"PyTorch": 4 * model.num_parameters() / 1e6}
-            for backend in list(backends)[1:]:
-                sizes[backend] = sum(file.stat().st_size for file in Path(temporary, backend).glob("*.bin")) / 1e6
+            found = {"PyTorch FP32": (model, 4 * model.num_parameters() / 1e6)}
+            found |= converted(model, Path(temporary), threads)
+            backends, sizes = ({backend: one[i] for backend, one in found.items()} for i in (0, 1))
             seconds = {count: times(backends, torch.randint(5, 50_000, (count, tokens))) for count in (1, 8)}
         for backend in backends:
             alone, eight = seconds[1][backend], seconds[8][backend]
             print(
-                f"{name:8} {backend:15} {1000 * alone:9.0f} {WRITTEN / alone:10.0f} {8 * WRITTEN / eight:17.0f} "
+                f"{name:8} {backend:18} {1000 * alone:9.0f} {WRITTEN / alone:10.0f} {8 * WRITTEN / eight:17.0f} "
                 f"{sizes[backend]:6.0f}",
                 flush=True,
             )
 
 
-def converted(model: Any, folder: Path, threads: int) -> dict[str, Any]:
-    """Return the model in OpenVINO, in 32 bits and with weights in INT8."""
-    graphs = generation.graphs_of(model)
+def converted(model: Any, folder: Path, threads: int) -> dict[str, tuple[Any, float]]:
+    """Return the model in other runtimes, in 32 bits and with weights in INT8, and the megabytes of each."""
+    parts = generation.parts_of(model)
+    graphs = {name: conversion.to_openvino(part) for name, part in parts.items()}
     found = {}
     for name in ("OpenVINO FP32", "OpenVINO INT8"):
         (folder / name).mkdir()
         model.config.save_pretrained(folder / name)
-        for file, graph in graphs.items():
+        for graph_name, graph in graphs.items():
             made = quantise.weights_by_nncf(graph) if name.endswith("INT8") else graph
-            openvino.save_model(made, folder / name / file, compress_to_fp16=False)
-        found[name] = open_writer(folder / name, threads)
+            openvino.save_model(made, folder / name / f"openvino_{graph_name}.xml", compress_to_fp16=False)
+        found[name] = open_writer(folder / name, threads), megabytes((folder / name).glob("*.bin"))
+    files = {
+        name: [folder / f"{part}{kind}.onnx" for part in parts] for name, kind in (("FP32", ""), ("INT8", "_int8"))
+    }
+    for part, file, target in zip(parts.values(), *files.values(), strict=True):
+        conversion.to_onnx(part, file)
+        quantise.weights_by_onnxruntime(file, target)
+    for name, of_name in files.items():
+        opened = [runtimes.open_onnx(file, threads) for file in of_name]
+        found[f"ONNX Runtime {name}"] = writer_of(model.config, opened), megabytes(of_name)
     return found
+
+
+def megabytes(files: Iterable[Path]) -> float:
+    return sum(file.stat().st_size for file in files) / 1e6
 
 
 @torch.no_grad()
@@ -82,7 +97,7 @@ def times(backends: dict[str, Any], ids: torch.Tensor) -> dict[str, float]:
             started = time.perf_counter()
             written[name] = write(model, ids, how)
             taken[name].append(time.perf_counter() - started)
-    assert torch.equal(written["PyTorch"], written["OpenVINO FP32"])
+    assert torch.equal(written["PyTorch FP32"], written["OpenVINO FP32"])
     return {name: statistics.median(all_of[1:]) for name, all_of in taken.items()}
 
 

@@ -168,6 +168,16 @@ def test_a_model_that_is_not_finished(prepared: Path, tmp_path: Path) -> None:
 
 @compression
 @pytest.mark.slow
+def test_ranges_of_training_of_a_model_that_writes(translator: dict[str, Any], tmp_path: Path) -> None:
+    needs()
+    with pytest.raises(
+        UnsupportedError, match=r"--quantization qat for a model of translation\n.*\n.*fix: --quantization ptq"
+    ):
+        export.main(words(**translator, quantization="qat", openvino_model_folder=tmp_path))
+
+
+@compression
+@pytest.mark.slow
 def test_rows_without_gold(finished: dict[str, Any], tmp_path: Path) -> None:
     needs()
     shutil.copytree(finished["preprocess_output"], tmp_path / "data")
@@ -192,18 +202,21 @@ GRAPHS = {
 @pytest.mark.parametrize("name", GRAPHS)
 def test_a_model_that_writes(name: str, request: pytest.FixtureRequest, tmp_path: Path, capsys: Any) -> None:
     """Its graphs, in 32 bits and with weights in INT8, measured as it writes; an MLflow model answers alike."""
-    needs("openvino", "nncf")
+    needs()
     model = request.getfixturevalue(name)
-    export.main(words(**model, **SHORT, max_f1_drop=100, openvino_model_folder=tmp_path / "graph"))
+    export.main(words(**model, **SHORT, onnx="true", max_f1_drop=100, openvino_model_folder=tmp_path / "graph"))
     record, said = read(tmp_path / "graph", "backends.json"), capsys.readouterr().out
     rows = {row["name"]: row for row in record["backends"]}
-    assert list(rows) == [*IN_PYTORCH, "OpenVINO FP32", "OpenVINO INT8"]
+    assert list(rows) == BACKENDS
     assert "INT8 is that of weights alone" in said and record["calibration_samples"] == 0
-    assert rows["OpenVINO FP32"]["distance"] < 1e-4 < rows["OpenVINO INT8"]["distance"]
-    assert rows["OpenVINO FP32"]["score"] == rows["PyTorch FP32"]["score"]
+    for runtime in ("OpenVINO", "ONNX Runtime"):
+        assert rows[f"{runtime} FP32"]["distance"] < 1e-4 < rows[f"{runtime} INT8"]["distance"]
+        assert rows[f"{runtime} FP32"]["score"] == rows["PyTorch FP32"]["score"]
     assert all(row["p50_ms"] > 0 and row["memory_mb"] > 10 for row in rows.values())
     graphs = {path.name for path in (tmp_path / "graph").glob("*.xml")}
     assert graphs == GRAPHS[name] and {f"{graph[:-4]}.bin" for graph in graphs} < names(tmp_path / "graph")
+    stems = {graph.removeprefix("openvino_").removesuffix(".xml") for graph in graphs}
+    assert {f"{stem}{kind}.onnx" for stem in stems for kind in ("", "_int8")} < names(tmp_path / "graph")
     typed = words(preprocess_output=model["preprocess_output"], openvino_model_folder=tmp_path / "graph")
     told = TOLD.get(record["task"], {})
     evaluation.main(["--task", record["task"], *typed, *words(evaluation_result=tmp_path / "scores", **told)])

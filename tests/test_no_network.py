@@ -17,9 +17,8 @@ from finetune.params.components import TASKS
 from finetune.params.schema import LOCAL_OR_HUB, params_of
 from tests.broken_models import build_unmerged
 from tests.conftest import ROOT
-from tests.test_offline import BLOCK, WRITING
+from tests.test_offline import BLOCK
 
-GRAPHS = ("openvino_model_folder",)
 MODULES = {c.name: c.module for c in COMPONENTS}
 # Runs [module, words] one after the other, and prints of each: the class of its error, the error, and what it imported.
 CODE = """
@@ -58,8 +57,7 @@ def outcomes(folder: Path, calls: list[tuple[str, list[str]]]) -> list[tuple[str
 
 
 def inputs_of(task: str, component: str) -> list[Any]:
-    """The inputs, but for the graph of a model that writes, which is refused wherever it may lie."""
-    known = [p for p in params_of(vars(TASKS[task])[component]) if not (p.name in GRAPHS and task in WRITING)]
+    known = params_of(vars(TASKS[task])[component])
     return [p for p in known if (p.is_port and not p.output) or p.name in LOCAL_OR_HUB]
 
 

@@ -23,7 +23,7 @@ from finetune.core.world import World
 from finetune.data.folders import Preprocessed, Trained, read_rows
 from finetune.distributed.settlement import settle
 from finetune.models.stored import intact, sums
-from finetune.params.export import ExportParams
+from finetune.params.export import CALIBRATION, ExportParams
 from finetune.params.finetune import OPENVINO_MODEL
 from finetune.params.schema import outputs_of
 
@@ -105,9 +105,11 @@ def trial_of(params: ExportParams, folder: Path) -> "Trial":
     model, rounded = models_of(params, folder, task, state)
     tokenizer = load_tokenizer(folder, task)
     rows = rows_to_score(params, task, state)
-    train = read_rows(Preprocessed.rows_file(params.preprocess_output, "train"), task.data.damage)
     windows = windows_of(rows, task, tokenizer, state, len(rows))
-    ranges = [] if task.writes else passes_of(train, task, tokenizer, state, params.calibration_samples)
+    ranges: list[Json] = []
+    if not task.writes:
+        train = read_rows(Preprocessed.rows_file(params.preprocess_output, "train"), task.data.damage)
+        ranges = passes_of(train, task, tokenizer, state, params.calibration_samples)
     if not windows or not (ranges or task.writes):
         raise DataError(Fault(f"no row of {params.preprocess_output} can be encoded for this model"))
     padding = task.data.padding(tokenizer)
@@ -146,7 +148,11 @@ def task_of(params: ExportParams, folder: Path) -> "Task[State]":
     if why := exportable.why_not(config, task.writes):
         fix = "finetune another one, or use the model in PyTorch, as it is"
         raise UnsupportedError(Fault(f"finetune export of a {config.model_type}", why=why, fix=fix))
-    refuse_for_writers(params, task)
+    if task.writes and params.quantization == "qat":
+        what, why = f"--quantization qat for a model of {task.name}", "apply_qat trains models that read"
+        raise UnsupportedError(Fault(what, why=why, fix="--quantization ptq"))
+    if task.writes and params.calibration_samples != CALIBRATION:
+        say(f"note: calibration_samples {params.calibration_samples} has no effect: INT8 is that of weights alone")
     return task
 
 
@@ -167,17 +173,6 @@ def models_of(
         fix = "--quantization ptq, or train it with --apply_qat true"
         raise ModelError(Fault(f"--quantization qat for {folder}", why=why, fix=fix))
     return model, rounded
-
-
-def refuse_for_writers(params: ExportParams, task: "Task[State]") -> None:
-    """Raise UnsupportedError for what isn't done with a model that writes."""
-    if task.writes and params.onnx:
-        why = "its encoder and the steps of its decoder are converted for OpenVINO alone"
-        raise UnsupportedError(Fault(f"--onnx true for a model of {task.name}", why=why, fix="--onnx false"))
-    if task.writes and params.quantization == "qat":
-        why = "apply_qat trains models that read"
-        what = f"--quantization qat for a model of {task.name}"
-        raise UnsupportedError(Fault(what, why=why, fix="--quantization ptq"))
 
 
 def rows_to_score(params: ExportParams, task: "Task[State]", state: "State") -> "Rows":
@@ -217,15 +212,15 @@ def write(
     out = params.openvino_model_folder
     by_name = {one.name: one for one in found}
     ours = best([row for row in rows if by_name[row.name].kind == "OpenVINO"], rows[0], params.max_f1_drop)
-    onnx = {one.name: one.path for one in found if one.kind == "ONNX Runtime"}
-    write_model(trial, by_name[ours.name].path.parent, [*onnx.values()], out)
+    onnx = [one for one in found if one.kind == "ONNX Runtime"]
+    write_model(trial, by_name[ours.name].path.parent, [file for one in onnx for file in one.files], out)
     trained = Trained.read(trial.folder, trial.task.name)
     name = trained.base_name if trained else trial.folder.name
     page.write(out, name, trial.metric, rows, choice, facts(trial, params, ours))
     say(f"{ours.name}: {out}")
     say(f"{ours.name}, to deploy: {out / MLFLOW}")
-    for named, path in onnx.items():
-        say(f"{named}: {out / path.name}")
+    for one in onnx:
+        say(f"{one.name}: {' and '.join(str(out / file.name) for file in one.files)}")
     say(f"report: {out / 'backends.html'}")
 
 

@@ -420,10 +420,15 @@ FINETUNE = (
     *(
         Proof(
             name,
-            "the OpenVINO model is written after training, with the ranges that were asked for; without, nothing is",
-            elsewhere="tests/test_export.py::test_after_training",
+            f"the OpenVINO model is written after training, {what}; without, nothing is",
+            elsewhere=f"tests/test_export.py::{test}",
+            tasks=tasks,
         )
         for name in ("quantization", "openvino_model_folder")
+        for tasks, test, what in (
+            ((QA, TC), "test_after_training", "with the ranges that were asked for"),
+            (WRITING, "test_after_training_a_model_that_writes", "in 32 bits or with weights in INT8"),
+        )
     ),
     *(
         Proof(

@@ -7,10 +7,10 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
-from finetune.core.errors import Fault, ModelError
+from finetune.core.errors import Fault, ModelError, UnsupportedError
 from finetune.models.openvino import IR, Opened, open_openvino
-from finetune.models.openvino_writer import open_writer
 from finetune.models.stored.configs import stored_task
+from finetune.models.writer import open_writer
 from finetune.tasks.task import State, Task
 
 
@@ -40,5 +40,8 @@ def load_openvino(folder: Path, task: Task[State], precision: str) -> PreTrained
         raise ModelError(Fault(f"{folder} was made for {made_for or 'no task'}, not for {task.name}", fix=fix))
     threads = torch.get_num_threads()
     if task.writes:
-        return open_writer(folder, threads, precision)
+        if precision != "32":
+            why = "that a model that writes computes the same in bf16 was not tried"
+            raise UnsupportedError(Fault(f"--precision {precision} in OpenVINO", why=why, fix="--precision 32"))
+        return open_writer(folder, threads)
     return as_model(open_openvino(folder / IR, threads, precision))

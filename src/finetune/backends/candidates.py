@@ -14,14 +14,14 @@ from finetune.backends import memory, runtimes
 from finetune.backends.called import as_model
 from finetune.backends.chosen import Measured
 from finetune.backends.graphs import conversion, generation, quantise
+from finetune.backends.graphs.conversion import Part
 from finetune.backends.measured import Speed
-from finetune.backends.runtimes import ONNX, ONNX_INT8
 from finetune.backends.trial import Trial
 from finetune.core.world import World
 from finetune.models.openvino import IR, graph_files, open_openvino
-from finetune.models.openvino_writer import open_writer
 from finetune.models.prediction import compute_in, predict_rows
 from finetune.models.stored import intact
+from finetune.models.writer import open_writer, writer_of
 
 if TYPE_CHECKING:
     import openvino
@@ -74,11 +74,14 @@ def in_openvino(trial: Trial, quantization: str, folder: Path) -> list[Candidate
     return found
 
 
+def parts_of(trial: Trial, model: PreTrainedModel) -> dict[str, Part]:
+    """Return what becomes a graph, by the names of the graphs."""
+    return generation.parts_of(model) if trial.task.writes else conversion.parts_of(model, trial.compared[0])
+
+
 def graphs_of(trial: Trial, model: PreTrainedModel) -> dict[str, "openvino.Model"]:
     """Return the graphs of a model by the names of their files."""
-    if trial.task.writes:
-        return generation.graphs_of(model)
-    return {IR: conversion.to_openvino(conversion.graph_of(model, trial.compared[0]), trial.compared[0])}
+    return {f"openvino_{name}.xml": conversion.to_openvino(part) for name, part in parts_of(trial, model).items()}
 
 
 def saved(trial: Trial, name: str, graphs: Mapping[str, "openvino.Model"], place: Path) -> Candidate:
@@ -100,33 +103,40 @@ def saved(trial: Trial, name: str, graphs: Mapping[str, "openvino.Model"], place
 def in_onnx(trial: Trial, ptq: bool, folder: Path) -> list[Candidate]:
     """Return ONNX Runtime in 32 bits, and in INT8 if asked for. Raises: ModelError as `in_openvino`."""
     folder.mkdir(parents=True)
-    graph = conversion.graph_of(trial.model, trial.compared[0])
-    conversion.to_onnx(graph, trial.compared[0], folder / ONNX)
-    files = {"ONNX Runtime FP32": folder / ONNX}
+    trial.model.config.save_pretrained(folder)
+    parts = parts_of(trial, trial.model)
+    files = {"ONNX Runtime FP32": [folder / f"{name}.onnx" for name in parts]}
+    for part, file in zip(parts.values(), files["ONNX Runtime FP32"], strict=True):
+        conversion.to_onnx(part, file)
     if ptq:
-        files["ONNX Runtime INT8"] = folder / ONNX_INT8
-        quantise.by_onnxruntime(folder / ONNX, trial.calibration, folder, folder / ONNX_INT8)
-    found = [
-        Candidate(name, as_model(runtimes.open_onnx(path, trial.threads)), [path], "ONNX Runtime", path)
-        for name, path in files.items()
-    ]
+        files["ONNX Runtime INT8"] = [folder / f"{name}_int8.onnx" for name in parts]
+        for file, target in zip(*files.values(), strict=True):
+            if trial.task.writes:
+                quantise.weights_by_onnxruntime(file, target)
+            else:
+                quantise.by_onnxruntime(file, trial.calibration, folder, target)
+    found = []
+    for name, of_name in files.items():
+        opened = [runtimes.open_onnx(file, trial.threads) for file in of_name]
+        model = writer_of(trial.model.config, opened) if trial.task.writes else as_model(opened[0])
+        found.append(Candidate(name, model, of_name, "ONNX Runtime", of_name[0]))
     refuse_other_model(trial, found[0])
     return found
 
 
 def refuse_other_model(trial: Trial, candidate: Candidate) -> None:
     """Raise ModelError if a candidate in 32 bits computes other logits than PyTorch."""
-    given = called(trial, candidate), trial.model.eval(), trial.compared
+    given = as_compared(trial, candidate), trial.model.eval(), trial.compared
     if trial.task.writes:
         conversion.refuse_other_writing(candidate.name, conversion.relative_distance(*given))
     else:
         conversion.refuse_other_logits(candidate.name, conversion.distance(*given))
 
 
-def called(trial: Trial, candidate: Candidate) -> Callable[..., ModelOutput]:
+def as_compared(trial: Trial, candidate: Candidate) -> Callable[..., ModelOutput]:
     """Return what gives the logits of a batch that are compared; of a model that writes, as it writes."""
-    steps = trial.task.writes and candidate.kind == "OpenVINO"
-    return partial(generation.in_steps, candidate.model) if steps else candidate.model
+    by_graphs = candidate.kind in ("OpenVINO", "ONNX Runtime")
+    return partial(generation.in_steps, candidate.model) if trial.task.writes and by_graphs else candidate.model
 
 
 def score_of(trial: Trial, candidate: Candidate) -> float:
@@ -147,5 +157,5 @@ def account(trial: Trial, candidate: Candidate, score: float, speed: Speed) -> M
         windows_per_second=speed.windows_per_second,
         disk_mb=sum(path.stat().st_size for path in candidate.files) / 1e6,
         memory_mb=memory.peak_mb(candidate.kind, candidate.path, trial.task.name, trial.threads, tokens, columns),
-        distance=conversion.distance(called(trial, candidate), trial.model.eval(), trial.compared),
+        distance=conversion.distance(as_compared(trial, candidate), trial.model.eval(), trial.compared),
     )

@@ -45,7 +45,7 @@ def peak_mb(kind: str, path: Path, task: str, threads: int, tokens: int, columns
 def main(argv: Sequence[str]) -> None:
     kind, path, task, threads, tokens, *columns = argv
     window = window_of(columns, int(tokens))
-    if "row" in window:  # what a model that writes is asked by
+    if "row" in window:  # a model that reads is given what goes into its forward pass alone
         _write(kind, Path(path), task, int(threads), window)
     elif kind == "OpenVINO":
         open_openvino(Path(path), int(threads)).compute(window)
@@ -76,14 +76,22 @@ def _compute_in_torch(folder: Path, task_name: str, kind: str, window: Arrays) -
 def _write(kind: str, path: Path, task_name: str, threads: int, window: Arrays) -> None:
     import torch
 
-    from finetune.models.openvino_writer import open_writer
-    from finetune.models.stored.configs import stored_state
+    from finetune.models.stored.configs import load_config, stored_state
+    from finetune.models.writer import open_writer, writer_of
     from finetune.tasks import load_task
 
-    task, graphs = load_task(task_name), kind == "OpenVINO"
-    state = stored_state(path.parent if graphs else path, task)
+    task = load_task(task_name)
+    folder = path if path.is_dir() else path.parent
+    state = stored_state(folder, task)
     assert state is not None
-    model = open_writer(path.parent, threads) if graphs else _in_torch(path, task, kind)
+    if kind == "OpenVINO":
+        model: PreTrainedModel = open_writer(folder, threads)
+    elif kind == "ONNX Runtime":
+        # The decoder's graph lies beside the encoder's, by which it is known.
+        files = dict.fromkeys((path, path.with_name(path.name.replace("encoder", "decoder"))))
+        model = writer_of(load_config(folder), [runtimes.open_onnx(file, threads) for file in files])
+    else:
+        model = _in_torch(folder, task, kind)
     with torch.inference_mode():
         task.answer(model, _tensors(window), state)
 

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from finetune.data.batches import Arrays
     from finetune.models.openvino import Opened
 
-ONNX, ONNX_INT8 = "model.onnx", "model_int8.onnx"
 OF_EXPORT = ("openvino",)
 OF_PTQ = ("nncf",)
 OF_ONNX = ("onnx", "onnxscript", "onnxruntime")
@@ -40,9 +39,10 @@ def open_onnx(model: Path, threads: int) -> "Opened":
     except Exception as error:  # its errors have no class in common
         fix = "run finetune export again"
         raise ModelError(Fault(f"{model} can't be loaded", why=first_line(error), fix=fix)) from None
-    outputs = [port.name for port in session.get_outputs()]
+    inputs, outputs = session.get_inputs(), [port.name for port in session.get_outputs()]
+    empty = {port.name: tuple(size if isinstance(size, int) else 0 for size in port.shape[1:]) for port in inputs}
 
     def compute(given: "Arrays") -> "Arrays":
         return dict(zip(outputs, session.run(outputs, given), strict=True))
 
-    return Opened(tuple(port.name for port in session.get_inputs()), compute)
+    return Opened(tuple(empty), compute, empty)

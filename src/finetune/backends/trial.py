@@ -10,7 +10,7 @@ from finetune.core.types import Json
 from finetune.data.batches import Arrays, Batch, as_windows, collate, spread
 from finetune.data.table import Row
 from finetune.tasks.encoding import encoded
-from finetune.tasks.task import Reduced, State, Task
+from finetune.tasks.task import State, Task
 
 ALONE = 16  # windows that are timed one at a time, of all lengths
 COMPARED = 32  # windows whose logits are compared
@@ -34,9 +34,11 @@ class Trial:
     threads: int
     batch_size: int
 
-    def answer(self, model: PreTrainedModel, batch: Batch) -> Reduced:
-        """Return what evaluation has of a batch, before it is decoded."""
-        return self.task.answer(model, batch, self.state)
+    def answer(self, model: PreTrainedModel, batch: Batch) -> object:
+        """Compute what is timed: a forward pass, or of a model that writes all of its answer."""
+        if self.task.writes:
+            return self.task.answer(model, batch, self.state)
+        return model(**{name: batch[name] for name in self.compared[0]})
 
     @property
     def metric(self) -> str:

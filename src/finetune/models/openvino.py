@@ -20,10 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 IR, IR_WEIGHTS = "openvino_model.xml", "openvino_model.bin"
-ENCODER, DECODER = (
-    "openvino_encoder_model.xml",
-    "openvino_decoder_model.xml",
-)  # of an encoder-decoder
+# Of an encoder-decoder.
+ENCODER, DECODER = "openvino_encoder_model.xml", "openvino_decoder_model.xml"
 PRECISIONS = {"32": "f32", "bf16": "bf16"}  # left to itself, OpenVINO computes in bf16 where the processor has it
 ALL_CORES = 0
 
@@ -46,6 +44,7 @@ def open_openvino(model: Path, threads: int, precision: str = "32") -> Opened:
 
     hints = {
         "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # else what meets weights in INT8 is rounded too, on some processors
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
     }
@@ -75,8 +74,8 @@ def is_ir(folder: Path) -> bool:
 
 def graph_files(folder: Path) -> list[Path]:
     """Return the files of the graphs that a folder holds, or lacks: each has its weights beside it."""
-    whole = any((folder / name).is_file() for name in (ENCODER, DECODER))
-    graphs = [folder / name for name in ((ENCODER, DECODER) if whole else (IR,))]
+    two = any((folder / name).is_file() for name in (ENCODER, DECODER))
+    graphs = [folder / name for name in ((ENCODER, DECODER) if two else (IR,))]
     return [file for graph in graphs for file in (graph, graph.with_suffix(".bin"))]
 
 
@@ -98,7 +97,7 @@ def predict_rows(
 ) -> list[Prediction]:
     """Return one prediction for each row, in order: the windows, the reduced results and the decoder are those of
     `prediction.predict_rows`, which has tensors where arrays are here."""
-    assert task.reduce is not None  # only models that read are converted
+    assert task.reduce is not None  # it is a model that reads
     padding = task.data.padding(tokenizer)
     predictions: list[Prediction] = []
     for part, columns in encoded(rows, task, tokenizer, state, ROWS_AT_A_TIME):

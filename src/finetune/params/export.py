@@ -26,9 +26,11 @@ class ExportParams:
     )
     quantization: Literal["none", "ptq", "qat"] = param(
         "ptq",
-        "ptq: also in INT8, with ranges that are set after training, and with those of training where it had apply_qat. qat: INT8 with those of training alone. none: in 32 bits alone.",
+        "ptq: also in INT8, with ranges that are set after training, and with those of training where it had apply_qat; of a model that writes, with weights in INT8. qat: INT8 with those of training alone. none: in 32 bits alone.",
     )
-    calibration_samples: int = param(CALIBRATION, "Windows of train that set the ranges of INT8.", min=1)
+    calibration_samples: int = param(
+        CALIBRATION, "Windows of train that set the ranges of INT8, of a model that reads.", min=1
+    )
     onnx: bool = param(False, "Also write ONNX, and measure ONNX Runtime.")
     max_f1_drop: float = param(
         1.0,
@@ -38,7 +40,7 @@ class ExportParams:
     )
     target_latency_ms: float | None = param(
         None,
-        "Milliseconds that half of all windows may take, one at a time. If nothing is as fast, the command fails.",
+        "Milliseconds that half of all windows may take, one at a time, or texts that are written. If nothing is as fast, the command fails.",
         min=0,
     )
     max_scored_rows: int = param(1000, "Rows of validation that are scored, spread over all of them.", min=1)
@@ -49,7 +51,7 @@ class ExportParams:
     threads: int | None = param(None, "Threads of every backend. Left out, as many as PyTorch takes.", min=1)
     openvino_model_folder: Path = port(
         "uri_folder",
-        "The OpenVINO model that is chosen, its tokenizer and config.json, mlflow_model to deploy, backends.json and backends.html; with onnx, model.onnx too.",
+        "The OpenVINO model that is chosen, its tokenizer and config.json, mlflow_model to deploy, backends.json and backends.html; with onnx, the ONNX model too.",
         output=True,
         writes=OPENVINO_MODEL,
     )

@@ -24,7 +24,8 @@ PYTORCH_MODEL = (
 OPENVINO_MODEL = (
     "backends.json", "backends.html", "openvino_model.xml", "openvino_model.bin",
     "openvino_encoder_model.xml", "openvino_encoder_model.bin", "openvino_decoder_model.xml", "openvino_decoder_model.bin",
-    "model.onnx", "model_int8.onnx", ".exporting/", "mlflow_model/",
+    "model.onnx", "model_int8.onnx", "encoder_model.onnx", "decoder_model.onnx", "encoder_model_int8.onnx",
+    "decoder_model_int8.onnx", ".exporting/", "mlflow_model/",
     *PYTORCH_MODEL,  # config.json and the tokenizer, whose names are those of a PyTorch folder
 )  # fmt: skip
 MLFLOW_MODEL = (
@@ -119,7 +120,7 @@ class Pruning:
 class Export:
     """Export."""
 
-    quantization: Literal["none", "ptq", "qat"] = param(
+    quantization: Literal["none", "ptq"] = param(
         "none",
         "Write openvino_model_folder after training, as finetune export does. ptq: also with weights in INT8. none: write nothing there.",
     )
@@ -143,7 +144,7 @@ class Quantisation(Export):
     quantization: Literal["none", "ptq", "qat"] = param(
         "none",
         "Write openvino_model_folder after training, as finetune export does. ptq: INT8 with ranges that are set then, and with apply_qat those that were learnt. qat: those that were learnt alone. none: write nothing there.",
-    )
+    )  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -446,11 +447,6 @@ class LabelSmoothing:
 @dataclass(frozen=True, kw_only=True)
 class WriterParams(FinetuneParams, LabelSmoothing, Export):
     """Models that write."""
-
-    quantization: Literal["none", "ptq"] = param(
-        "none",
-        "Write openvino_model_folder after training, as finetune export does. ptq: also with weights in INT8. none: write nothing there.",
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -596,7 +596,7 @@ RULES: tuple[Rule[Any], ...] = (
     Rule(
         Export,
         lambda case: case.params.quantization != "none" and bool(case.model.not_exported),
-        lambda case: f"--quantization {case.params.quantization} for a {case.model.model_type}",
+        lambda case: f"--quantization {case.params.quantization} for this model type ({case.model.model_type})",
         lambda case: case.model.not_exported,
         "--quantization none",
         of_model=True,

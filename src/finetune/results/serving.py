@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -133,15 +134,13 @@ def in_openvino(folder: Path, task: "Task[State]", state: "State") -> Loaded:
     threads = int(given) if given.isdecimal() else openvino.ALL_CORES
     tokenizer = saved_tokenizer(folder, task)
     if task.writes:
-        from finetune.models.openvino_writer import open_writer
-        from finetune.models.prediction import predict_rows
+        from finetune.models import prediction
+        from finetune.models.writer import open_writer
 
-        model = open_writer(folder, threads)
-        predict = lambda rows, asked: predict_rows(model, tokenizer, rows, task, asked, BATCH_SIZE)  # noqa: E731
+        predict = partial(prediction.predict_rows, open_writer(folder, threads))
     else:
-        opened = openvino.open_openvino(folder / openvino.IR, threads)
-        predict = lambda rows, asked: openvino.predict_rows(opened, tokenizer, rows, task, asked, BATCH_SIZE)  # noqa: E731
-    return Loaded(load_config(folder), tokenizer, predict)
+        predict = partial(openvino.predict_rows, openvino.open_openvino(folder / openvino.IR, threads))
+    return Loaded(load_config(folder), tokenizer, lambda rows, asked: predict(tokenizer, rows, task, asked, BATCH_SIZE))
 
 
 def device(has_gpu: bool) -> str:

@@ -12,6 +12,7 @@ from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassif
 from finetune.backends import runtimes
 from finetune.backends.called import as_model
 from finetune.backends.graphs import conversion, quantise
+from finetune.backends.graphs.conversion import Part
 from finetune.core.errors import ModelError, UnsupportedError
 from finetune.data.batches import Arrays, Batch
 from finetune.models import blocks
@@ -20,6 +21,7 @@ from tests.families import FAMILIES, SIZES
 
 compression = pytest.mark.compression
 WORDS, PADDING = 500, 1
+ONNX, ONNX_INT8 = "model.onnx", "model_int8.onnx"
 MPNET = ("MPNetConfig", "wordpiece", "MPNetTokenizer", {**SIZES, "max_position_embeddings": 162})
 CONFIGS = {
     name: ({**FAMILIES, "mpnet": MPNET}[name][0], {**FAMILIES, "mpnet": MPNET}[name][3])
@@ -61,6 +63,10 @@ def windows(family: str, count: int, length: int) -> Batch:
     return batch
 
 
+def part(model: Any, family: str) -> Part:
+    return conversion.parts_of(model, windows(family, 2, 11))[conversion.MODEL]
+
+
 def others(family: str) -> list[Batch]:
     return [windows(family, *shape) for shape in ((1, 1), (1, 7), (3, 61), (5, 160))]
 
@@ -70,8 +76,7 @@ def others(family: str) -> list[Batch]:
 @pytest.mark.parametrize("family", CONFIGS)
 def test_openvino_computes_the_same(openvino: Any, family: str, task: str, tmp_path: Path) -> None:
     model = random_model(family, task)
-    graph = conversion.graph_of(model, windows(family, 2, 11))
-    openvino.save_model(conversion.to_openvino(graph, windows(family, 2, 11)), tmp_path / IR, compress_to_fp16=False)
+    openvino.save_model(conversion.to_openvino(part(model, family)), tmp_path / IR, compress_to_fp16=False)
     opened = open_openvino(tmp_path / IR, 1)
     assert set(opened.inputs) == windows(family, 1, 2).keys()
     found = conversion.distance(as_model(opened), model, others(family))
@@ -85,8 +90,7 @@ def test_openvino_computes_what_a_pruned_model_does(openvino: Any, family: str, 
     """Layers of other widths, and MPNet's bias for the heads that are left."""
     model = random_model(family, "question_answering")
     blocks.cut(model, [((1,), range(0, 64, 3)), ((0,), range(40))])
-    batch = windows(family, 2, 11)
-    converted = conversion.to_openvino(conversion.graph_of(model, batch), batch)
+    converted = conversion.to_openvino(part(model, family))
     openvino.save_model(converted, tmp_path / IR, compress_to_fp16=False)
     opened = as_model(open_openvino(tmp_path / IR, 1))
     assert conversion.distance(opened, model, others(family)) < 2e-5
@@ -99,13 +103,12 @@ def test_openvino_computes_what_a_pruned_model_does(openvino: Any, family: str, 
 )
 def test_onnx_runtime_computes_the_same(onnxruntime: Any, family: str, task: str, tmp_path: Path) -> None:
     model = random_model(family, task)
-    graph = conversion.graph_of(model, windows(family, 2, 11))
-    conversion.to_onnx(graph, windows(family, 2, 11), tmp_path / runtimes.ONNX)
+    conversion.to_onnx(part(model, family), tmp_path / ONNX)
     assert not model.training
-    opened = runtimes.open_onnx(tmp_path / runtimes.ONNX, 1)
+    opened = runtimes.open_onnx(tmp_path / ONNX, 1)
     found = conversion.distance(as_model(opened), model, others(family))
     assert found < 2e-5
-    text = (tmp_path / runtimes.ONNX).read_bytes()
+    text = (tmp_path / ONNX).read_bytes()
     assert b"site-packages" not in text and b"stack_trace" not in text and str(Path.cwd()).encode() not in text
 
 
@@ -113,10 +116,7 @@ def test_onnx_runtime_computes_the_same(onnxruntime: Any, family: str, task: str
 def test_other_weights_are_noticed(openvino: Any, tmp_path: Path) -> None:
     """One weight of one layer, moved by as much as bf16 would."""
     model = random_model("bert", "question_answering")
-    batch = windows("bert", 2, 11)
-    openvino.save_model(
-        conversion.to_openvino(conversion.graph_of(model, batch), batch), tmp_path / IR, compress_to_fp16=False
-    )
+    openvino.save_model(conversion.to_openvino(part(model, "bert")), tmp_path / IR, compress_to_fp16=False)
     opened = as_model(open_openvino(tmp_path / IR, 1))
     assert conversion.distance(opened, model, others("bert")) < conversion.PARITY
     with torch.no_grad():
@@ -146,10 +146,7 @@ def test_padding_is_not_compared(openvino: Any) -> None:
 def test_bf16_is_not_computed_unless_asked_for(openvino: Any, tmp_path: Path) -> None:
     """Left to itself OpenVINO would, where the processor has it."""
     model = random_model("bert", "question_answering")
-    batch = windows("bert", 2, 11)
-    openvino.save_model(
-        conversion.to_openvino(conversion.graph_of(model, batch), batch), tmp_path / IR, compress_to_fp16=False
-    )
+    openvino.save_model(conversion.to_openvino(part(model, "bert")), tmp_path / IR, compress_to_fp16=False)
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this processor has no bf16")
     opened = as_model(open_openvino(tmp_path / IR, 1, "bf16"))
@@ -162,8 +159,7 @@ def test_int8_of_openvino(openvino: Any, family: str, tmp_path: Path) -> None:
     """A quarter of the bytes, and logits that go the same way."""
     pytest.importorskip("nncf", reason='pip install ".[compression]"')
     model = random_model(family, "token_classification")
-    batch = windows(family, 2, 11)
-    converted = conversion.to_openvino(conversion.graph_of(model, batch), batch)
+    converted = conversion.to_openvino(part(model, family))
     quantised = quantise.by_nncf(converted, calibration(family))
     sizes = []
     for name, one in (("fp32", converted), ("int8", quantised)):
@@ -181,14 +177,13 @@ def test_int8_of_onnx_runtime(onnxruntime: Any, family: str, tmp_path: Path, mon
     (tmp_path / "working").mkdir()
     monkeypatch.chdir(tmp_path / "working")
     model = random_model(family, "token_classification")
-    batch = windows(family, 2, 11)
-    conversion.to_onnx(conversion.graph_of(model, batch), batch, tmp_path / runtimes.ONNX)
-    quantise.by_onnxruntime(tmp_path / runtimes.ONNX, calibration(family), tmp_path, tmp_path / runtimes.ONNX_INT8)
-    sizes = [(tmp_path / name).stat().st_size for name in (runtimes.ONNX, runtimes.ONNX_INT8)]
+    conversion.to_onnx(part(model, family), tmp_path / ONNX)
+    quantise.by_onnxruntime(tmp_path / ONNX, calibration(family), tmp_path, tmp_path / ONNX_INT8)
+    sizes = [(tmp_path / name).stat().st_size for name in (ONNX, ONNX_INT8)]
     assert sizes[1] < 0.6 * sizes[0]  # the nodes take as much as the weights of so small a model
-    like_pytorch(as_model(runtimes.open_onnx(tmp_path / runtimes.ONNX_INT8, 1)), model, family)
+    like_pytorch(as_model(runtimes.open_onnx(tmp_path / ONNX_INT8, 1)), model, family)
     assert not list((tmp_path / "working").iterdir())
-    assert {path.name for path in tmp_path.iterdir()} == {"working", runtimes.ONNX, runtimes.ONNX_INT8}
+    assert {path.name for path in tmp_path.iterdir()} == {"working", ONNX, ONNX_INT8}
 
 
 def calibration(family: str) -> list[Arrays]:
@@ -208,17 +203,16 @@ def like_pytorch(quantised: Any, model: Any, family: str) -> None:
 def test_a_graph_that_is_cut_off(openvino: Any, onnxruntime: Any, tmp_path: Path) -> None:
     (tmp_path / IR).write_text("<net")
     (tmp_path / IR_WEIGHTS).touch()
-    (tmp_path / runtimes.ONNX).write_bytes(b"\x08\x0a")
+    (tmp_path / ONNX).write_bytes(b"\x08\x0a")
     with pytest.raises(ModelError, match=r"openvino_model.xml can't be loaded"):
         open_openvino(tmp_path / IR, 1)
     with pytest.raises(ModelError, match=r"model.onnx can't be loaded"):
-        runtimes.open_onnx(tmp_path / runtimes.ONNX, 1)
+        runtimes.open_onnx(tmp_path / ONNX, 1)
 
 
 @compression
 def test_weights_that_one_file_cannot_hold(onnxruntime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = random_model("bert", "question_answering")
-    batch = windows("bert", 2, 11)
     monkeypatch.setattr(conversion, "LARGEST_ONNX", 1000)
     with pytest.raises(UnsupportedError, match="--onnx true for this model"):
-        conversion.to_onnx(conversion.graph_of(model, batch), batch, tmp_path / runtimes.ONNX)
+        conversion.to_onnx(part(model, "bert"), tmp_path / ONNX)

@@ -3,10 +3,10 @@
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import onnx
     import openvino
 
+MODEL = "model"  # the name of the graph of a model that has one
 Forward = Callable[..., ModelOutput]  # a model, or what is called as one
 
 # Two runtimes add up the same products in another order, which moves a logit by 1e-5; bf16 moves it by 1e-1.
@@ -28,6 +29,15 @@ WRITTEN_PARITY = 1e-4  # of the root mean square of a logit
 # With rounding, what lies halfway between two numbers of a grid goes to either, and moves a logit by more.
 ROUNDED_PARITY = 0.1  # of the root mean square of a logit
 LARGEST_ONNX = 2**31 - 2**24  # bytes of weights in one file, whose format has 2 GiB
+
+
+class Part(NamedTuple):
+    """A module that becomes a graph of its own."""
+
+    module: torch.nn.Module  # a function of its inputs, in order, to a tuple
+    example: Batch  # of the inputs, each of two rows or more
+    outputs: Sequence[str]
+    free: Mapping[str, tuple[int, ...]]  # input -> which of its sizes are free
 
 
 class Logits(torch.nn.Module):
@@ -43,9 +53,10 @@ class Logits(torch.nn.Module):
 
 
 @torch.no_grad()
-def graph_of(model: PreTrainedModel, batch: Batch) -> Logits:
-    """Return what is converted: from the inputs of the batch to everything that the model calls logits."""
-    return Logits(model, list(batch), logits_of(model.eval()(**batch))).eval()
+def parts_of(model: PreTrainedModel, batch: Batch) -> dict[str, Part]:
+    """Return the one graph of a model that reads: from the inputs of the batch to everything that it calls logits."""
+    outputs = logits_of(model.eval()(**batch))
+    return {MODEL: Part(Logits(model, list(batch), outputs).eval(), batch, outputs, dict.fromkeys(batch, (0, 1)))}
 
 
 def logits_of(outputs: ModelOutput) -> list[str]:
@@ -53,40 +64,45 @@ def logits_of(outputs: ModelOutput) -> list[str]:
     return [name for name in outputs if name.endswith("logits")]
 
 
-def to_openvino(graph: Logits, batch: Batch) -> "openvino.Model":
-    """Return the graph as OpenVINO has it, in 32 bits. `batch` is an example of its inputs, of 2 windows or more."""
+def to_openvino(part: Part) -> "openvino.Model":
+    """Return the graph as OpenVINO has it, in 32 bits."""
     import openvino
 
     with quiet(), torch.no_grad():
-        converted = openvino.convert_model(graph, example_input=tuple(batch.values()))
-    for names, ports in ((graph.inputs, converted.inputs), (graph.outputs, converted.outputs)):
+        converted = openvino.convert_model(part.module, example_input=tuple(part.example.values()))
+    for names, ports in ((part.example, converted.inputs), (part.outputs, converted.outputs)):
         for name, port in zip(names, ports, strict=True):
             port.get_tensor().set_names({name})
+    sizes = {
+        name: [-1 if axis in part.free[name] else size for axis, size in enumerate(tensor.shape)]
+        for name, tensor in part.example.items()
+    }
+    converted.reshape({name: openvino.PartialShape(size) for name, size in sizes.items()})
     return converted
 
 
-def to_onnx(graph: Logits, batch: Batch, path: Path) -> None:
+def to_onnx(part: Part, path: Path) -> None:
     """Write the graph as ONNX. Raises: UnsupportedError if one file can't hold it."""
     import onnx
 
-    size = sum(tensor.numel() * tensor.element_size() for tensor in graph.state_dict().values())
+    size = sum(tensor.numel() * tensor.element_size() for tensor in part.module.state_dict().values())
     if size > LARGEST_ONNX:
         why = f"its weights take {size / 1e9:.1f} GB, and an ONNX file holds 2"
         raise UnsupportedError(Fault("--onnx true for this model", why=why, fix="--onnx false"))
-    axes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    with quiet():
+    axes = [dict.fromkeys(part.free[name], torch.export.Dim.DYNAMIC) for name in part.example]
+    with quiet(), torch.no_grad():
         torch.onnx.export(
-            graph,
-            tuple(batch.values()),
+            part.module,
+            tuple(part.example.values()),
             str(path),
-            input_names=list(graph.inputs),
-            output_names=list(graph.outputs),
+            input_names=list(part.example),
+            output_names=list(part.outputs),
             dynamo=True,
-            dynamic_shapes=(tuple(axes for _ in batch),),
+            dynamic_shapes=(tuple(axes),),
             external_data=False,
             verbose=False,
         )
-    graph.eval()  # exporters have been known to leave a model in training
+    part.module.eval()  # exporters have been known to leave a model in training
     written = onnx.load(path)
     _leave_out_sources(written)
     onnx.save(written, path)

@@ -82,3 +82,18 @@ def by_onnxruntime(model: Path, windows: Sequence[Arrays], folder: Path, target:
             extra_options={"CalibMovingAverage": True},
         )
     prepared.unlink()
+
+
+def weights_by_onnxruntime(model: Path, target: Path) -> None:
+    """Write an ONNX model whose weights are in INT8; ranges of what flows through it are found as it computes."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    with quiet():
+        quantize_dynamic(
+            str(model),
+            str(target),
+            op_types_to_quantize=list(OF_WEIGHTS),
+            per_channel=True,
+            reduce_range=True,
+            weight_type=QuantType.QInt8,
+        )

@@ -10,41 +10,35 @@ import pytest
 import torch
 
 from finetune.backends.graphs import generation
+from finetune.backends.graphs.conversion import Part
 from finetune.data.batches import Arrays
-from finetune.models import openvino_writer
+from finetune.models import writer as models_writer
 from finetune.models.openvino import DECODER, ENCODER, IR, Opened
-from finetune.models.openvino_writer import KEPT, PAST, PRESENT, READ, Writer, names_of
 from finetune.models.stored import exportable
+from finetune.models.writer import Writer, writer_of
 from finetune.tasks.generation.objective import objective
-from finetune.tasks.generation.writing import by_generation
+from finetune.tasks.generation.writing import by_generation, configure
 from tests.writers import how_to_write, random_writer, sources
 
 ANSWER = by_generation(objective())
 
 
-def opened(module: Any, inputs: list[str], outputs: list[str], empty: tuple[int, ...] = ()) -> Opened:
+def opened(part: Part) -> Opened:
     """A module as another runtime has it: from arrays to arrays, by name."""
 
     def compute(given: Arrays) -> Arrays:
-        assert given.keys() == {*inputs}
+        assert given.keys() == part.example.keys()
         with torch.no_grad():
-            found = module(*(torch.from_numpy(given[name]) for name in inputs))
-        tensors = found if isinstance(found, tuple) else (found,)
-        return {name: tensor.numpy() for name, tensor in zip(outputs, tensors, strict=True)}
+            found = part.module(*(torch.from_numpy(given[name]) for name in part.example))
+        return {name: tensor.numpy() for name, tensor in zip(part.outputs, found, strict=True)}
 
-    return Opened(tuple(inputs), compute, {name: empty for name in inputs if name.startswith(PAST)})
+    sizes = {name: enumerate(tensor.shape) for name, tensor in part.example.items()}
+    empty = {name: tuple(0 if i in part.free[name] else n for i, n in of if i) for name, of in sizes.items()}
+    return Opened(tuple(part.example), compute, empty)
 
 
-def in_pytorch(model: Any, layers: int = 2) -> Writer:
-    cached = generation.tensors_of(generation._cached(model))
-    empty = (cached[0].shape[1], 0, cached[0].shape[3])
-    past, present = names_of(layers, PAST), names_of(layers, PRESENT)
-    if model.config.is_encoder_decoder:
-        encoder = opened(generation.Read(model), ["input_ids", "attention_mask"], [READ])
-        step = ["decoder_input_ids", "attention_mask", READ, *past]
-        return Writer(model.config, encoder, opened(generation.EncodedStep(model), step, ["logits", *present], empty))
-    step = ["input_ids", "attention_mask", "position_ids", KEPT, *past]
-    return Writer(model.config, None, opened(generation.Step(model), step, ["logits", *present], empty))
+def in_pytorch(model: Any) -> Writer:
+    return writer_of(model.config, [opened(part) for part in generation.parts_of(model).values()])
 
 
 @pytest.fixture(scope="module", params=exportable.WRITERS)
@@ -57,6 +51,7 @@ def model(request: pytest.FixtureRequest) -> Any:
 def test_it_writes_what_the_model_does(model: Any, texts: int, beams: int) -> None:
     """Texts of other lengths together, or one alone, greedily and by beams, with the same account of each token."""
     state = how_to_write(model, beams)
+    configure(model, state)  # as a model is loaded; most of these texts end at max_target_length
     with torch.no_grad():
         expected, found = (ANSWER(one, sources(texts, 13), state) for one in (model, in_pytorch(model)))
     assert torch.equal(found["tokens"], expected["tokens"])
@@ -67,6 +62,7 @@ def test_it_writes_what_the_model_does(model: Any, texts: int, beams: int) -> No
 
 def test_a_first_token_that_is_forced() -> None:
     model = random_writer("mbart")
+    configure(model, how_to_write(model, 2, forced=7))
     with torch.no_grad():
         both = [ANSWER(one, sources(3, 9), how_to_write(model, 2, forced=7)) for one in (model, in_pytorch(model))]
     assert both[0]["tokens"][:, 0].tolist() == [7, 7, 7] and torch.equal(both[0]["tokens"], both[1]["tokens"])
@@ -110,8 +106,8 @@ def test_the_files_of_a_folder(family: str, files: list[str], tmp_path: Path, mo
         seen.append((path, *given))
         return Opened((), lambda _: {})
 
-    monkeypatch.setattr(openvino_writer, "open_openvino", open_one)
+    monkeypatch.setattr(models_writer, "open_openvino", open_one)
     random_writer(family).config.save_pretrained(tmp_path)
-    writer = openvino_writer.open_writer(tmp_path, 3, "bf16")
-    assert seen == [(tmp_path / name, 3, "bf16") for name in files]
+    writer = models_writer.open_writer(tmp_path, 3)
+    assert seen == [(tmp_path / name, 3) for name in files]
     assert (writer.device.type, writer.dtype, list(writer.parameters())) == ("cpu", torch.float32, [])

@@ -1,15 +1,16 @@
-"""A model in OpenVINO that writes its answer: `generate` calls it as the PyTorch model.
+"""A model that writes its answer by graphs of another runtime: `generate` calls it as the PyTorch model.
 
 An encoder-decoder has two graphs: one that reads a source, and one step of the decoder. A decoder has the step alone.
 Shapes: B texts, L tokens of a source, T tokens of a step, P tokens before it, N layers, H heads, D numbers of a head.
 """
 
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import (
     Cache,
     CacheLayerMixin,
@@ -25,6 +26,7 @@ from finetune.models.openvino import DECODER, ENCODER, IR, Opened, open_openvino
 from finetune.models.stored.configs import load_config
 
 PAST, PRESENT = "past_key_values.", "present."  # and the layer, and .key or .value, as Optimum names them
+CROSS = "cross_key_values."  # the same of a source, for a step of an encoder-decoder's decoder
 READ = "encoder_last_hidden_state"  # (B, 2 N, H, L, D): keys and values of a source, for all layers of the decoder
 KEPT = "logits_to_keep"  # (K,): the places of a step whose logits are asked for
 
@@ -55,14 +57,16 @@ def tensors_of(cache: Cache) -> list[torch.Tensor]:
 
 
 class Writer(PreTrainedModel, GenerationMixin):
-    """A model without weights, whose steps OpenVINO computes on the CPU."""
+    """A model without weights, whose steps another runtime computes on the CPU."""
 
     _supports_sdpa = True  # its config may ask for it, as that of the model that was converted
 
     def __init__(self, config: PreTrainedConfig, encoder: Opened | None, decoder: Opened) -> None:
         super().__init__(deepcopy(config))  # which writes into it
+        self.generation_config = GenerationConfig()  # not the family's own: what `generate` is given says all
         self.source_graph, self.step_graph = encoder, decoder  # `generate` would take an `encoder` for a module
         self.layers = sum(name.startswith(PAST) for name in decoder.inputs) // 2
+        self.split: tuple[torch.Tensor, list[torch.Tensor]] | None = None  # what was read last, and its parts
 
     @property
     def device(self) -> torch.device:
@@ -89,7 +93,8 @@ class Writer(PreTrainedModel, GenerationMixin):
         if decoder_input_ids is not None:
             read = self._read(input_ids, attention_mask) if encoder_outputs is None else encoder_outputs[0]
             mask = torch.ones(len(read), read.shape[3]) if attention_mask is None else attention_mask
-            step = {"decoder_input_ids": decoder_input_ids, "attention_mask": mask.long(), READ: read}
+            step = {"decoder_input_ids": decoder_input_ids, "attention_mask": mask.long()}
+            step |= dict(zip(names_of(self.layers, CROSS), self._parts(read), strict=True))
             return self._step(step, past, {READ: read})
         assert input_ids is not None
         texts, tokens = input_ids.shape
@@ -106,6 +111,12 @@ class Writer(PreTrainedModel, GenerationMixin):
         given = {"input_ids": input_ids.numpy(), "attention_mask": mask.numpy()}
         return torch.from_numpy(self.source_graph.compute(given)[READ])
 
+    def _parts(self, read: torch.Tensor) -> list[torch.Tensor]:
+        """Return the keys and values of what was read, copied once for all the steps that look at them."""
+        if self.split is None or self.split[0] is not read:
+            self.split = read, [one.contiguous() for one in read.unbind(1)]
+        return self.split[1]
+
     def _step(self, step: dict[str, torch.Tensor], past: Cache | None, read: dict[str, torch.Tensor]) -> ModelOutput:
         """Return the outputs behind `past`; None of it is what `generate` begins with, whatever its kind of cache."""
         names = names_of(self.layers, PAST)
@@ -120,10 +131,14 @@ class Writer(PreTrainedModel, GenerationMixin):
         return ModelOutput(logits=found["logits"], past_key_values=present, **read)
 
 
-def open_writer(folder: Path, threads: int, precision: str = "32") -> Writer:
-    """Return the model of a folder of graphs and their config.json. Raises: ModelError if it can't be read."""
+def writer_of(config: PreTrainedConfig, graphs: Sequence[Opened]) -> Writer:
+    """Return the model of one graph, or of an encoder's and a decoder's."""
+    *encoder, decoder = graphs
+    return Writer(config, encoder[0] if encoder else None, decoder)
+
+
+def open_writer(folder: Path, threads: int) -> Writer:
+    """Return the OpenVINO model of a folder of graphs and their config.json. Raises: ModelError if it can't be read."""
     config = load_config(folder)
-    if not config.is_encoder_decoder:
-        return Writer(config, None, open_openvino(folder / IR, threads, precision))
-    encoder, decoder = (open_openvino(folder / name, threads, precision) for name in (ENCODER, DECODER))
-    return Writer(config, encoder, decoder)
+    files = (ENCODER, DECODER) if config.is_encoder_decoder else (IR,)
+    return writer_of(config, [open_openvino(folder / name, threads) for name in files])
