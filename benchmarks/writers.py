@@ -41,6 +41,7 @@ def main() -> None:
         torch.manual_seed(0)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model = kind.from_config(config).eval()
+        model.generation_config = GenerationConfig()  # not the family's own, by which each text would end
         with tempfile.TemporaryDirectory() as temporary:
             found = {"PyTorch FP32": (model, 4 * model.num_parameters() / 1e6)}
             found |= converted(model, Path(temporary), threads)
