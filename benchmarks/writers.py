@@ -1,10 +1,10 @@
 """How fast models that write are in PyTorch and in OpenVINO: random weights of real sizes, 32 tokens for each text.
 
     .venv/bin/pip install ".[compression]" -c constraints.txt
-    .venv/bin/python benchmarks/writers.py [THREADS]
+    .venv/bin/python benchmarks/writers.py [THREADS] [Marian-32] [Marian-400] [GPT-2-128]
 
-A Marian of 6 + 6 layers x 512 with 58,101 words, as those that translate, from 32 tokens; a GPT-2 of 12 layers x 768,
-behind prompts of 128. All write 32 tokens, greedily, one text alone and eight together, in turns; medians.
+A Marian of 6 + 6 layers x 512 with 58,101 words, as those that translate, from 32 and from 400 tokens; a GPT-2 of 12
+layers x 768, behind prompts of 128. All write 32 tokens, greedily, one text alone and eight together, in turns; medians.
 """
 
 import statistics
@@ -25,19 +25,19 @@ from finetune.backends.graphs import conversion, generation, quantise
 from finetune.models.writer import open_writer, writer_of
 
 WRITTEN, ROUNDS = 32, 5
-MODELS = {
-    "Marian": (MarianConfig(d_model=512, encoder_layers=6, decoder_layers=6, encoder_attention_heads=8,
-                            decoder_attention_heads=8, encoder_ffn_dim=2048, decoder_ffn_dim=2048, vocab_size=58101,
-                            pad_token_id=58100, decoder_start_token_id=58100), 32),
-    "GPT-2": (GPT2Config(), 128),
-}  # fmt: skip
+MARIAN = MarianConfig(
+    d_model=512, encoder_layers=6, decoder_layers=6, encoder_attention_heads=8, decoder_attention_heads=8,
+    encoder_ffn_dim=2048, decoder_ffn_dim=2048, vocab_size=58101, pad_token_id=58100, decoder_start_token_id=58100,
+)  # fmt: skip
+MODELS = {"Marian-32": (MARIAN, 32), "Marian-400": (MARIAN, 400), "GPT-2-128": (GPT2Config(), 128)}
 
 
 def main() -> None:
     threads = int(sys.argv[1]) if len(sys.argv) > 1 else 1
     torch.set_num_threads(threads)
-    print("model    backend            alone: ms   tokens/s   eight: tokens/s   MB")
-    for name, (config, tokens) in MODELS.items():
+    chosen = sys.argv[2:] or list(MODELS)
+    print("model      backend            alone: ms   tokens/s   eight: tokens/s   MB")
+    for name, (config, tokens) in ((name, MODELS[name]) for name in chosen):
         torch.manual_seed(0)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model = kind.from_config(config).eval()
@@ -50,7 +50,7 @@ def main() -> None:
         for backend in backends:
             alone, eight = seconds[1][backend], seconds[8][backend]
             print(
-                f"{name:8} {backend:18} {1000 * alone:9.0f} {WRITTEN / alone:10.0f} {8 * WRITTEN / eight:17.0f} "
+                f"{name:10} {backend:18} {1000 * alone:9.0f} {WRITTEN / alone:10.0f} {8 * WRITTEN / eight:17.0f} "
                 f"{sizes[backend]:6.0f}",
                 flush=True,
             )
