@@ -4,7 +4,8 @@
     .venv/bin/python benchmarks/writers.py [THREADS] [Marian-32] [Marian-400] [GPT-2-128]
 
 A Marian of 6 + 6 layers x 512 with 58,101 words, as those that translate, from 32 and from 400 tokens; a GPT-2 of 12
-layers x 768, behind prompts of 128. All write 32 tokens, greedily, one text alone and eight together, in turns; medians.
+layers x 768, behind prompts of 128. All write 32 tokens, greedily, one text alone and eight together, in turns;
+medians.
 """
 
 import statistics
