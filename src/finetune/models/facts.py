@@ -1,6 +1,6 @@
 """Read what rules ask of a model, from an empty one."""
 
-from transformers import PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 
 from finetune.distributed import fsdp
 from finetune.models import blocks
@@ -21,5 +21,5 @@ def facts_of(model: PreTrainedModel) -> ModelFacts:
         has_linear_layers=bool(lora.targets(model)),
         has_blocks=model.config.model_type in blocks.FAMILIES,
         needs_padding=not families.is_known(model.config),
-        not_exported=exportable.why_not(model.config, model.can_generate()),
+        not_exported=exportable.why_not(model.config, isinstance(model, GenerationMixin)),
     )
