@@ -64,7 +64,8 @@ def export(params: ExportParams) -> None:
     clear(params.openvino_model_folder, OPENVINO_MODEL)
     staged = params.openvino_model_folder / STAGED
     ptq = params.quantization == "ptq"
-    say("OpenVINO computes in 32 bits (INFERENCE_PRECISION_HINT f32), in INT8 what is quantised")
+    of_int8 = "" if trial.task.writes else ", in INT8 what is quantised"
+    say(f"OpenVINO computes in 32 bits (INFERENCE_PRECISION_HINT f32){of_int8}")
     with measured.threads_of(trial.threads):
         found = [*candidates.in_pytorch(trial), *candidates.in_openvino(trial, params.quantization, staged)]
         found += candidates.in_onnx(trial, ptq, staged / "onnx") if params.onnx else []
@@ -252,6 +253,7 @@ def facts(trial: "Trial", params: ExportParams, openvino: Measured) -> Json:
     packages += runtimes.OF_ONNX if params.onnx else ()
     return {
         "task": trial.task.name,
+        "writes": trial.task.writes,
         "openvino_model": openvino.name,
         "max_f1_drop": params.max_f1_drop,
         "target_latency_ms": params.target_latency_ms,

@@ -26,6 +26,7 @@ def write(folder: Path, model: str, metric: str, rows: Sequence[Measured], choic
     text = json.dumps(record, indent=2, ensure_ascii=False)
     (folder / "backends.json").write_text(text + "\n", encoding="utf-8")
     names = [row.name for row in rows]
+    what = "what is written for a window" if facts["writes"] else "a window"
     page = fill(
         "backends.html.j2",
         folder=Path(__file__).parent,
@@ -35,7 +36,7 @@ def write(folder: Path, model: str, metric: str, rows: Sequence[Measured], choic
         rows=[cells(row) for row in rows],
         facts=facts,
         charts={
-            "Milliseconds of a window, half take less": bars(names, [r.p50_ms for r in rows], choice.row.name, "ms"),
+            f"Milliseconds of {what}, half take less": bars(names, [r.p50_ms for r in rows], choice.row.name, "ms"),
             "Megabytes on disk": bars(names, [r.disk_mb for r in rows], choice.row.name, "MB"),
         },
     )
