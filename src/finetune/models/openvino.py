@@ -19,7 +19,7 @@ from finetune.tasks.task import Prediction, S, Task
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-IR, IR_WEIGHTS = "openvino_model.xml", "openvino_model.bin"
+IR = "openvino_model.xml"
 # Of an encoder-decoder.
 ENCODER, DECODER = "openvino_encoder_model.xml", "openvino_decoder_model.xml"
 PRECISIONS = {"32": "f32", "bf16": "bf16"}  # left to itself, OpenVINO computes in bf16 where the processor has it

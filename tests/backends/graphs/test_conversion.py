@@ -16,12 +16,12 @@ from finetune.backends.graphs.conversion import Part
 from finetune.core.errors import ModelError, UnsupportedError
 from finetune.data.batches import Arrays, Batch
 from finetune.models import blocks
-from finetune.models.openvino import IR, IR_WEIGHTS, open_openvino
+from finetune.models.openvino import IR, open_openvino
 from tests.families import FAMILIES, SIZES
 
 compression = pytest.mark.compression
 WORDS, PADDING = 500, 1
-ONNX, ONNX_INT8 = "model.onnx", "model_int8.onnx"
+IR_WEIGHTS, ONNX, ONNX_INT8 = "openvino_model.bin", "model.onnx", "model_int8.onnx"
 MPNET = ("MPNetConfig", "wordpiece", "MPNetTokenizer", {**SIZES, "max_position_embeddings": 162})
 CONFIGS = {
     name: ({**FAMILIES, "mpnet": MPNET}[name][0], {**FAMILIES, "mpnet": MPNET}[name][3])
