@@ -31,17 +31,6 @@ HEADS = {"question_answering": AutoModelForQuestionAnswering, "token_classificat
 WITH_TYPES = ("bert", "electra")  # the others have no embedding for token types
 
 
-@pytest.fixture
-def openvino() -> Any:
-    return pytest.importorskip("openvino", reason='pip install ".[compression]"')
-
-
-@pytest.fixture
-def onnxruntime() -> Any:
-    pytest.importorskip("onnxscript", reason='pip install ".[compression]"')
-    return pytest.importorskip("onnxruntime", reason='pip install ".[compression]"')
-
-
 def random_model(family: str, task: str) -> Any:
     """A tiny model of random weights, larger than those of pretraining: logits of about 1."""
     name, values = CONFIGS[family]

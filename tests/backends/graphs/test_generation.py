@@ -23,17 +23,6 @@ compression = pytest.mark.compression
 ANSWER = by_generation(objective())
 
 
-@pytest.fixture
-def openvino() -> Any:
-    return pytest.importorskip("openvino", reason='pip install ".[compression]"')
-
-
-@pytest.fixture
-def onnxruntime() -> Any:
-    pytest.importorskip("onnxscript", reason='pip install ".[compression]"')
-    return pytest.importorskip("onnxruntime", reason='pip install ".[compression]"')
-
-
 def written(model: Any, folder: Path, change: Any = lambda graph: graph) -> Writer:
     import openvino
 
