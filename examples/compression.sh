@@ -18,26 +18,24 @@ python -m finetune.preprocess $TASK --model_selector_output "$OUT/model" --train
     --validation_file_path "$VALIDATION" --max_seq_length 384 --doc_stride 128 --output_dir "$OUT/data"
 TEACHER="$OUT/model/model"
 
-# finetune NAME SELECTED …: train in OUT/NAME, on the model that was selected in OUT/SELECTED
+# finetune NAME …: train in OUT/NAME, to a model in OpenVINO
 finetune() {
-    name=$1 selected=$2
-    shift 2
-    python -m finetune.run $TASK --model_selector_output "$OUT/$selected" --preprocess_output "$OUT/data" \
+    name=$1
+    shift
+    python -m finetune.run $TASK --model_selector_output "$OUT/model" --preprocess_output "$OUT/data" \
         --per_device_train_batch_size 8 --per_device_eval_batch_size 8 --learning_rate 3e-5 --metric_for_best_model f1 \
+        --apply_qat true --quantization ptq --openvino_model_folder "$OUT/$name/openvino" \
         --pytorch_model_folder "$OUT/$name/pytorch" --mlflow_model_folder "$OUT/$name/mlflow" "$@"
 }
 
 # 1. Quantisation-aware training
-finetune qat model --apply_qat true --quantization ptq --openvino_model_folder "$OUT/qat/openvino" "$@"
+finetune qat "$@"
 
-# 2. Pruning, taught by the model itself; then quantisation-aware training of what is left, taught by it too
-finetune pruned model --apply_pruning true --pruning_ratio 0.4 --num_train_epochs 8 \
-    --teacher_model_path "$TEACHER" --distillation_weight 0.9 "$@"
-python -m finetune.model_selector $TASK --pytorch_model_path "$OUT/pruned/pytorch" --output_dir "$OUT/pruned_model"
-finetune pruned_qat pruned_model --apply_qat true --quantization ptq --openvino_model_folder "$OUT/pruned_qat/openvino" \
+# 2. Pruning and quantisation at once, taught by the model itself (JPQD)
+finetune jpqd --apply_pruning true --pruning_ratio 0.4 --num_train_epochs 8 \
     --teacher_model_path "$TEACHER" --distillation_weight 0.9 "$@"
 
-for name in qat pruned_qat; do
+for name in qat jpqd; do
     python -m finetune.evaluation $TASK --preprocess_output "$OUT/data" --openvino_model_folder "$OUT/$name/openvino" \
         --evaluation_result "$OUT/$name/evaluation"
 done

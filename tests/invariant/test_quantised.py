@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from finetune import run
+from finetune.models import blocks
 from finetune.models.adapt import fake_quantisation
 from tests.conftest import build_tiny_model, finetune_words, prepare
 from tests.families import build_family
@@ -99,6 +100,29 @@ def test_what_is_saved(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFix
     final = json.loads((tmp_path / "pytorch" / "training.json").read_text())["validation"]
     rounded = trajectory(tmp_path).evaluation["eval_loss"]
     assert final["loss"] != rounded and math.isclose(final["loss"], rounded, rel_tol=0.1)
+
+
+@pytest.mark.parametrize("prepared", [QA], indirect=True)
+def test_a_run_that_prunes_too(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Gone on with bit for bit while gates close; what is saved is cut, with the range of each layer that is left."""
+    both = {"apply_pruning": "true", "pruning_ratio": 0.5, "eval_steps": 5}
+    run.main(words(prepared, tmp_path / "whole", **both))
+    said = capsys.readouterr().out
+    assert int(said.partition("best at step ")[2].partition(":")[0]) in (15, 20)
+    assert "without rounding, as PyTorch will compute it:" in said and "pruned to " in said
+    shutil.copytree(tmp_path / "whole", tmp_path / "broken")
+    for step in (15, 20):
+        shutil.rmtree(tmp_path / "broken" / "pytorch" / f"checkpoint-{step}")
+    run.main(words(prepared, tmp_path / "broken", resume_from_checkpoint="true", **both))
+    assert "going on from checkpoint-10\n" in capsys.readouterr().out
+    one, other = weights(tmp_path / "whole"), weights(tmp_path / "broken")
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    saved = json.loads((tmp_path / "whole" / "pytorch" / "config.json").read_text())
+    assert sum(layer["columns"] for layer in saved[blocks.KEY]) < 128
+    assert len(saved[fake_quantisation.KEY]) == 4 * 2
+    stored = load_file(tmp_path / "whole" / "pytorch" / "model.safetensors")
+    for i, layer in enumerate(saved[blocks.KEY]):
+        assert stored[f"bert.encoder.layer.{i}.output.dense.weight"].shape == (32, layer["columns"])
 
 
 @pytest.mark.parametrize("family", ["distilbert", *(pytest.param(name, marks=thorough) for name in OTHERS)])

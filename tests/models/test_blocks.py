@@ -151,9 +151,9 @@ def test_a_config_without_its_entry(saved: Path, tmp_path: Path) -> None:
 def test_a_checkpoint_whose_gates_are_closed(tmp_path: Path) -> None:
     """Loaded without its gates it would be another model."""
     model = closed(build("bert"), SOME)
-    assert "bert.encoder.layer.0.output.dense.gates" in model.state_dict()
+    assert "bert.encoder.layer.0.output.dense.gate.gates" in model.state_dict()
     model.save_pretrained(tmp_path)
-    assert "bert.encoder.layer.0.output.dense.gates" in load_file(tmp_path / "model.safetensors")
+    assert "bert.encoder.layer.0.output.dense.gate.gates" in load_file(tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match="is a checkpoint of a run that prunes"):
         load_model(tmp_path, QA, None)
 

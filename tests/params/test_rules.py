@@ -277,7 +277,6 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
     (tuned(apply_pruning=True, torch_compile=True), "--apply_pruning true with --torch_compile true"),
     (tuned(apply_qat=True, apply_deepspeed=True), "--apply_qat true with DeepSpeed or FSDP"),
     (tuned(apply_qat=True, apply_lora=True), "--apply_qat true with --apply_lora true"),
-    (tuned(apply_qat=True, apply_pruning=True), "--apply_qat true with --apply_pruning true"),
     (tuned(apply_qat=True, precision="16"), "--apply_qat true with --precision 16"),
     (tuned(apply_qat=True, torch_compile=True), "--apply_qat true with --torch_compile true"),
     (

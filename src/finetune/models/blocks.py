@@ -119,6 +119,13 @@ def linear(layer: nn.Module, name: str) -> nn.Linear:
     return module
 
 
+def plain(layer: nn.Linear) -> nn.Linear:
+    """Return a plain linear layer with the weights of one that does more."""
+    found = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+    found.weight, found.bias = layer.weight, layer.bias
+    return found
+
+
 def cut(model: PreTrainedModel, kept: Sequence[tuple[Sequence[int], Sequence[int]]]) -> None:
     """Leave of each layer the heads and the columns with these places, and store in the config which those are."""
     before = kept_of(model.config) or [Kept(list(range(layer.heads)), layer.columns) for layer in layers(model)]

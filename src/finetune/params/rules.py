@@ -416,13 +416,6 @@ RULES: tuple[Rule[Any], ...] = (
     ),
     Rule(
         EncoderParams,
-        lambda case: case.params.apply_qat and case.params.apply_pruning,
-        "--apply_qat true with --apply_pruning true",
-        "ranges are those of a model whose blocks are cut out",
-        "--apply_qat false, and then --apply_qat true in a run of its own, with the pruned model",
-    ),
-    Rule(
-        EncoderParams,
         lambda case: case.params.apply_qat and case.params.precision == "16",
         "--apply_qat true with --precision 16",
         "it is not tried with fp16's loss scaling",

@@ -13,9 +13,9 @@ from transformers import AutoModelForQuestionAnswering
 
 from finetune.core.errors import ModelError
 from finetune.models import blocks
-from finetune.models.adapt import fake_quantisation
+from finetune.models.adapt import fake_quantisation, pruning
 from finetune.models.adapt.fake_quantisation import InputGrid, on_weight_grid
-from tests.models.test_blocks import IDS, build, logits
+from tests.models.test_blocks import IDS, SOME, build, closed, logits
 
 NUMBERS = st.floats(-1e3, 1e3, width=32)
 
@@ -92,6 +92,26 @@ def test_families(family: str, tmp_path: Path) -> None:
     assert torch.equal(logits(stock), logits(plain))  # a copy was changed
     fake_quantisation.forget(stock)
     assert fake_quantisation.as_trained(stock) is None
+
+
+@pytest.mark.parametrize("family", blocks.FAMILIES)
+def test_what_is_behind_closed_gates_sets_no_grid(family: str, tmp_path: Path) -> None:
+    """Rounded with gates, a model computes what it does when they are cut out first; large weights lie behind them."""
+    model = closed(build(family), SOME)
+    with torch.no_grad():
+        for gated in pruning.gated_layers(model):
+            gated.layer.outward.weight[:, gated.heads.open_columns() == 0] *= 50
+            gated.layer.down.weight[:, gated.columns.open_columns() == 0] *= 50
+    fake_quantisation.quantise(model)
+    fake_quantisation.calibrate(model, [{"input_ids": IDS}])
+    rounded = logits(model)
+    shut = logits(fake_quantisation.restore(model))
+    assert all(isinstance(layer.outward, pruning.GatedLinear) for layer in blocks.layers(model))
+    assert (rounded - shut).abs().max() > 1e-4
+    cut = pruning.restore(model)
+    assert torch.allclose(logits(cut), shut, atol=1e-5)
+    again = fake_quantisation.as_trained(cut)
+    assert again is not None and torch.allclose(logits(again), rounded, atol=1e-5)
 
 
 @pytest.mark.parametrize("wrong", ["none", [], {}, "one less", "three", "nan", True])

@@ -140,8 +140,8 @@ def test_blocks_that_do_nothing_or_harm_go(method: str) -> None:
     before, bad = float(loss_of(model).detach()), slice(8, 24)
     torch.manual_seed(5)
     for layer in gated:
-        noise = torch.randn_like(layer.columns.weight[:, bad])
-        layer.columns.weight.data[:, bad] = 0 if method == "taylor" else 4 * noise
+        noise = torch.randn_like(layer.layer.down.weight[:, bad])
+        layer.layer.down.weight.data[:, bad] = 0 if method == "taylor" else 4 * noise
     scores = pruning.scores_of(gated)
     by = torch.optim.Adam(scores, lr=pruning.GATE_RATE)
     for _ in range(20):

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from finetune.core.errors import Fault, ModelError
 from finetune.data.batches import Batch
 from finetune.models import blocks
+from finetune.models.adapt.pruning import GatedLinear
 from finetune.params.finetune import EncoderParams, FinetuneParams
 
 KEY = "input_ranges"  # entry of config.json: the name of a linear layer -> the edges of its inputs
@@ -32,9 +33,13 @@ def wanted(params: FinetuneParams) -> bool:
     return isinstance(params, EncoderParams) and params.apply_qat
 
 
-def on_weight_grid(weight: Tensor) -> Tensor:
-    """Return a matrix (rows, columns), each row rounded to 127 numbers from its largest one to minus that."""
-    scale = (weight.detach().abs().amax(dim=1) / LARGEST_WEIGHT).clamp(min=TINY)
+def on_weight_grid(weight: Tensor, columns: Tensor | None = None) -> Tensor:
+    """Return a matrix (rows, columns), each row rounded to 127 numbers from its largest one to minus that.
+
+    The largest of those `columns` that are 1: of the others, (columns,) of 0, nothing will be left.
+    """
+    known = weight.detach() if columns is None else weight.detach() * columns
+    scale = (known.abs().amax(dim=1) / LARGEST_WEIGHT).clamp(min=TINY)
     zero = torch.zeros_like(scale, dtype=torch.int32)
     return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -LARGEST_WEIGHT, LARGEST_WEIGHT)
 
@@ -94,7 +99,10 @@ class InputGrid(nn.Module):
 
 
 class QuantisedLinear(nn.Linear):
-    """A linear layer whose weights are on a grid; so are its inputs, by a grid that other layers may share."""
+    """A linear layer whose weights are on a grid; so are its inputs, by a grid that other layers may share.
+
+    Where it has gates, it computes what it will when what is behind closed ones is cut out: that sets no grid.
+    """
 
     def __init__(self, plain: nn.Linear, grid: InputGrid, owns: bool) -> None:
         super().__init__(plain.in_features, plain.out_features, plain.bias is not None, device="meta")
@@ -103,9 +111,18 @@ class QuantisedLinear(nn.Linear):
             self.grid = grid
         else:
             object.__setattr__(self, "grid", grid)  # of the first layer: in a checkpoint it stands once
+        self.gate = plain.gate if isinstance(plain, GatedLinear) else None
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return functional.linear(self.grid(inputs), on_weight_grid(self.weight), self.bias)
+        if self.gate is None:
+            return functional.linear(self.grid(inputs), on_weight_grid(self.weight), self.bias)
+        weight = on_weight_grid(self.weight, self.gate.open_columns())
+        return functional.linear(self.grid(self.gate(inputs)), weight, self.bias)
+
+    def without_grids(self) -> nn.Linear:
+        """Return the layer as it was before."""
+        plain = blocks.plain(self)
+        return plain if self.gate is None else GatedLinear(plain, self.gate)
 
 
 class QuantisedEmbedding(nn.Embedding):
@@ -194,9 +211,7 @@ def restore(model: PreTrainedModel) -> PreTrainedModel:
         return model
     ranges = {name: grid.edges.detach().tolist() for name, grid in found.grids.items()}
     for name, layer in found.linear.items():
-        plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
-        plain.weight, plain.bias = layer.weight, layer.bias
-        model.set_submodule(name, plain)
+        model.set_submodule(name, layer.without_grids())
     for name, table in found.words.items():
         words = nn.Embedding(table.num_embeddings, table.embedding_dim, table.padding_idx, device="meta")
         words.weight = table.weight

@@ -27,45 +27,54 @@ def wanted(params: FinetuneParams) -> bool:
     return isinstance(params, EncoderParams) and params.apply_pruning
 
 
-class GatedLinear(nn.Linear):
-    """A linear layer whose inputs are blocks of equal width, each with a gate: 1 where it is open, 0 where closed."""
+class Gates(nn.Module):
+    """Gates before blocks of equal width, each with a score: 1 where a gate is open, 0 where it is closed."""
 
-    def __init__(self, plain: nn.Linear, gates: int) -> None:
-        super().__init__(plain.in_features, plain.out_features, plain.bias is not None, device="meta")
-        self.weight, self.bias = plain.weight, plain.bias
-        self.scores = nn.Parameter(torch.zeros(gates, device=plain.weight.device))
+    def __init__(self, count: int, width: int, device: torch.device) -> None:
+        super().__init__()
+        self.width = width
+        self.scores = nn.Parameter(torch.zeros(count, device=device))
         self.gates: Tensor
-        self.register_buffer(blocks.GATES, torch.ones(gates, device=plain.weight.device))
+        self.register_buffer(blocks.GATES, torch.ones(count, device=device))
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return (…, out) of inputs (…, gates * width); the gradient of a gate goes to its score."""
+        """Return inputs (…, gates * width), 0 behind closed gates; the gradient of a gate goes to its score."""
         gates = self.gates + (self.scores - self.scores.detach())
-        width = self.in_features // len(self.gates)
-        return super().forward(inputs * gates.repeat_interleave(width).to(inputs.dtype))
+        return inputs * gates.repeat_interleave(self.width).to(inputs.dtype)
+
+    def open_columns(self) -> Tensor:
+        """Return (gates * width): 1 for what comes through, 0 for what doesn't."""
+        return self.gates.repeat_interleave(self.width)
 
     def open_places(self) -> list[int]:
         """Return the places of the blocks that stay."""
         return [int(place) for place in self.gates.nonzero()]
 
-    def plain(self) -> nn.Linear:
-        """Return the layer without gates."""
-        found = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
-        found.weight, found.bias = self.weight, self.bias
-        return found
+
+class GatedLinear(nn.Linear):
+    """A linear layer whose inputs come through gates."""
+
+    def __init__(self, plain: nn.Linear, gate: Gates) -> None:
+        super().__init__(plain.in_features, plain.out_features, plain.bias is not None, device="meta")
+        self.weight, self.bias = plain.weight, plain.bias
+        self.gate = gate
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(self.gate(inputs))
 
 
 class Gated(NamedTuple):
     """A layer with gates."""
 
-    heads: GatedLinear
-    columns: GatedLinear
+    heads: Gates
+    columns: Gates
     layer: Layer
 
 
 def gated_layers(model: PreTrainedModel) -> list[Gated]:
     """Return the layers of a model that `apply` has put gates on."""
     found = blocks.layers(model)
-    return [Gated(cast(GatedLinear, layer.outward), cast(GatedLinear, layer.down), layer) for layer in found]
+    return [Gated(cast(Gates, layer.outward.gate), cast(Gates, layer.down.gate), layer) for layer in found]
 
 
 def apply(model: PreTrainedModel, params: FinetuneParams) -> tuple[PreTrainedModel, list[str]]:
@@ -73,8 +82,9 @@ def apply(model: PreTrainedModel, params: FinetuneParams) -> tuple[PreTrainedMod
     names = {module: name for name, module in model.named_modules()}
     found = blocks.layers(model)
     for layer in found:
-        model.set_submodule(names[layer.outward], GatedLinear(layer.outward, layer.heads))
-        model.set_submodule(names[layer.down], GatedLinear(layer.down, layer.columns))
+        for plain, width in ((layer.outward, layer.head_size), (layer.down, 1)):
+            gate = Gates(plain.in_features // width, width, plain.weight.device)
+            model.set_submodule(names[plain], GatedLinear(plain, gate))
     weights = sum(layer.heads * layer.weights_of_head + layer.columns * layer.weights_of_column for layer in found)
     heads, columns = sum(layer.heads for layer in found), sum(layer.columns for layer in found)
     ratio = cast(EncoderParams, params).pruning_ratio
@@ -87,9 +97,9 @@ def restore(model: PreTrainedModel) -> PreTrainedModel:
     gated = gated_layers(model)
     names = {module: name for name, module in model.named_modules()}
     kept = [(layer.heads.open_places(), layer.columns.open_places()) for layer in gated]
-    for layer in gated:
-        model.set_submodule(names[layer.heads], layer.heads.plain())
-        model.set_submodule(names[layer.columns], layer.columns.plain())
+    for _, _, layer in gated:
+        for linear in (layer.outward, layer.down):
+            model.set_submodule(names[linear], blocks.plain(linear))
     before = model.num_parameters()
     blocks.cut(model, kept)
     heads, columns = (f"{sum(len(of) for of in every):,}" for every in zip(*kept, strict=True))
