@@ -5,8 +5,8 @@
     .venv/bin/python benchmarks/compression.py ../shared/data OUT
 
 MiniLM, batch 16, 25 steps of warm-up: finetuned for 2 epochs (1e-4); that model pruned by 40% for 2 epochs (1e-4),
-rounded for 1 epoch (3e-5), pruned, then rounded, and both in one run of 3 epochs (`joint`), all taught by it (weight 0.9)
-and, as `…_alone`, by the labels. Each is exported and scored on 600 rows of validation.
+rounded for 1 epoch (3e-5), pruned, then rounded, and both in one run of 3 epochs (`joint`), all taught by it (weight
+0.9) and, as `…_alone`, by the labels. Each is exported and scored on 600 rows of validation.
 
 The rows are of SQuAD v1.1, their contexts cut to some 280 characters round the answer; a word that follows takes
 others: `full`, whole contexts; `wnut17` or `ncbi_disease`, 3,000 sentences with tags. What is done isn't done again, so
