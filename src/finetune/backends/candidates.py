@@ -1,27 +1,24 @@
 """The backends that are compared, each a model that is called as PyTorch's is."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel
-from transformers.utils.generic import ModelOutput
 
 from finetune.backends import memory, runtimes
-from finetune.backends.called import as_model
 from finetune.backends.chosen import Measured
-from finetune.backends.graphs import conversion, generation, quantise
-from finetune.backends.graphs.conversion import Part
+from finetune.backends.graphs import conversion
+from finetune.backends.graphs.conversion import Forward
+from finetune.backends.kinds import kind_of
 from finetune.backends.measured import Speed
 from finetune.backends.trial import Trial
 from finetune.core.world import World
-from finetune.models.openvino import IR, graph_files, open_openvino
+from finetune.models.openvino import graph_files
 from finetune.models.prediction import compute_in, predict_rows
 from finetune.models.stored import intact
-from finetune.models.writer import open_writer, writer_of
 
 if TYPE_CHECKING:
     import openvino
@@ -62,10 +59,8 @@ def in_openvino(trial: Trial, quantization: str, folder: Path) -> list[Candidate
     refuse_other_model(trial, full)
     found = [full]
     if quantization == "ptq":
-        if trial.task.writes:
-            quantised = {name: quantise.weights_by_nncf(graph) for name, graph in graphs.items()}
-        else:
-            quantised = {name: quantise.by_nncf(graph, trial.calibration) for name, graph in graphs.items()}
+        by_nncf = kind_of(trial.task).by_nncf
+        quantised = {name: by_nncf(graph, trial.calibration) for name, graph in graphs.items()}
         found.append(saved(trial, "OpenVINO INT8", quantised, folder / "int8"))
     if trial.rounded is not None and quantization != "none":
         found.append(saved(trial, "OpenVINO INT8 QAT", graphs_of(trial, trial.rounded), folder / "qat"))
@@ -74,14 +69,10 @@ def in_openvino(trial: Trial, quantization: str, folder: Path) -> list[Candidate
     return found
 
 
-def parts_of(trial: Trial, model: PreTrainedModel) -> dict[str, Part]:
-    """Return what becomes a graph, by the names of the graphs."""
-    return generation.parts_of(model) if trial.task.writes else conversion.parts_of(model, trial.compared[0])
-
-
 def graphs_of(trial: Trial, model: PreTrainedModel) -> dict[str, "openvino.Model"]:
     """Return the graphs of a model by the names of their files."""
-    return {f"openvino_{name}.xml": conversion.to_openvino(part) for name, part in parts_of(trial, model).items()}
+    parts = kind_of(trial.task).parts_of(model, trial.compared[0])
+    return {f"openvino_{name}.xml": conversion.to_openvino(part) for name, part in parts.items()}
 
 
 def saved(trial: Trial, name: str, graphs: Mapping[str, "openvino.Model"], place: Path) -> Candidate:
@@ -92,51 +83,41 @@ def saved(trial: Trial, name: str, graphs: Mapping[str, "openvino.Model"], place
     trial.model.config.save_pretrained(place)
     for file, graph in graphs.items():
         openvino.save_model(graph, place / file, compress_to_fp16=False)
-    if trial.task.writes:
-        opened: PreTrainedModel = open_writer(place, trial.threads)
-    else:
-        opened = as_model(open_openvino(place / IR, trial.threads))
     files = graph_files(place)
-    return Candidate(name, opened, files, "OpenVINO", files[0])
+    return Candidate(name, kind_of(trial.task).in_openvino(place, trial.threads), files, "OpenVINO", files[0])
 
 
 def in_onnx(trial: Trial, ptq: bool, folder: Path) -> list[Candidate]:
     """Return ONNX Runtime in 32 bits, and in INT8 if asked for. Raises: ModelError as `in_openvino`."""
     folder.mkdir(parents=True)
     trial.model.config.save_pretrained(folder)
-    parts = parts_of(trial, trial.model)
+    kind = kind_of(trial.task)
+    parts = kind.parts_of(trial.model, trial.compared[0])
     files = {"ONNX Runtime FP32": [folder / f"{name}.onnx" for name in parts]}
     for part, file in zip(parts.values(), files["ONNX Runtime FP32"], strict=True):
         conversion.to_onnx(part, file)
     if ptq:
         files["ONNX Runtime INT8"] = [folder / f"{name}_int8.onnx" for name in parts]
         for file, target in zip(*files.values(), strict=True):
-            if trial.task.writes:
-                quantise.weights_by_onnxruntime(file, target)
-            else:
-                quantise.by_onnxruntime(file, trial.calibration, folder, target)
+            kind.by_onnxruntime(file, trial.calibration, target)
     found = []
     for name, of_name in files.items():
         opened = [runtimes.open_onnx(file, trial.threads) for file in of_name]
-        model = writer_of(trial.model.config, opened) if trial.task.writes else as_model(opened[0])
-        found.append(Candidate(name, model, of_name, "ONNX Runtime", of_name[0]))
+        found.append(Candidate(name, kind.in_onnx(trial.model.config, opened), of_name, "ONNX Runtime", of_name[0]))
     refuse_other_model(trial, found[0])
     return found
 
 
 def refuse_other_model(trial: Trial, candidate: Candidate) -> None:
     """Raise ModelError if a candidate in 32 bits computes other logits than PyTorch."""
-    given = as_compared(trial, candidate), trial.model.eval(), trial.compared
-    if trial.task.writes:
-        conversion.refuse_other_writing(candidate.name, conversion.relative_distance(*given))
-    else:
-        conversion.refuse_other_logits(candidate.name, conversion.distance(*given))
+    computed = as_compared(trial, candidate)
+    kind_of(trial.task).refuse_other(candidate.name, computed, trial.model.eval(), trial.compared)
 
 
-def as_compared(trial: Trial, candidate: Candidate) -> Callable[..., ModelOutput]:
-    """Return what gives the logits of a batch that are compared; of a model that writes, as it writes."""
+def as_compared(trial: Trial, candidate: Candidate) -> Forward:
+    """Return what gives the logits of a batch that are compared."""
     by_graphs = candidate.kind in ("OpenVINO", "ONNX Runtime")
-    return partial(generation.in_steps, candidate.model) if trial.task.writes and by_graphs else candidate.model
+    return kind_of(trial.task).compared(candidate.model) if by_graphs else candidate.model
 
 
 def score_of(trial: Trial, candidate: Candidate) -> float:
@@ -149,13 +130,12 @@ def score_of(trial: Trial, candidate: Candidate) -> float:
 def account(trial: Trial, candidate: Candidate, score: float, speed: Speed) -> Measured:
     """Return what the candidate costs; its memory is that of a process which is started here."""
     tokens = max(batch["input_ids"].shape[1] for batch in trial.alone)
-    columns = [*(trial.together if trial.task.writes else trial.compared[0])]
     return Measured(
         name=candidate.name,
         score=score,
         p50_ms=speed.p50_ms,
         windows_per_second=speed.windows_per_second,
         disk_mb=sum(path.stat().st_size for path in candidate.files) / 1e6,
-        memory_mb=memory.peak_mb(candidate.kind, candidate.path, trial.task.name, trial.threads, tokens, columns),
+        memory_mb=memory.peak_mb(candidate.kind, candidate.path, trial.task.name, trial.threads, tokens, trial.columns),
         distance=conversion.distance(as_compared(trial, candidate), trial.model.eval(), trial.compared),
     )

@@ -38,7 +38,12 @@ class Trial:
         """Compute what is timed: a forward pass, or of a model that writes all of its answer."""
         if self.task.writes:
             return self.task.answer(model, batch, self.state)
-        return model(**{name: batch[name] for name in self.compared[0]})
+        return model(**{name: batch[name] for name in self.columns})
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of a batch that what is timed looks at."""
+        return [*(self.together if self.task.writes else self.compared[0])]
 
     @property
     def metric(self) -> str:

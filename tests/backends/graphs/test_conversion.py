@@ -167,7 +167,7 @@ def test_int8_of_onnx_runtime(onnxruntime: Any, family: str, tmp_path: Path, mon
     monkeypatch.chdir(tmp_path / "working")
     model = random_model(family, "token_classification")
     conversion.to_onnx(part(model, family), tmp_path / ONNX)
-    quantise.by_onnxruntime(tmp_path / ONNX, calibration(family), tmp_path, tmp_path / ONNX_INT8)
+    quantise.by_onnxruntime(tmp_path / ONNX, calibration(family), tmp_path / ONNX_INT8)
     sizes = [(tmp_path / name).stat().st_size for name in (ONNX, ONNX_INT8)]
     assert sizes[1] < 0.6 * sizes[0]  # the nodes take as much as the weights of so small a model
     like_pytorch(as_model(runtimes.open_onnx(tmp_path / ONNX_INT8, 1)), model, family)

@@ -49,11 +49,8 @@ def weights_by_nncf(model: "openvino.Model") -> "openvino.Model":
         return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
 
 
-def by_onnxruntime(model: Path, windows: Sequence[Arrays], folder: Path, target: Path) -> None:
-    """Write the ONNX model in INT8, with a pair of nodes around each operator that is quantised (QDQ).
-
-    What is needed on the way lies in `folder`.
-    """
+def by_onnxruntime(model: Path, windows: Sequence[Arrays], target: Path) -> None:
+    """Write the ONNX model in INT8, with a pair of nodes around each operator that is quantised (QDQ)."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -64,7 +61,7 @@ def by_onnxruntime(model: Path, windows: Sequence[Arrays], folder: Path, target:
         def get_next(self) -> Arrays | None:
             return next(self.left, None)
 
-    prepared = folder / "prepared.onnx"
+    prepared = target.with_name("prepared.onnx")
     with quiet():
         quant_pre_process(str(model), str(prepared), skip_symbolic_shape=True)
         quantize_static(
