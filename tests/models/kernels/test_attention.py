@@ -57,7 +57,7 @@ def by_formula(shape: tuple[int, ...], dtype: torch.dtype, padded: bool, p: floa
     torch.manual_seed(2)
     if p:
         windows, heads, length, _ = shape
-        probabilities = probabilities * draw((windows * heads, length, length), p).view_as(probabilities)
+        probabilities = probabilities * draw((windows * heads, length, length), p, torch.float64).view_as(probabilities)
         probabilities = probabilities / (1 - dropped_values(p) / 65536)
     return with_gradients((probabilities @ value).transpose(1, 2), given)
 

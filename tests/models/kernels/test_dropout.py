@@ -18,7 +18,7 @@ SIGMAS = 5  # of a count: one in three million right ones would be farther off, 
 def test_the_share_that_is_dropped(p: float) -> None:
     """At each of the four places of a 64-bit word, and equal to p to half of a 65,536th."""
     torch.manual_seed(1)
-    of_place = draw((DRAWS,), p).view(-1, OF_WORD)
+    of_place = draw((DRAWS,), p, torch.float32).view(-1, OF_WORD)
     exact = dropped_values(p) / VALUES
     assert abs(exact - p) <= 0.5 / VALUES
     deviation = math.sqrt(exact * (1 - exact) / len(of_place))
@@ -30,7 +30,7 @@ def test_the_share_that_is_dropped(p: float) -> None:
 def test_elements_are_independent(p: float) -> None:
     """All 256 patterns of eight neighbours, of two words, are as frequent as they should be: Pearson's chi-square."""
     torch.manual_seed(2)
-    eight = draw((DRAWS,), p).view(-1, 8).long()
+    eight = draw((DRAWS,), p, torch.float32).view(-1, 8).long()
     found = torch.bincount((eight << torch.arange(8)).sum(1), minlength=256).double()
     dropped = dropped_values(p) / VALUES
     patterns = itertools.product((dropped, 1 - dropped), repeat=8)
@@ -45,7 +45,7 @@ def test_elements_are_independent(p: float) -> None:
 @pytest.mark.parametrize("lag", [1, 2, 3, 4, 5, 8, 64, 384, 1536])
 def test_no_correlation_with_what_comes_later(lag: int) -> None:
     torch.manual_seed(3)
-    kept = draw((DRAWS,), 0.1).double()
+    kept = draw((DRAWS,), 0.1, torch.float32).double()
     kept = (kept - kept.mean()) / kept.std()
     assert abs(float((kept[lag:] * kept[:-lag]).mean())) < SIGMAS / math.sqrt(DRAWS)
 
@@ -73,7 +73,7 @@ def test_values_and_gradient(shape: tuple[int, ...], dtype: torch.dtype) -> None
     torch.manual_seed(5)
     found = Dropout(0.4)(inputs)
     torch.manual_seed(5)
-    kept = draw(shape, 0.4)
+    kept = draw(shape, 0.4, torch.float32)
     assert (found.dtype, kept.unique().tolist()) == (dtype, [0, 1] if len(shape) > 1 else kept.unique().tolist())
     assert torch.equal(found, (inputs.detach() * kept * scaled).to(dtype))
     found.backward(torch.full_like(found, 2.0))
@@ -107,3 +107,13 @@ def test_what_16_bits_cannot_tell_is_pytorchs(p: float) -> None:
 def test_nothing_is_dropped_in_evaluation() -> None:
     inputs = torch.randn(100)
     assert Dropout(0.5).eval()(inputs) is inputs
+
+
+def test_draws_of_bf16_are_the_same() -> None:
+    """The same elements, in the type that they are multiplied with."""
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(8)
+        found[dtype] = draw((3, 1001), 0.3, dtype)
+    assert [one.dtype for one in found.values()] == [torch.int16, torch.bfloat16]
+    assert torch.equal(found[torch.float32].bfloat16(), found[torch.bfloat16])

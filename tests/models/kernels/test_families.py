@@ -57,7 +57,7 @@ def drawn_alike(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def dropout(inputs: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         if not training or not p:
             return inputs
-        return inputs * draw((inputs.numel(),), p).view_as(inputs) * scale(p)
+        return inputs * draw((inputs.numel(),), p, inputs.dtype).view_as(inputs) * scale(p)
 
     with monkeypatch.context() as patched:
         patched.setattr(functional, "dropout", dropout)

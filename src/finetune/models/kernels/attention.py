@@ -28,7 +28,7 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, kept: Tensor | None, by: float
     ) -> Tensor:
-        """Return (N, L, D), of three of them; `bias` is (N, 1, L), `kept` (N, L, L) of 0 and 1, `by` the scaling."""
+        """Return (N, L, D), of three of them; `bias` is (N, 1, L), `kept` (N, L, L) as drawn, `by` the scaling."""
         length = query.shape[1]
         probabilities = query.new_empty(len(query), length, length)
         output = torch.empty_like(query)
@@ -89,7 +89,7 @@ def attend(
         return found
     windows, heads, length, size = query.shape
     many = (windows * heads, length, size)
-    kept = draw((windows * heads, length, length), dropout) if dropout else None
+    kept = draw((windows * heads, length, length), dropout, query.dtype) if dropout else None
     by = size**-0.5 if scaling is None else scaling
     if dropout:
         value = value * scale(dropout)  # what is kept counts for more: cheaper here than on (N, L, L)

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 VALUES = 1 << 16  # of the 16 random bits of an element
 LOWEST = -(1 << 15)  # the least of them as a signed integer
 OF_WORD = 4  # elements that a 64-bit integer decides on
+ONE_IN_BF16 = 0x3F80  # the 16 bits of 1
 
 
 def dropped_values(p: float) -> int:
@@ -33,18 +34,22 @@ def scale(p: float) -> float:
     return VALUES / (VALUES - dropped_values(p))
 
 
-def draw(shape: Sequence[int], p: float) -> Tensor:
-    """Return int16 of this shape, 1 where an element is kept and 0 where it is dropped."""
+def draw(shape: Sequence[int], p: float, of: torch.dtype) -> Tensor:
+    """Return 1 where an element is kept and 0 where it is dropped, to multiply numbers of the type `of` with.
+
+    It has 16 bits: bf16 for bf16, so that nothing has to be converted when it is used, else int16.
+    """
     elements = math.prod(shape)
     words = torch.empty(-(-elements // OF_WORD), dtype=torch.int64)
     words.random_(-(1 << 63), None)  # without arguments it would never set the highest bit
-    return words.view(torch.int16)[:elements].ge_(LOWEST + dropped_values(p)).view(*shape)
+    kept = words.view(torch.int16)[:elements].ge_(LOWEST + dropped_values(p)).view(*shape)
+    return kept.mul_(ONE_IN_BF16).view(torch.bfloat16) if of == torch.bfloat16 else kept
 
 
 class _Drop(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, p: float) -> Tensor:
-        kept = draw(inputs.shape, p)
+        kept = draw(inputs.shape, p, inputs.dtype)
         ctx.save_for_backward(kept)
         ctx.p = p
         return (inputs * kept).mul_(scale(p))
