@@ -52,7 +52,7 @@ def demo(*task: str) -> None:
 
 
 def bench(*words: str) -> None:
-    """Half an hour for all cases; words are those of `python -m benchmarks.speed`."""
+    """17 minutes for all cases; words are those of `python -m benchmarks.speed`."""
     install("")
     call("python", "-m", "benchmarks.speed", *words)
 
