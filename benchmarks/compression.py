@@ -11,7 +11,8 @@ and scored on 600 rows of validation.
 
 The rows are of SQuAD v1.1, their contexts cut to some 280 characters round the answer; a word that follows takes
 others: `full`, whole contexts; `wnut17` or `ncbi_disease`, 3,000 sentences with tags. What is done isn't done again, so
-that OUT can be added to: seeds may follow, and names of ways.
+that OUT can be added to: seeds may follow, and names of ways. Times of several models are compared only where they were
+taken in turns, so at the end the models of the first seed are converted again and timed together.
 """
 
 import json
@@ -19,16 +20,24 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
 
+from finetune.backends.candidates import Candidate, in_openvino, in_pytorch
+from finetune.backends.measured import speeds, threads_of
+from finetune.core.console import quiet_libraries
 from finetune.core.world import World
+from finetune.export import trial_of
+from finetune.params.export import ExportParams
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL = ROOT / "models" / "all-MiniLM-L6-v2"
 TAGS = ("wnut17", "ncbi_disease")
+SECONDS = 120.0  # in which all models take turns
 ROUND = 130  # characters on each side of an answer
 # way -> the way whose model it begins with, and its parameters; "" is the pretrained model
 PRUNED = {"apply_pruning": "true", "pruning_ratio": 0.4}
@@ -63,6 +72,7 @@ def main() -> None:
                 flush=True,
             )
     summary(out, seeds, ways)
+    together(out, seeds[0], ways)
 
 
 def prepare_tags(data: Path, out: Path) -> None:
@@ -125,7 +135,12 @@ def trained(out: Path, way: str, seed: int) -> Path:
     taught: dict[str, Any] = {}
     if start and not way.endswith("_alone"):
         taught = {"teacher_model_path": trained(out, "finetuned", seed), "distillation_weight": 0.9}
-    usual = {"learning_rate": 1e-4, "num_train_epochs": 2, "per_device_train_batch_size": 16, "save_total_limit": 1}
+    usual: dict[str, Any] = {
+        "learning_rate": 1e-4,
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 16,
+        "save_total_limit": 1,
+    }
     usual |= {"precision": "bf16" if World.here().cpu_has_bf16() else "32"}
     usual |= {"warmup_steps": 25, "per_device_eval_batch_size": 16, "metric_for_best_model": "f1", "seed": seed}
     run(
@@ -158,19 +173,41 @@ def exported(out: Path, way: str, seed: int) -> dict[str, Any]:
 
 
 def summary(out: Path, seeds: list[int], ways: list[str]) -> None:
-    """Print the mean F1 and its standard deviation, how much faster than OpenVINO FP32 unpruned, and the size."""
-    print("\nway              backend              F1 mean   sd  times as fast  disk MB")
-    base = {seed: exported(out, "finetuned", seed)["OpenVINO FP32"]["p50_ms"] for seed in seeds}
+    """Print the mean F1, its standard deviation and the size of each backend."""
+    print("\nway              backend              F1 mean   sd  disk MB")
     for way in ways:
-        found: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+        found: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for seed in seeds:
             for name, row in exported(out, way, seed).items():
-                found[name].append((row["score"], base[seed] / row["p50_ms"], row["disk_mb"]))
+                found[name].append(row)
         for name, rows in found.items():
-            scores, times, sizes = zip(*rows, strict=True)
+            scores = [row["score"] for row in rows]
             sd = statistics.stdev(scores) if len(scores) > 1 else 0
-            mean, ratio = statistics.mean(scores), statistics.median(times)
-            print(f"{way:16} {name:20} {mean:7.2f} {sd:4.2f} {ratio:14.2f} {sizes[0]:8.1f}")
+            print(f"{way:16} {name:20} {statistics.mean(scores):7.2f} {sd:4.2f} {rows[0]['disk_mb']:8.1f}")
+
+
+def together(out: Path, seed: int, ways: list[str]) -> None:
+    """Print milliseconds of a window and windows a second, of PyTorch and OpenVINO, all in turns with one thread."""
+    quiet_libraries()
+    with TemporaryDirectory() as folder, threads_of(1):
+        found: dict[str, Candidate] = {}
+        for way in ways:
+            given: dict[str, Any] = {
+                "pytorch_model_folder": trained(out, way, seed),
+                "preprocess_output": out / "data",
+                "threads": 1,
+            }
+            given |= {"openvino_model_folder": Path(folder) / way, "max_scored_rows": 600}
+            trial = trial_of(ExportParams(**given), trained(out, way, seed))
+            models = [in_pytorch(trial)[0], *in_openvino(trial, "ptq", Path(folder) / way)]
+            found |= {f"{way:16} {one.name:20}": one for one in models}
+        answers = {name: partial(trial.answer, one.model) for name, one in found.items()}
+        speed = speeds(answers, trial.alone, trial.together, SECONDS)
+    base = next(one for name, one in speed.items() if "OpenVINO FP32" in name)
+    print("\nway              backend                   ms  as fast  windows/s  as fast")
+    for name, one in speed.items():
+        alone, many = base.p50_ms / one.p50_ms, one.windows_per_second / base.windows_per_second
+        print(f"{name} {one.p50_ms:7.1f} {alone:8.2f} {one.windows_per_second:10.1f} {many:8.2f}")
 
 
 def task_of(out: Path) -> str:
