@@ -76,7 +76,7 @@ def test_logits_of_a_whole_text(model: Any) -> None:
     with torch.no_grad():
         expected, found = model(**batch)["logits"], in_pytorch(model)(**batch)["logits"]
     told = batch["attention_mask"].bool() if "decoder_input_ids" not in batch else ...
-    torch.testing.assert_close(found[told], expected[told], rtol=1e-5, atol=1e-4)
+    assert (found - expected)[told].norm() < 3e-5 * expected[told].norm()  # of a T5, whose logits are large
 
 
 def test_the_source_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
