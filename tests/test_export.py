@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -484,11 +485,11 @@ def test_the_example(finished: dict[str, Any], prepared: Path, tmp_path: Path) -
         [*script, *map(str, given), *few], check=False, capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    for name in ("qat", "pruned_qat"):
+    for name in ("qat", "jpqd"):
         measured = {row["name"] for row in read(tmp_path / name / "openvino", "backends.json")["backends"]}
         assert {"OpenVINO FP32", "OpenVINO INT8", "OpenVINO INT8 QAT"} < measured
         assert "f1" in read(tmp_path / name / "evaluation", "metrics.json")
-    assert "pruned_layers" in read(tmp_path / "pruned_qat" / "openvino", "config.json")
+    assert "pruned_layers" in read(tmp_path / "jpqd" / "openvino", "config.json")
 
 
 # --- every parameter ---
@@ -522,18 +523,19 @@ def test_parameters_of_what_is_measured(
     exported: Path, finished: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The MLflow model, other windows for INT8, other batches, threads and time: seen in what is called."""
-    from finetune.backends import candidates, measured
+    from finetune.backends import candidates, kinds, measured
     from finetune.backends.graphs import quantise
 
     threads, batches, calibration, seconds = [], [], [], []
     open_openvino, speeds, by_nncf, predict = (
-        candidates.open_openvino, measured.speeds, quantise.by_nncf, candidates.predict_rows,
+        kinds.open_openvino, measured.speeds, quantise.by_nncf, candidates.predict_rows,
     )  # fmt: skip
-    monkeypatch.setattr(candidates, "open_openvino", lambda *a: (threads.append(a[1]), open_openvino(*a))[1])
+    monkeypatch.setattr(kinds, "open_openvino", lambda *a: (threads.append(a[1]), open_openvino(*a))[1])
     monkeypatch.setattr(
         measured, "speeds", lambda *a: (seconds.append(a[3]), batches.append(len(a[2]["input_ids"])), speeds(*a))[-1]
     )
-    monkeypatch.setattr(quantise, "by_nncf", lambda *a: (calibration.append(len(a[1])), by_nncf(*a))[1])
+    noted = replace(kinds.READS, by_nncf=lambda *a: (calibration.append(len(a[1])), by_nncf(*a))[1])
+    monkeypatch.setattr(kinds, "READS", noted)
     monkeypatch.setattr(candidates, "predict_rows", lambda *a: (batches.append(a[5]), predict(*a))[1])
     given = {"preprocess_output": finished["preprocess_output"], "max_scored_rows": 6, "max_f1_drop": 100}
     given |= {"mlflow_model_folder": finished["pytorch_model_folder"].with_name("mlflow"), "calibration_samples": 5}

@@ -68,8 +68,8 @@ class Meter:
             self._wait({**asdict(self.work), **seen})
 
     def _wait(self, report: Mapping[str, object]) -> None:
-        print(json.dumps(report), file=self.reports, flush=True)
         return_freed_memory()  # all ways of a case are in memory at once: 28 GB of training, if each kept its own
+        print(json.dumps(report), file=self.reports, flush=True)
         seconds = sys.stdin.readline()
         if not seconds:
             os._exit(0)  # nothing that it trained is wanted

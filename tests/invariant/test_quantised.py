@@ -127,7 +127,7 @@ def test_a_run_that_prunes_too(prepared: Path, tmp_path: Path, capsys: pytest.Ca
 
 @pytest.mark.parametrize("family", ["distilbert", *(pytest.param(name, marks=thorough) for name in OTHERS)])
 def test_families(family: str, tmp_path: Path) -> None:
-    """With a teacher, bf16, and layers that are computed again; on a model that was pruned before."""
+    """With a teacher, bf16, and layers that are computed again."""
     (tmp_path / "tiny").mkdir()
     prepare(tmp_path, build_family(family, tmp_path / "tiny"), TC, (48, 12, 12))
     run.main(finetune_words(tmp_path, tmp_path / "teacher", max_steps=2, per_device_train_batch_size=8))

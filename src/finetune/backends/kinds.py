@@ -1,4 +1,4 @@
-"""What is done in one way for models that read, and in another for models that write."""
+"""How the two kinds of models, those that read and those that write, are converted, opened and compared."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class Kind:
     by_onnxruntime: Callable[[Path, Sequence[Arrays], Path], None]  # from one file to another, in INT8
     in_openvino: Callable[[Path, int], PreTrainedModel]  # from a folder of graphs, with so many threads
     in_onnx: Callable[[PreTrainedConfig, Sequence[Opened]], PreTrainedModel]
-    compared: Callable[[PreTrainedModel], Forward]  # what gives logits of a batch as the graphs do
+    compared: Callable[[PreTrainedModel], Forward]  # what computes the logits of a batch
     refuse_other: Callable[[str, Forward, Forward, Sequence[Batch]], None]  # in 32 bits; raises ModelError
 
 

@@ -95,7 +95,7 @@ def test_families(family: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", blocks.FAMILIES)
-def test_what_is_behind_closed_gates_sets_no_grid(family: str, tmp_path: Path) -> None:
+def test_what_is_behind_closed_gates_sets_no_scale_of_weights(family: str) -> None:
     """Rounded with gates, a model computes what it does when they are cut out first; large weights lie behind them."""
     model = closed(build(family), SOME)
     with torch.no_grad():

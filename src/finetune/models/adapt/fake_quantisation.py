@@ -36,7 +36,7 @@ def wanted(params: FinetuneParams) -> bool:
 def on_weight_grid(weight: Tensor, columns: Tensor | None = None) -> Tensor:
     """Return a matrix (rows, columns), each row rounded to 127 numbers from its largest one to minus that.
 
-    The largest of those `columns` that are 1: of the others, (columns,) of 0, nothing will be left.
+    `columns` is (columns,): 1 for those that stay, 0 for those that will be cut, which set no scale.
     """
     known = weight.detach() if columns is None else weight.detach() * columns
     scale = (known.abs().amax(dim=1) / LARGEST_WEIGHT).clamp(min=TINY)
@@ -101,7 +101,7 @@ class InputGrid(nn.Module):
 class QuantisedLinear(nn.Linear):
     """A linear layer whose weights are on a grid; so are its inputs, by a grid that other layers may share.
 
-    Where it has gates, it computes what it will when what is behind closed ones is cut out: that sets no grid.
+    Where it has gates, what is behind closed ones sets no scale of weights: it computes what it will when that is cut out.
     """
 
     def __init__(self, plain: nn.Linear, grid: InputGrid, owns: bool) -> None:
@@ -117,7 +117,7 @@ class QuantisedLinear(nn.Linear):
         if self.gate is None:
             return functional.linear(self.grid(inputs), on_weight_grid(self.weight), self.bias)
         weight = on_weight_grid(self.weight, self.gate.open_columns())
-        return functional.linear(self.grid(self.gate(inputs)), weight, self.bias)
+        return functional.linear(self.gate(self.grid(inputs)), weight, self.bias)  # a gate sees what saturates too
 
     def without_grids(self) -> nn.Linear:
         """Return the layer as it was before."""
