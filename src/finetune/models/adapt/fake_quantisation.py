@@ -101,7 +101,7 @@ class InputGrid(nn.Module):
 class QuantisedLinear(nn.Linear):
     """A linear layer whose weights are on a grid; so are its inputs, by a grid that other layers may share.
 
-    Where it has gates, what is behind closed ones sets no scale of weights: it computes what it will when that is cut out.
+    What is behind closed gates sets no scale of weights: it computes what it will when that is cut out.
     """
 
     def __init__(self, plain: nn.Linear, grid: InputGrid, owns: bool) -> None:
