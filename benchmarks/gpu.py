@@ -27,14 +27,20 @@ from transformers import BertConfig, BertForQuestionAnswering
 
 from benchmarks.scaling import LENGTHS, SHAPES, Shape
 from finetune.data.batches import Batch, collate, collate_with_indices
-from finetune.models.kernels import padding_free
+from finetune.models.kernels import compiled, padding_free
 from finetune.models.kernels.cuda_graphs import CudaGraphs
 from finetune.tasks.answering import forward
 
 torch.backends.cuda.enable_cudnn_sdp(False)  # as in all runs (finetune/models/prediction.py)
 LONGEST = 384
-WAYS = ("padded to 384", "of like length, padded", "no padding", "no padding, CUDA graphs")
-WITHOUT_PADDING = WAYS[2:]
+GRAPHS, COMPILED = "CUDA graphs", "compiled"
+WITHOUT_PADDING = (
+    "no padding",
+    f"no padding, {GRAPHS}",
+    f"no padding, {COMPILED}",
+    f"no padding, {COMPILED}, {GRAPHS}",
+)
+WAYS = ("padded to 384", "of like length, padded", *WITHOUT_PADDING)
 PRODUCTS = "matrix products"
 TINY = Shape("tiny", 2, 64)  # for a CPU
 SIDE = 4096  # of the matrices
@@ -87,7 +93,9 @@ def steps(way: str, shape: Shape, size: int, device: str) -> Iterator[Measured]:
     run: BertForQuestionAnswering | CudaGraphs = model
     if way in WITHOUT_PADDING:
         model.set_attn_implementation(padding_free.NAME)
-    if way == WAYS[3]:
+    if COMPILED in way:
+        compiled.compile_layers(model)
+    if GRAPHS in way:
         if why := padding_free.why_no_flash(torch.bfloat16, 64) if device == "cuda" else "there is no GPU":
             raise RuntimeError(why)
         run = CudaGraphs(model, LONGEST)
@@ -150,14 +158,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, metavar="WAY")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     torch.manual_seed(1)
-    works = {way: steps(way, shapes[asked.shape], asked.batch, device) for way in WAYS}
+    works = {way: steps(way, shapes[asked.shape], asked.batch, device) for way in asked.ways}
     works[PRODUCTS] = products(device)
-    for name in WAYS:
+    for name in asked.ways:
         try:
             next(works[name])
         except RuntimeError as error:

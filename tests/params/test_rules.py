@@ -291,7 +291,6 @@ SAMPLES: tuple[tuple[Case[Any], str], ...] = (
         for words, given, *machine in (
             ("padding_free never", {"padding_free": "never"}),
             ("attn_implementation sdpa", {"attn_implementation": "sdpa"}),
-            ("torch_compile true", {"torch_compile": True}),
             ("apply_ort true", {"apply_ort": True}),
             ("apply_deepspeed true", {"apply_deepspeed": True}),
             ("apply_fsdp true", {"apply_fsdp": True}, Machine(2)),

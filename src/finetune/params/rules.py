@@ -156,7 +156,6 @@ RECORDED = (
     ("precision", ("bf16", "16"), "FlashAttention computes in 16 bits"),
     ("padding_free", ("auto", "always"), "passes are recorded of rows without padding"),
     ("attn_implementation", ("auto",), "passes are recorded with FlashAttention of rows without padding"),
-    ("torch_compile", (False,), "compiled layers are called by code that is not recorded"),
     ("apply_ort", (False,), "its passes are ONNX Runtime's"),
     ("apply_deepspeed", (False,), "between its kernels, it sends and gathers what is sharded"),
     ("apply_fsdp", (False,), "between its kernels, it sends and gathers what is sharded"),

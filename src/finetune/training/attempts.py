@@ -29,7 +29,7 @@ from finetune.distributed.preemption import noted
 from finetune.distributed.settlement import Settled
 from finetune.distributed.zero_schema import stage
 from finetune.models.adapt import adaptations, fake_quantisation, four_bit
-from finetune.models.adapt.padding_free import cuda_graphs_of
+from finetune.models.adapt.padding_free import compiles_whole_model, cuda_graphs_of
 from finetune.models.head import describe_new, head_parameters
 from finetune.models.loading import load_model
 from finetune.models.memory import leave_out_the_libraries, out_of_memory, return_freed_memory
@@ -223,7 +223,9 @@ def build(
     objective, weights = task.weigh(params, state, data["train"]) if task.weigh else (task.objective, [])
     trainer = FinetuneTrainer(
         model=adapted.model,
-        args=arguments.training_arguments(params, steps, engine),  # ZeRO-3 shards models that are loaded after it
+        args=arguments.training_arguments(  # ZeRO-3 shards models that are loaded after it
+            replace(params, torch_compile=compiles_whole_model(adapted.model, params)), steps, engine
+        ),
         task=task,
         objective=objective,
         teacher=teacher,

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from finetune.core.launch import world_size
-from finetune.models.kernels import families, padding_free
+from finetune.models.kernels import compiled, families, padding_free
 from finetune.models.kernels.cuda_graphs import CudaGraphs
 from finetune.params.finetune import EncoderParams, FinetuneParams
 
@@ -16,10 +16,22 @@ def wanted(params: FinetuneParams) -> bool:
     """Return whether batches are to have no padding, and nothing was asked for that needs it."""
     if not isinstance(params, EncoderParams) or params.attn_implementation != "auto":
         return False
-    if params.torch_compile or params.apply_ort:
+    if params.apply_ort or (params.torch_compile and not may_compile_layers(params)):
         return False
     gains = torch.cuda.is_available() and params.precision != "32"  # by FlashAttention
     return params.padding_free == "always" or (params.padding_free == "auto" and gains)
+
+
+def may_compile_layers(params: FinetuneParams) -> bool:
+    """Return whether layers may be compiled one by one, which isn't tried with what changes how a layer is called."""
+    called_otherwise = params.apply_lora or params.apply_fsdp or params.gradient_checkpointing
+    always = isinstance(params, EncoderParams) and params.padding_free == "always"
+    return params.torch_compile and not called_otherwise and not always
+
+
+def compiles_whole_model(model: PreTrainedModel, params: FinetuneParams) -> bool:
+    """Return whether the Trainer is to compile the model: its layers haven't been, one by one."""
+    return params.torch_compile and model.config._attn_implementation != padding_free.NAME
 
 
 def apply(model: PreTrainedModel, params: FinetuneParams) -> tuple[PreTrainedModel, list[str]]:
@@ -30,6 +42,9 @@ def apply(model: PreTrainedModel, params: FinetuneParams) -> tuple[PreTrainedMod
     always = isinstance(params, EncoderParams) and params.padding_free == "always"
     if not why or always:
         model.set_attn_implementation(padding_free.NAME)
+    if not why and params.torch_compile:
+        compiled.compile_layers(model)
+        return model, ["torch_compile: layers are compiled one by one, for training steps without padding"]
     padded = "attention is" if always else "batches are"
     return model, [f"padding_free: FlashAttention can't be used ({why}); {padded} padded"] if why else []
 
@@ -65,4 +80,5 @@ def restore(model: PreTrainedModel) -> PreTrainedModel:
     """Return the model with PyTorch's own attention."""
     if model.config._attn_implementation == padding_free.NAME:
         model.set_attn_implementation("sdpa")
+    compiled.restore(model)
     return model

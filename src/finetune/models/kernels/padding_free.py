@@ -90,7 +90,12 @@ def attend(
 def has_flash(query: Tensor) -> bool:
     """Return whether PyTorch's FlashAttention computes this: on a GPU, in 16 bits."""
     in_16_bits = query.dtype in (torch.float16, torch.bfloat16)
-    return query.is_cuda and in_16_bits and not why_no_flash(query.dtype, query.shape[-1])
+    return query.is_cuda and in_16_bits and _flash_is_right(query.dtype, query.shape[-1])
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _flash_is_right(dtype: torch.dtype, size: int) -> bool:
+    return not why_no_flash(dtype, size)
 
 
 @functools.cache
