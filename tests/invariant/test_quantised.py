@@ -108,6 +108,7 @@ def test_a_run_that_prunes_too(prepared: Path, tmp_path: Path, capsys: pytest.Ca
     both = {"apply_pruning": "true", "pruning_ratio": 0.5, "eval_steps": 5}
     run.main(words(prepared, tmp_path / "whole", **both))
     said = capsys.readouterr().out
+    assert said.count("ranges are set again") == 1
     assert int(said.partition("best at step ")[2].partition(":")[0]) in (15, 20)
     assert "without rounding, as PyTorch will compute it:" in said and "pruned to " in said
     shutil.copytree(tmp_path / "whole", tmp_path / "broken")

@@ -285,7 +285,8 @@ def ranges_to_set(
         return []
     windows = [train[i] for i in spread(range(len(train)), CALIBRATION)]
     inputs = [{name: values for name, values in window.items() if name in task.model.inputs} for window in windows]
-    return [Calibrate(model, [collate([window], padding) for window in inputs])]
+    pruned = isinstance(params, EncoderParams) and params.apply_pruning
+    return [Calibrate(model, [collate([window], padding) for window in inputs], pruned)]
 
 
 def adapted_model(params: FinetuneParams, task: Task[State], state: State) -> tuple[adaptations.Adapted, list[str]]:

@@ -123,20 +123,30 @@ class Prune(TrainerCallback):
 class Calibrate(TrainerCallback):
     """The callback that sets the ranges of a model that is trained with rounding, unless a checkpoint has them.
 
-    The batches are the same in all processes, and so are the ranges.
+    Where the model is pruned too, they are set again when the last gates have closed: what is behind them may have made
+    a range wide. The batches are the same in all processes, and so are the ranges.
     """
 
-    def __init__(self, model: PreTrainedModel, batches: Sequence[Batch]) -> None:
+    def __init__(self, model: PreTrainedModel, batches: Sequence[Batch], pruned: bool = False) -> None:
         self.model = model
         self.batches = batches
+        self.pruned = pruned
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: object, **_: object) -> None:
         if state.global_step:
             return
-        on_device = ({name: tensor.to(args.device) for name, tensor in batch.items()} for batch in self.batches)
-        fake_quantisation.calibrate(self.model, on_device)
+        self._calibrate(args)
         windows = sum(len(batch["input_ids"]) for batch in self.batches)
         say(f"quantisation-aware training: ranges are those of {windows} windows of train, and go on learning")
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: object, **_: object) -> None:
+        if self.pruned and state.global_step == pruning.begin_and_end(state.max_steps)[1]:
+            self._calibrate(args)
+            say("quantisation-aware training: ranges are set again, as all gates that will close are closed")
+
+    def _calibrate(self, args: TrainingArguments) -> None:
+        on_device = ({name: tensor.to(args.device) for name, tensor in batch.items()} for batch in self.batches)
+        fake_quantisation.calibrate(self.model, on_device)
 
 
 class SeedGraph(TrainerCallback):

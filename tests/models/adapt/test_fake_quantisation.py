@@ -1,6 +1,7 @@
 """Rounding to 8 bits: on the grid that a runtime has, with the gradients of the papers, and undone without a trace."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,22 @@ def test_what_is_behind_closed_gates_sets_no_scale_of_weights(family: str) -> No
     assert torch.allclose(logits(cut), shut, atol=1e-5)
     again = fake_quantisation.as_trained(cut)
     assert again is not None and torch.allclose(logits(again), rounded, atol=1e-5)
+
+
+def test_what_is_behind_closed_gates_makes_no_range_wide() -> None:
+    """Calibrated with gates, ranges are those of the model from which what is behind them was cut out."""
+    model = closed(build("bert"), SOME)
+    with torch.no_grad():
+        for gated in pruning.gated_layers(model):
+            gated.layer.up.bias[gated.columns.open_columns() == 0] += 50
+    cut = pruning.restore(deepcopy(model))
+    ranges = []
+    for either in (model, cut):
+        fake_quantisation.quantise(either)
+        fake_quantisation.calibrate(either, [{"input_ids": IDS}])
+        edges = torch.stack([*fake_quantisation.edges_of(either)]).detach()
+        ranges.append(torch.stack([edges[:, 0].clamp(max=0), edges[:, 1].clamp(min=0)]))  # 0 lies between them
+    assert torch.allclose(*ranges, rtol=1e-2) and ranges[0].max() < 25
 
 
 @pytest.mark.parametrize("wrong", ["none", [], {}, "one less", "three", "nan", True])

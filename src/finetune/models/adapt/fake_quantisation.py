@@ -101,7 +101,8 @@ class InputGrid(nn.Module):
 class QuantisedLinear(nn.Linear):
     """A linear layer whose weights are on a grid; so are its inputs, by a grid that other layers may share.
 
-    What is behind closed gates sets no scale of weights: it computes what it will when that is cut out.
+    What is behind closed gates sets no scale of weights, and no range that is calibrated: it computes what it will when
+    that is cut out.
     """
 
     def __init__(self, plain: nn.Linear, grid: InputGrid, owns: bool) -> None:
@@ -117,6 +118,8 @@ class QuantisedLinear(nn.Linear):
         if self.gate is None:
             return functional.linear(self.grid(inputs), on_weight_grid(self.weight), self.bias)
         weight = on_weight_grid(self.weight, self.gate.open_columns())
+        if self.grid.seen is not None:  # a range is that of what comes through
+            return functional.linear(self.grid(self.gate(inputs)), weight, self.bias)
         return functional.linear(self.gate(self.grid(inputs)), weight, self.bias)  # a gate sees what saturates too
 
     def without_grids(self) -> nn.Linear:
