@@ -148,7 +148,7 @@ def _no_16_bits(of: type[Evaluating]) -> Rule[Evaluating]:
 # (parameter, its values with which a batch may be without padding, why it needs padding otherwise)
 PADDED = (
     ("attn_implementation", ("auto",), "it is not told where windows begin"),
-    ("torch_compile", (False,), "each batch has another number of tokens, and would be compiled anew"),
+    ("torch_compile", (False,), "where attention pads, each batch would be compiled anew"),
     ("apply_ort", (False,), "its graph is that of padded batches"),
 )
 # (parameter, its values with which passes may be recorded, why others can't be)
