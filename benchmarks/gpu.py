@@ -1,6 +1,6 @@
-"""Training speed of a BERT for questions on one GPU: padded windows, of like length, without padding, and by graphs.
+"""Training speed of a BERT for questions on one GPU: padded windows, of like length, and without padding.
 
-    python -m benchmarks.gpu [--shape BERT-base] [--batch 32] [--rounds 5] [--seconds 5] [--out gpu.json]
+    python -m benchmarks.gpu [--shape BERT-base] [--batch 32] [--rounds 5] [--seconds 5] [--ways WAY ...] [--out FILE]
 
 It needs torch and transformers, and this folder and src/ beside it: no package to install, no model, no data. Weights
 are random, windows as long as those of SQuAD v1.1 (speed/lengths.json). In turn, each way trains for some seconds in

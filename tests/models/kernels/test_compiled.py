@@ -3,7 +3,6 @@
 On a CPU autograd's graphs are traced as for a GPU, and computed without compiled kernels, which take minutes.
 """
 
-import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -89,8 +88,8 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def step(model: Any, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    outputs = padding_free.forward(model, batch, TASKS[0].model.inputs, padding_free.first_position(model))
+def step(model: Any, batch: dict[str, Tensor], graphs: CudaGraphs | None = None) -> dict[str, Tensor]:
+    outputs = padding_free.forward(graphs or model, batch, TASKS[0].model.inputs, padding_free.first_position(model))
     return {name: tensor.clone() for name, tensor in loss_and_gradients(outputs, batch, model, TASKS[0]).items()}
 
 
@@ -147,23 +146,22 @@ def test_as_an_adaptation(given: dict[str, Any], by_layer: bool, monkeypatch: py
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
 def test_on_a_gpu(family: str) -> None:
-    """Steps are those of the layers' own code, by one program; with dropout, graphs look at whether they are."""
+    """Steps are those of the layers' own code; with dropout, graphs look at whether they are."""
     torch._dynamo.reset()
-    counters.clear()
     for drops in (False, True):
         built = build(family, TASKS[0]) if drops else without_dropout(family, TASKS[0])
         model, _ = adaptation.apply(built.float().to("cuda"), PARAMS)
         batches = [{name: tensor.cuda() for name, tensor in windows(lengths).items()} for lengths in BATCHES]
         with torch.autocast("cuda", torch.bfloat16):
-            wanted = [torch.cat([tensor.flatten() for tensor in step(model, batch).values()]) for batch in batches]
+            wanted = [flat(step(model, batch)) for batch in batches]
             compiled.compile_layers(model)
             graphs = CudaGraphs(model, LONGEST)
             for batch, of_model in zip(batches, wanted, strict=True):
-                for run in (model, graphs):
-                    found = padding_free.forward(run, batch, TASKS[0].model.inputs, padding_free.first_position(model))
-                    tensors = loss_and_gradients(found, batch, model, TASKS[0]).values()
-                    by_compiled = torch.cat([tensor.flatten() for tensor in tensors])
-                    assert drops or (by_compiled - of_model).norm() < 3e-2 * of_model.norm()
+                for by in (None, graphs):
+                    difference = flat(step(model, batch, by)) - of_model
+                    assert drops or difference.norm() < 3e-2 * of_model.norm()
         assert not graphs.fails
-        gc.collect()
-    print(counters["stats"])
+
+
+def flat(tensors: dict[str, Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors.values()])
