@@ -165,7 +165,7 @@ def exported(out: Path, way: str, seed: int) -> dict[str, Any]:
             preprocess_output=out / "data",
             openvino_model_folder=folder,
             threads=1,
-            benchmark_seconds=20,
+            benchmark_seconds=5,
             max_scored_rows=600,
         )
     rows = json.loads((folder / "backends.json").read_text(encoding="utf-8"))["backends"]

@@ -58,6 +58,34 @@ def test_as_much_is_closed_as_was_asked_for(ratio: float, seed: int, method: str
     assert all(layer.heads.gates.sum() >= 1 and layer.columns.gates.sum() >= FEWEST_COLUMNS for layer in gated)
 
 
+@settings(max_examples=20)
+@given(ratio=st.floats(0.05, 0.95), seed=st.integers(0, 999), method=st.sampled_from(["gates", "taylor"]))
+def test_columns_stay_in_full_tiles(ratio: float, seed: int, method: str) -> None:
+    """Those of most worth of each layer, 8 at a time of 128: as much is closed as was asked for, to one tile."""
+    model = BertForQuestionAnswering(BertConfig(**SIZES | {"intermediate_size": 128}, max_position_embeddings=40))
+    gated = pruning.gated_layers(pruning.apply(model, PARAMS)[0])
+    torch.manual_seed(seed)
+    for scores in pruning.scores_of(gated):
+        scores.data.uniform_()
+    pruning.close(gated, ratio, method, LENGTH)
+    for layer in gated:
+        kept = layer.columns.open_places()
+        assert len(kept) % 8 == 0 and len(kept) >= 8
+        best = layer.columns.scores.argsort(descending=True)[: len(kept)]
+        assert kept == sorted(best.tolist())
+    of_all, shut, largest = weights(gated)
+    least = sum(int(layer.heads.gates.sum() + layer.columns.gates.sum()) for layer in gated) == 9 * len(gated)
+    assert shut <= ratio * of_all + max(largest, 8 * gated[0].layer.weights_of_column)
+    assert shut >= ratio * of_all - 1e-6 or least
+
+
+@pytest.mark.parametrize(
+    ("columns", "tile"), [(3072, 64), (1536, 64), (1024, 64), (1000, 8), (512, 8), (128, 8), (120, 1), (1007, 1)]
+)
+def test_tiles(columns: int, tile: int) -> None:
+    assert pruning.tile_of(columns) == tile
+
+
 def test_the_weights_of_blocks_are_those_that_go() -> None:
     model, gated = gated_model()
     before = sum(p.numel() for name, p in model.named_parameters() if not name.endswith(".scores"))

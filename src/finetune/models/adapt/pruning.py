@@ -20,6 +20,7 @@ from finetune.params.finetune import EncoderParams, FinetuneParams
 
 GATE_RATE = 1e-2  # learning rate of the gates (Sanh et al. 2020)
 FEWEST_COLUMNS = 8  # of a layer; of heads it is 1
+TILES = (64, 8, 1)  # columns that matrix units take at once: 64 of INT8 in AMX, 8 of 16 bits in tensor cores
 SOFTMAX = 15  # multiplications in the time of one element of a softmax
 
 
@@ -124,25 +125,40 @@ def begin_and_end(steps: int) -> tuple[int, int]:
     return first, max(first + 1, 6 * steps // 10)
 
 
+class Groups(NamedTuple):
+    """Blocks of a layer that close together, those of most worth first: a tile of columns, or a single head."""
+
+    gate: Gates
+    places: Tensor  # of the blocks: (groups, blocks of a group)
+    worths: Tensor  # of each group: (groups)
+    weights: int  # of a group
+    fewest: int  # groups that stay open
+
+
 def close(gated: Sequence[Gated], ratio: float, method: str, length: float) -> None:
     """Close the gates of least worth that hold this share of the weights; the others open, even if they were closed.
 
     `length` is that of a window, in tokens, on which the time that a head takes depends.
     """
-    worths, weights, spared = [], [], []
+    found = []
     every = [(gate.heads, gate.columns) for gate in gated]
     for kind, of_kind in enumerate(zip(*every, strict=True)):
         scores = [gate.scores.detach().double() for gate in of_kind]
-        for own, layer in zip(scores, (gate.layer for gate in gated), strict=True):
+        for gate, own, layer in zip(of_kind, scores, (gate.layer for gate in gated), strict=True):
             of_block = (layer.weights_of_head, layer.weights_of_column)[kind]
             cost = (_cost_of_head(layer, length), _cost_of_column(layer, length))[kind]
-            worths.append(_worth(own, torch.cat(scores), cost, of_block, method))
-            weights.append(torch.full_like(own, of_block))
-            spared.append(_best(worths[-1], (1, FEWEST_COLUMNS)[kind]))
-    gates = [gate for of_kind in zip(*every, strict=True) for gate in of_kind]
-    opened = _open(torch.cat(worths), torch.cat(weights), torch.cat(spared), ratio)
-    for gate, values in zip(gates, opened.split([len(gate.gates) for gate in gates]), strict=True):
-        gate.gates.copy_(values)
+            size = (1, tile_of(layer.columns))[kind]
+            worth, places = _worth(own, torch.cat(scores), cost, of_block, method).sort(descending=True, stable=True)
+            fewest = math.ceil((1, FEWEST_COLUMNS)[kind] / size)
+            found.append(Groups(gate, places.view(-1, size), worth.view(-1, size).mean(1), size * of_block, fewest))
+    opened = _open(found, ratio).split([len(groups.worths) for groups in found])
+    for groups, values in zip(found, opened, strict=True):
+        groups.gate.gates[groups.places] = values[:, None].to(groups.gate.gates.dtype)
+
+
+def tile_of(columns: int) -> int:
+    """Return how many columns close together: a full tile, if that is at most a sixteenth of the layer's."""
+    return next(tile for tile in TILES if tile == 1 or (columns % tile == 0 and columns >= 16 * tile))
 
 
 def _worth(own: Tensor, of_kind: Tensor, cost: float, weights: int, method: str) -> Tensor:
@@ -157,14 +173,11 @@ def _worth(own: Tensor, of_kind: Tensor, cost: float, weights: int, method: str)
     return (own - of_kind.mean()) / spread - math.log(cost / weights)
 
 
-def _best(worths: Tensor, count: int) -> Tensor:
-    best = torch.zeros_like(worths, dtype=torch.bool)
-    best[worths.argsort(descending=True, stable=True)[:count]] = True
-    return best
-
-
-def _open(worths: Tensor, weights: Tensor, spared: Tensor, ratio: float) -> Tensor:
-    """Return which gates are open: those of most worth that fit into what is left, and those that are spared."""
+def _open(found: Sequence[Groups], ratio: float) -> Tensor:
+    """Return which groups are open: those of most worth that fit into what is left, and those that are spared."""
+    worths = torch.cat([groups.worths for groups in found])
+    weights = torch.cat([torch.full_like(groups.worths, groups.weights) for groups in found])
+    spared = torch.cat([torch.arange(len(groups.worths), device=worths.device) < groups.fewest for groups in found])
     order = worths.masked_fill(spared, math.inf).argsort(descending=True, stable=True)
     fits = weights[order].cumsum(0) <= (1 - ratio) * weights.sum() * (1 + 1e-12)
     opened = spared.clone()
