@@ -126,15 +126,37 @@ def test_a_run_that_prunes_too(prepared: Path, tmp_path: Path, capsys: pytest.Ca
         assert stored[f"bert.encoder.layer.{i}.output.dense.weight"].shape == (32, layer["columns"])
 
 
+@divided
+@pytest.mark.thorough
+@pytest.mark.parametrize("method", ["gates", "taylor"])
+@pytest.mark.parametrize("prepared", [QA], indirect=True)
+def test_divided_steps_of_a_run_that_prunes_too(
+    forks: Forks, whole: Whole, prepared: Path, tmp_path: Path, how: str, batch: int, accumulation: int, method: str
+) -> None:
+    """Nearly the same losses, and nearly all gates: two blocks that are worth almost the same may change places."""
+    both = {"apply_pruning": "true", "pruning_ratio": 0.5, "pruning_method": method, "eval_steps": STEPS}
+    undivided, divided_words = whole(**both), partial(words, prepared, **both)
+    one, other = whole_and_divided(forks, undivided, divided_words, tmp_path, how, batch, accumulation)
+    assert other.losses == pytest.approx(one.losses, abs=2e-3)
+    all_at_once, parts = weights(undivided), weights(tmp_path / "divided")
+    gates, others = (
+        torch.cat([folder[name] for name in sorted(folder) if name.endswith(".gates")])
+        for folder in (all_at_once, parts)
+    )
+    assert (gates == 0).any() and (gates != others).float().mean() <= 0.03
+
+
+@pytest.mark.parametrize("pruned", [{}, {"apply_pruning": "true", "pruning_ratio": 0.5, "pruning_method": "taylor"}])
 @pytest.mark.parametrize("family", ["distilbert", *(pytest.param(name, marks=thorough) for name in OTHERS)])
-def test_families(family: str, tmp_path: Path) -> None:
-    """With a teacher, bf16, and layers that are computed again."""
+def test_families(family: str, pruned: dict[str, Any], tmp_path: Path) -> None:
+    """With a teacher, bf16, and layers that are computed again; pruned or not."""
     (tmp_path / "tiny").mkdir()
     prepare(tmp_path, build_family(family, tmp_path / "tiny"), TC, (48, 12, 12))
     run.main(finetune_words(tmp_path, tmp_path / "teacher", max_steps=2, per_device_train_batch_size=8))
     again = str(family != "mpnet").lower()  # transformers can't with it
     given = {**ROUNDED, "teacher_model_path": tmp_path / "teacher" / "pytorch", "distillation_weight": 0.9}
     given |= {"precision": "bf16", "gradient_checkpointing": again, "per_device_train_batch_size": 8}
-    run.main(finetune_words(tmp_path, tmp_path / "student", **given))
+    run.main(finetune_words(tmp_path, tmp_path / "student", **given, **pruned))
     stored = json.loads((tmp_path / "student" / "pytorch" / "config.json").read_text())
     assert all(low < 0 < high for low, high in stored[fake_quantisation.KEY].values())
+    assert (blocks.KEY in stored) == bool(pruned)

@@ -131,6 +131,27 @@ def test_what_is_behind_closed_gates_makes_no_range_wide() -> None:
     assert torch.allclose(*ranges, rtol=1e-2) and ranges[0].max() < 25
 
 
+def test_the_gradient_of_a_gate_before_which_numbers_are_rounded() -> None:
+    """What a block would add to the output, by the rounded weights of its columns and the rounded inputs.
+
+    Also where the gate is closed, and where inputs lie beyond the range: by how much is no reason to cut a block.
+    """
+    torch.manual_seed(7)
+    gate = pruning.Gates(3, 4, torch.device("cpu"))
+    gate.gates[1] = 0
+    gated = pruning.GatedLinear(torch.nn.Linear(12, 5), gate)
+    layer = fake_quantisation.QuantisedLinear(gated, InputGrid(torch.device("cpu")), owns=True)
+    layer.grid.edges.data.copy_(torch.tensor([-1.0, 1.5]))
+    inputs, along = torch.randn(2, 6, 12) * 2, torch.randn(2, 6, 5)
+    assert (inputs.abs() > 1.5).any()
+    (layer(inputs) * along).sum().backward()
+    weight = on_weight_grid(layer.weight.detach(), gate.open_columns())
+    of_columns = ((along @ weight) * layer.grid(inputs).detach()).sum((0, 1))
+    assert gate.scores.grad is not None
+    assert torch.allclose(gate.scores.grad, of_columns.view(3, 4).sum(1), rtol=1e-4, atol=1e-5)
+    assert gate.scores.grad.abs().min() > 1e-3
+
+
 @pytest.mark.parametrize("wrong", ["none", [], {}, "one less", "three", "nan", True])
 def test_ranges_that_are_not_the_models(wrong: Any) -> None:
     model = fake_quantisation.restore(quantised())
