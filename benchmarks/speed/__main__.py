@@ -8,7 +8,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,18 @@ def main() -> None:
     if not machine["bf16 instructions"]:
         print("ways in bf16 are left out: this processor has no instructions for it", flush=True)
     found: dict[str, Any] = {}
-    for name in given.cases or CASES:
-        case = CASES[name]
-        with tempfile.TemporaryDirectory() as folder:
-            measured = measure(case, given.rounds, given.seconds, given.clock, Path(folder))
-        found[name] = summary(case, measured)
-        print(table(name, found[name]), flush=True)
-        write({"machine": machine, "clock": given.clock, "cases": found}, given.out)
+    folders: dict[Callable[[Path], None], Path] = {}  # what has been prepared
+    with tempfile.TemporaryDirectory() as prepared:
+        for name in given.cases or CASES:
+            case = CASES[name]
+            if case.prepare not in folders:
+                folders[case.prepare] = Path(prepared) / name
+                folders[case.prepare].mkdir()
+                case.prepare(folders[case.prepare])
+            measured = measure(case, given.rounds, given.seconds, given.clock, folders[case.prepare])
+            found[name] = summary(case, measured)
+            print(table(name, found[name]), flush=True)
+            write({"machine": machine, "clock": given.clock, "cases": found}, given.out)
     print(f"written to {given.out}")
 
 

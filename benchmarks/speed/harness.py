@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -14,7 +15,10 @@ from finetune.models.memory import return_freed_memory
 
 # What a second is. Where other programs take the cores, only the processor's time says what a way costs, and with one
 # thread alone, as threads that wait for each other count too.
-CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+CLOCKS: dict[str, Callable[[], float]] = {
+    "wall": time.perf_counter,
+    "cpu": lambda: sum(os.times()[:4]),  # with those of processes that it has started
+}
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -77,10 +81,11 @@ class Meter:
 
 
 def peak_memory() -> int:
-    """Return the most memory that this process has had, in bytes; 0 where the system doesn't say."""
+    """Return the most memory that this process, or one that it has started, has had, in bytes; 0 on other systems."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.is_file() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+    own = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+    return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024) if own else 0
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ class Case:
 
     name: str
     what: str
-    prepare: Callable[[Path], None]  # writes into a folder what all ways need
+    prepare: Callable[[Path], None]  # writes into a folder what all ways need, once for all cases that have it
     tokens: float  # mean of a window
     ways: Mapping[str, Way]
     baselines: tuple[str, ...]
@@ -139,8 +144,10 @@ class Worker:
 
 
 def measure(case: Case, rounds: int, seconds: float, clock: str, folder: Path) -> dict[str, list[Round]]:
-    """Return what each way of the case did in each round; those that this machine can't do are left out."""
-    case.prepare(folder)
+    """Return what each way of the case did in each round; those that this machine can't do are left out.
+
+    `folder` has what `case.prepare` writes.
+    """
     ways = [name for name, way in case.ways.items() if way.here()]
     workers: dict[str, Worker] = {}
     try:

@@ -15,9 +15,10 @@ import numpy as np
 
 from benchmarks.speed import stock
 from benchmarks.speed.harness import Case, Meter, Way, Work
-from benchmarks.speed.training import BATCH, LENGTHS, QA, prepare
+from benchmarks.speed.training import BATCH, LENGTHS, PREPARE, QA, finetune
 
-ROWS = {"preprocessing": 1000, "decoding": 400, "evaluation": 128}  # in a piece of work
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+ROWS = {"preprocessing": 1000, "decoding": 400, "evaluation": 128, "serving": 16}  # in a piece of work
 
 
 def given(folder: Path, count: int) -> tuple[list[dict[str, Any]], Any]:
@@ -147,11 +148,10 @@ def evaluate_stock(folder: Path, meter: Meter, *, pad: bool) -> None:
     collate: Any = transformers.default_data_collator if pad else transformers.DataCollatorWithPadding(tokenizer)
     model = transformers.AutoModelForQuestionAnswering.from_pretrained(folder / "hub")
     trainer = transformers.Trainer(model=model, args=arguments, data_collator=collate)
-    columns = ["input_ids", "attention_mask", "token_type_ids"]
     while True:
         with tempfile.TemporaryDirectory() as cached:
             data, windows = mapped(rows, tokenizer, cached, pad)
-            start, end = trainer.predict(windows.select_columns(columns)).predictions
+            start, end = trainer.predict(windows.select_columns(list(INPUTS))).predictions
             found = stock.answers(data, windows, start, end)
         measured([{"text": found[row["id"]], "span_text": found[row["id"]], "null_score": 0.0} for row in rows], rows)
         meter.done(Work(len(rows)))
@@ -169,10 +169,44 @@ def evaluate_ours(folder: Path, meter: Meter) -> None:
         meter.done(Work(len(rows)))
 
 
+def serve_stock(folder: Path, meter: Meter, *, pad: bool) -> None:
+    """Answer one question after another: windows, a forward pass, the loop."""
+    import torch
+    from datasets import Dataset
+    from transformers import AutoModelForQuestionAnswering
+
+    rows, tokenizer = given(folder, ROWS["serving"])
+    model = AutoModelForQuestionAnswering.from_pretrained(folder / "hub").eval()
+    while True:
+        for row in rows:
+            windows = stock.windows({name: [value] for name, value in row.items()}, tokenizer, pad)
+            inputs = tokenizer.pad({name: windows[name] for name in INPUTS}, return_tensors="pt")
+            with torch.inference_mode():
+                outputs = model(**inputs)
+            start, end = (one.numpy() for one in (outputs.start_logits, outputs.end_logits))
+            stock.answers([row], Dataset.from_dict(windows), start, end)
+        meter.done(Work(len(rows)))
+
+
+def serve_ours(folder: Path, meter: Meter) -> None:
+    """Ask the MLflow model of a run, in this process."""
+    import mlflow
+
+    ports = {"preprocess_output": folder / "data", "model_selector_output": folder / "model"}
+    ports |= {f"{kind}_model_folder": folder / "served" / kind for kind in ("pytorch", "mlflow")}
+    finetune("run", QA, **ports, max_steps=1, per_device_train_batch_size=1)
+    model = mlflow.pyfunc.load_model(str(folder / "served" / "mlflow"))
+    rows, _ = given(folder, ROWS["serving"])
+    while True:
+        for row in rows:
+            model.predict([{name: row[name] for name in ("question", "context")}])
+        meter.done(Work(len(rows)))
+
+
 def case(name: str, what: str, **ways: Way) -> Case:
     about = f"{what}; {ROWS[name]} windows at a time, as long as those of SQuAD v1.1"
     baselines = tuple(way for way in ways if way != "finetune")
-    return Case(f"{name}_{QA}", about, partial(prepare, QA), mean(LENGTHS[QA]), ways, baselines)
+    return Case(f"{name}_{QA}", about, PREPARE[QA], mean(LENGTHS[QA]), ways, baselines)
 
 
 Each = partial(Way, goes_with="windows", warm_up=1)  # a piece is always the same windows
@@ -196,5 +230,12 @@ CASES = [
         stock=Each("Dataset.map, Trainer.predict, the loop; padded to 384", partial(evaluate_stock, pad=True)),
         tuned=Each("the same, each batch padded to its longest", partial(evaluate_stock, pad=False)),
         finetune=Each("as the evaluation component", evaluate_ours),
+    ),
+    case(
+        "serving",
+        "requests of one question become answers, one after another, fp32",
+        stock=Each("a window padded to 384, a forward pass, the loop", partial(serve_stock, pad=True)),
+        tuned=Each("the same without padding", partial(serve_stock, pad=False)),
+        finetune=Each("the MLflow model of a run", serve_ours),
     ),
 ]

@@ -33,7 +33,7 @@ def prepare(task: str, folder: Path, shape: Mapping[str, int] = SHAPE) -> None:
     """Write a BERT of the shape and rows, and let `finetune` import and encode them."""
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
-    (folder / "hub").mkdir(parents=True)
+    (folder / "hub").mkdir(parents=True, exist_ok=True)
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(WORDS))]
     (folder / "hub" / "vocab.txt").write_text("\n".join(vocabulary))
     BertTokenizerFast(vocab=str(folder / "hub" / "vocab.txt")).save_pretrained(folder / "hub")
@@ -175,11 +175,12 @@ def ways(task: str) -> dict[str, Way]:
     }
 
 
+PREPARE = {task: partial(prepare, task) for task in (QA, TC)}
 CASES = [
     Case(
         name=f"training_{task}",
         what=f"windows as long as those of {data}, {mean(LENGTHS[task]):.0f} tokens on average, {BATCH} in a step",
-        prepare=partial(prepare, task),
+        prepare=PREPARE[task],
         tokens=mean(LENGTHS[task]),
         ways=ways(task),
         baselines=("stock", "tuned fp32", "tuned bf16"),
