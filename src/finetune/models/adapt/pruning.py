@@ -125,14 +125,23 @@ def begin_and_end(steps: int) -> tuple[int, int]:
     return first, max(first + 1, 6 * steps // 10)
 
 
+class Block(NamedTuple):
+    """A head or a column: what goes with it."""
+
+    weights: int
+    cost: float  # multiplications of a window, and what else it does as multiplications of as much time
+    together: int  # blocks of a layer that close together
+    fewest: int  # blocks of a layer that stay
+
+
 class Groups(NamedTuple):
-    """Blocks of a layer that close together, those of most worth first: a tile of columns, or a single head."""
+    """The blocks of one kind in a layer, in groups that close together; those of most worth come first."""
 
     gate: Gates
     places: Tensor  # of the blocks: (groups, blocks of a group)
-    worths: Tensor  # of each group: (groups)
-    weights: int  # of a group
-    fewest: int  # groups that stay open
+    worths: Tensor  # (groups)
+    weights: Tensor  # (groups)
+    spared: Tensor  # (groups): whether it stays open in any case
 
 
 def close(gated: Sequence[Gated], ratio: float, method: str, length: float) -> None:
@@ -140,20 +149,26 @@ def close(gated: Sequence[Gated], ratio: float, method: str, length: float) -> N
 
     `length` is that of a window, in tokens, on which the time that a head takes depends.
     """
+    heads = [(layer.heads, _head(layer.layer, length)) for layer in gated]
+    columns = [(layer.columns, _column(layer.layer, length)) for layer in gated]
     found = []
-    every = [(gate.heads, gate.columns) for gate in gated]
-    for kind, of_kind in enumerate(zip(*every, strict=True)):
-        scores = [gate.scores.detach().double() for gate in of_kind]
-        for gate, own, layer in zip(of_kind, scores, (gate.layer for gate in gated), strict=True):
-            of_block = (layer.weights_of_head, layer.weights_of_column)[kind]
-            cost = (_cost_of_head(layer, length), _cost_of_column(layer, length))[kind]
-            size = (1, tile_of(layer.columns))[kind]
-            worth, places = _worth(own, torch.cat(scores), cost, of_block, method).sort(descending=True, stable=True)
-            fewest = math.ceil((1, FEWEST_COLUMNS)[kind] / size)
-            found.append(Groups(gate, places.view(-1, size), worth.view(-1, size).mean(1), size * of_block, fewest))
+    for kind in (heads, columns):
+        scores = torch.cat([gate.scores.detach().double() for gate, _ in kind])
+        found += [_grouped(gate, block, scores, method) for gate, block in kind]
     opened = _open(found, ratio).split([len(groups.worths) for groups in found])
     for groups, values in zip(found, opened, strict=True):
         groups.gate.gates[groups.places] = values[:, None].to(groups.gate.gates.dtype)
+
+
+def _head(layer: Layer, length: float) -> Block:
+    hidden = layer.outward.out_features
+    cost = 4 * length * layer.head_size * hidden + length**2 * (2 * layer.head_size + SOFTMAX)
+    return Block(layer.weights_of_head, cost, together=1, fewest=1)
+
+
+def _column(layer: Layer, length: float) -> Block:
+    cost = 2 * length * layer.down.out_features
+    return Block(layer.weights_of_column, cost, tile_of(layer.columns), FEWEST_COLUMNS)
 
 
 def tile_of(columns: int) -> int:
@@ -161,38 +176,38 @@ def tile_of(columns: int) -> int:
     return next(tile for tile in TILES if tile == 1 or (columns % tile == 0 and columns >= 16 * tile))
 
 
-def _worth(own: Tensor, of_kind: Tensor, cost: float, weights: int, method: str) -> Tensor:
+def _grouped(gate: Gates, block: Block, scores: Tensor, method: str) -> Groups:
+    """Return the blocks behind a layer's gates in groups; `scores` are those of all blocks of the kind."""
+    worth, places = _worth(gate.scores.detach().double(), scores, block, method).sort(descending=True, stable=True)
+    worths = worth.view(-1, block.together).mean(1)
+    weights = torch.full_like(worths, block.together * block.weights)
+    spared = torch.arange(len(worths), device=worths.device) * block.together < block.fewest
+    return Groups(gate, places.view(-1, block.together), worths, weights, spared)
+
+
+def _worth(own: Tensor, of_kind: Tensor, block: Block, method: str) -> Tensor:
     """Return what the blocks of a layer are worth. Of two that are worth the same, the slower one should go.
 
     Learnt scores have neither a zero nor a unit: they are counted in standard deviations of their kind, one of which is
     as much as e times the time for each weight. Squared gradients are worth for time.
     """
     if method == "taylor":
-        return own / cost
+        return own / block.cost
     spread = of_kind.std().clamp(min=torch.finfo(torch.float32).tiny)
-    return (own - of_kind.mean()) / spread - math.log(cost / weights)
+    return (own - of_kind.mean()) / spread - math.log(block.cost / block.weights)
 
 
 def _open(found: Sequence[Groups], ratio: float) -> Tensor:
     """Return which groups are open: those of most worth that fit into what is left, and those that are spared."""
-    worths = torch.cat([groups.worths for groups in found])
-    weights = torch.cat([torch.full_like(groups.worths, groups.weights) for groups in found])
-    spared = torch.cat([torch.arange(len(groups.worths), device=worths.device) < groups.fewest for groups in found])
+    worths, weights, spared = (
+        torch.cat(every)
+        for every in zip(*((groups.worths, groups.weights, groups.spared) for groups in found), strict=True)
+    )
     order = worths.masked_fill(spared, math.inf).argsort(descending=True, stable=True)
     fits = weights[order].cumsum(0) <= (1 - ratio) * weights.sum() * (1 + 1e-12)
     opened = spared.clone()
     opened[order[fits]] = True
     return opened
-
-
-def _cost_of_head(layer: Layer, length: float) -> float:
-    """Return the multiplications of a head for a window, and what else it does as multiplications of as much time."""
-    hidden = layer.outward.out_features
-    return 4 * length * layer.head_size * hidden + length**2 * (2 * layer.head_size + SOFTMAX)
-
-
-def _cost_of_column(layer: Layer, length: float) -> float:
-    return 2 * length * layer.down.out_features
 
 
 def add_squared_gradients(gated: Sequence[Gated]) -> None:
