@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.speed", description=__doc__)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(CASES)}; all if none is named")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each way in each round, at least")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each way in each round, at least")
     parser.add_argument(
         "--clock", choices=CLOCKS, default="wall", help="cpu: one thread, in its own seconds, for busy machines"
     )
