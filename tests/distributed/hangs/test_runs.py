@@ -35,7 +35,7 @@ def words(prepared: Path, output: Path, **parameters: object) -> list[str]:
 
 
 def in_training(run: Launched) -> None:
-    run.until(lambda: "step 3/" in run.said())
+    run.until(lambda: "step 3/" in run.said(), 300)  # DeepSpeed starts slowly where the machine is busy
 
 
 def code_of(run: Launched, i: int = 0) -> int:
