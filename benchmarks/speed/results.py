@@ -63,6 +63,10 @@ def shares(case: Case, way: str, rounds: Mapping[str, Sequence[Round]]) -> dict[
     return found
 
 
+def shown(rate: float) -> str:
+    return f"{rate:.{1 if rate >= 1 else 3}f}"
+
+
 def table(name: str, found: Mapping[str, Any]) -> str:
     """Return a case as Markdown."""
     ways = {way: of for way, of in found["ways"].items() if "times" in of}
@@ -71,9 +75,7 @@ def table(name: str, found: Mapping[str, Any]) -> str:
     head = ["way", "windows/s", *(f"x {other}" for other in baselines), *(f"of {peak}" for peak in peaks), "memory"]
     lines = [f"{name}: {found['what']}.", "", f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for way, of in ways.items():
-        middle, low, high = (
-            f"{rate:.{1 if rate >= 1 else 3}f}" for rate in (of["windows_per_second"], *of["lowest_and_highest"])
-        )
+        middle, low, high = map(shown, (of["windows_per_second"], *of["lowest_and_highest"]))
         cells = [f"{way}: {of['what']}", f"{middle} ({low} to {high})"]
         cells += [f"{of['times'][other]:.2f}" for other in baselines]
         cells += [f"{of['share_of_peak'][peak]:.0%}" for peak in peaks]
@@ -100,7 +102,7 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
         bars = axis.barh(names, rates, color=["#2a78b5" if way.startswith("finetune") else "#b9c4cc" for way in names])
         for y, way in enumerate(names):
             axis.plot(ways[way]["lowest_and_highest"], [y, y], color="black", linewidth=1)
-        axis.bar_label(bars, [f" {rate:.{1 if rate >= 1 else 3}f}" for rate in rates], padding=12)
+        axis.bar_label(bars, [f" {shown(rate)}" for rate in rates], padding=12)
         axis.set_title(f"{name}, windows/s", loc="left", fontsize=10)
         axis.margins(x=0.15)
         axis.spines[["top", "right"]].set_visible(False)
